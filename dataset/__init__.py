@@ -1,0 +1,40 @@
+"""Data sets by name, and the loaders that feed training and evaluation."""
+
+import difflib
+import importlib
+
+from dataset.base import SegDataset
+from dataset.loader import build_eval_loader, build_loader
+
+__all__ = ["DATASETS", "SegDataset", "build_dataset", "build_eval_loader", "build_loader", "dataset_class"]
+
+# Name -> where the class stands; imported when it is asked for.
+DATASETS = {
+    "custom": "dataset.base.SegDataset",
+    "street": "dataset.street.Street",
+    "cityscapes": "dataset.cityscapes.Cityscapes",
+    "ade20k": "dataset.ade20k.ADE20K",
+    "rugd": "dataset.rugd.RUGD",
+    "camvid": "dataset.camvid.CamVid",
+}
+
+
+def dataset_class(name: str) -> type[SegDataset]:
+    """The class of a data set, which carries its facts: `classes`, `colors`, `label_map`.
+
+    Raises ValueError for an unknown name, listing the names and the nearest one.
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; \"custom\" serves your own data"
+        raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
+    module, _, attribute = DATASETS[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build_dataset(name, root, list_file=None, split="train", transform=None, seed=0, classes=None,
+                  colors=None, label_map=None) -> SegDataset:
+    """The data set `name`, or the user's own one for "custom"; see `SegDataset` for the arguments and
+    errors."""
+    return dataset_class(name)(root, list_file=list_file, split=split, transform=transform, seed=seed,
+                               classes=classes, colors=colors, label_map=label_map)

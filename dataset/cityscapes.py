@@ -1,0 +1,82 @@
+"""Cityscapes: street scenes of 50 cities, 19 classes for training, 2,975 / 500 / 1,525 pictures of 2048x1024.
+
+Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016; ids and colours
+from `labels.py` of the official scripts (github.com/mcordts/cityscapesScripts). The download holds
+`*_labelIds.png` with the ids 0 to 33, the scripts can make `*_labelTrainIds.png` with 0 to 18; the file's
+name tells which map to use.
+"""
+
+import numpy as np
+
+from dataset.base import SegDataset
+from dataset.labelmap import IGNORE, LabelMap
+from dataset.layout import Files, Layout
+
+# Name, id on disk in *_labelIds.png, colour; the position is the training id.
+TABLE = (
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+TRAIN_ID_SUFFIX = "_labelTrainIds.png"
+
+_LABEL_IDS = np.zeros(256, np.uint8)
+_LABEL_IDS[:len(TABLE)] = [label_id for _, label_id, _ in TABLE]
+
+
+def _label(kind: str):
+    """leftImg8bit/val/CITY/X_leftImg8bit.png -> gtFine/val/CITY/X_gtFine_KIND.png"""
+    def rule(image: str) -> str:
+        stem = image.removesuffix("_leftImg8bit.png").replace("leftImg8bit/", "gtFine/", 1)
+        return f"{stem}_gtFine_{kind}.png"
+    return rule
+
+
+def _files(split: str, count: int) -> Files:
+    # The test labels of the download are blank, the truth stays on the server: its lines name only pictures.
+    labels = () if split == "test" else (_label("labelTrainIds"), _label("labelIds"))
+    return Files((f"leftImg8bit/{split}/*/*_leftImg8bit.png",), labels, count, required=split != "test")
+
+
+class Cityscapes(SegDataset):
+    name = "cityscapes"
+    classes = tuple(name for name, _, _ in TABLE)
+    colors = np.array([color for _, _, color in TABLE], np.uint8)
+    label_map = {**dict.fromkeys(range(34), IGNORE), **{row[1]: i for i, row in enumerate(TABLE)}}
+    layout = Layout(
+        source="https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip and "
+               "gtFine_trainvaltest.zip, registration needed)",
+        licence="non-commercial research and teaching, no redistribution",
+        splits={"train": _files("train", 2975), "val": _files("val", 500), "test": _files("test", 1525)},
+    )
+
+    def _set_facts(self, classes, colors, label_map) -> None:
+        super()._set_facts(classes, colors, label_map)
+        own = label_map is not None
+        self._train_id_map = self._map if own else LabelMap(None, len(self.classes), self.name)
+
+    def map_for(self, label_path: str) -> LabelMap:
+        """The identity for `*_labelTrainIds.png`, the official table for everything else; a user's own
+        label_map for all files."""
+        return self._train_id_map if label_path.endswith(TRAIN_ID_SUFFIX) else self._map
+
+    def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
+        """Training ids uint8 (H, W) to the label ids that the test server scores; 255 becomes 0, unlabeled.
+        With the user's own classes they stay as they are."""
+        return _LABEL_IDS[prediction] if self.classes == type(self).classes else prediction

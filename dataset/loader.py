@@ -1,0 +1,196 @@
+"""The order of the samples, and the loaders that carry it out.
+
+Step `s` of epoch `e` takes the entries [s*B, (s+1)*B) of a permutation drawn from (seed, e) alone, B being
+the global batch size; each process takes its contiguous share. So neither the number of processes nor of
+workers changes which pictures a step sees, and a run continues at any step without replaying the steps
+before.
+"""
+
+import itertools
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from dataset.base import SegDataset
+
+# See `base.AUGMENTATION_STREAM`: the two random streams must not share a seed.
+ORDER_STREAM = 2
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of one process: the global optimiser step it belongs to, the epoch, the samples."""
+
+    step: int
+    epoch: int
+    indices: tuple[int, ...]
+
+
+def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The permutation of 0..length-1 in which epoch `epoch` visits the samples."""
+    return np.random.default_rng([ORDER_STREAM, seed, epoch]).permutation(length)
+
+
+class StepSampler(Sampler):
+    """Endless micro-batches of one process from `start_step` on.
+
+    Raises ValueError, with the arithmetic, where the batch cannot be shared out or exceeds the data set.
+    """
+
+    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0,
+                 start_step: int = 0, accumulate: int = 1):
+        assert 0 <= rank < world_size and accumulate >= 1 and start_step >= 0
+        parts = world_size * accumulate
+        if batch_size < 1 or batch_size % parts:
+            raise ValueError(
+                f"batch size {batch_size} does not divide by {world_size} processes x {accumulate} "
+                f"micro-batches = {parts}; the next that does is {max(-(-batch_size // parts), 1) * parts}")
+        if batch_size > length:
+            most = length // parts * parts
+            advice = f"take at most {most}" if most else f"a step has {parts} shares, use fewer"
+            raise ValueError(f"batch size {batch_size} exceeds the data set, which has {length} samples; "
+                             f"{advice}")
+        self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
+        self.accumulate = accumulate
+        self.share = batch_size // world_size
+        self.first = rank * self.share
+        self.steps_per_epoch = length // batch_size
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for step in itertools.count(self.start_step):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if place == 0 or step == self.start_step:
+                order = epoch_order(self.seed, epoch, self.length)
+            start = place * self.batch_size + self.first
+            for part in np.split(order[start:start + self.share], self.accumulate):
+                yield MicroBatch(step, epoch, tuple(part.tolist()))
+
+
+class TrainLoader:
+    """Iterable over training micro-batches, without end; every `iter` begins at the start step.
+
+    A batch: dict(image uint8 (n,3,h,w), label uint8 (n,h,w), name list of n, epoch, step); the pictures'
+    memory is channels last. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
+    """
+
+    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool):
+        self.dataset = dataset
+        self.steps_per_epoch = sampler.steps_per_epoch
+        self._loader = _loader(_Batches(dataset), sampler, workers, pin_memory=pin_memory)
+
+    def __iter__(self) -> Iterator[dict]:
+        return _raise_errors(self._loader)
+
+
+class EvalLoader:
+    """Iterable over single samples (as `SegDataset.__getitem__` gives them) in the order of `indices`."""
+
+    def __init__(self, dataset: SegDataset, indices: Sequence[int], workers: int):
+        self.dataset = dataset
+        self.indices = [int(index) for index in indices]
+        self._loader = _loader(_Singles(dataset), self.indices, workers, persistent_workers=workers > 0)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[dict]:
+        return _raise_errors(self._loader)
+
+
+def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size: int = 1,
+                 workers: int = 0, seed: int = 0, start_step: int = 0, accumulate: int = 1,
+                 pin_memory: bool = False) -> TrainLoader:
+    """The training batches of process `rank`; `batch_size` counts a step's pictures on all processes.
+
+    Raises ValueError for a batch size that does not divide or exceeds the data set, and for samples without
+    label. A file that cannot be read raises, from the iteration, the same error with and without workers.
+    """
+    unlabelled = [image for image, label in dataset.samples if label is None]
+    if unlabelled:
+        raise ValueError(f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
+                         f"(first: {unlabelled[0]}); training needs `image label` on every line")
+    sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate)
+    return TrainLoader(dataset, sampler, workers, pin_memory)
+
+
+def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0) -> EvalLoader:
+    """The samples `indices` one by one, not stacked, in that order, whatever the number of workers."""
+    return EvalLoader(dataset, indices, workers)
+
+
+class _Batches(Dataset):
+    """Micro-batch keys to stacked batches; a user's mistake comes back as a value (see `_raise_errors`)."""
+
+    def __init__(self, dataset: SegDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: MicroBatch) -> dict | Exception:
+        try:
+            return _stack([self.dataset[key.epoch, index] for index in key.indices], key)
+        except (ValueError, OSError) as error:
+            return error
+
+
+class _Singles(Dataset):
+    def __init__(self, dataset: SegDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> dict | Exception:
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _stack(samples: list[dict], key: MicroBatch) -> dict:
+    first = samples[0]
+    for sample in samples[1:]:
+        if sample["image"].shape != first["image"].shape:
+            raise ValueError(f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "
+                             "pictures of different sizes cannot be stacked; give the data set a transform "
+                             "with a crop size")
+    # default_collate stacks straight into shared memory in a worker.
+    image = default_collate([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+    label = default_collate([sample["label"] for sample in samples])
+    return {"image": image, "label": label, "name": [sample["name"] for sample in samples],
+            "epoch": key.epoch, "step": key.step}
+
+
+def _size(sample: dict) -> str:
+    _, height, width = sample["image"].shape
+    return f"{width}x{height}"
+
+
+def _loader(dataset: Dataset, sampler, workers: int, **options) -> DataLoader:
+    # Without a generator of its own a loader draws from the global one, and a continued run, which makes
+    # its loaders at other moments, would see other dropout.
+    return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=_unchanged,
+                      worker_init_fn=_start_worker, generator=torch.Generator(), **options)
+
+
+def _unchanged(item):
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the parent alone reports it and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def _raise_errors(loader: DataLoader) -> Iterator[dict]:
+    """An error raised inside a worker would arrive wrapped in the worker's traceback; sent as a value it
+    keeps its type and its one line."""
+    for item in loader:
+        if isinstance(item, Exception):
+            try:
+                raise item
+            finally:
+                # The error's traceback holds this frame: without the cycle the workers end with the error.
+                del item
+        yield item

@@ -1,0 +1,203 @@
+"""Paired augmentation of picture and label: scale, rotation, flip and crop as one affine map, then blur and
+colour.
+
+The distribution is that of the semseg recipe (Zhao et al., PSPNet, CVPR 2017, section 5.1): random scale,
+random rotation about the scaled picture's centre, 5x5 blur, mirror, random crop with centred padding where
+the scaled picture is smaller than the crop. There, every step writes a whole scaled picture; here only the
+crop is computed.
+
+Three differences remain. The picture's corners that a rotation carries out of the scaled canvas are kept
+where the crop is larger than the canvas. The blur sees two pixels beyond the crop, and the padding. And
+labels are read at the pixel nearest by centres, where `cv2.resize` takes the one above and to the left, half
+a pixel off.
+
+As with `cv2.resize(INTER_LINEAR)`, shrinking does not low-pass: below a scale of 0.5 pixels are skipped, and
+thin structures alias. Shrink the files themselves (by area) if a recipe needs much smaller scales.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dataset.labelmap import IGNORE
+
+BLUR_SIZE = 5
+BLUR_MARGIN = BLUR_SIZE // 2
+
+# Rec. 601 luma, and the NTSC chroma axes I and Q in which a hue turns and grey stays.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ_INVERSE = np.linalg.inv(_YIQ)
+_LUMA = _YIQ[:1]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The random choices for one sample. angle in degrees, counter-clockwise; top and left: the crop's corner
+    in the scaled picture, negative where it is padded; jitter: factors of brightness, contrast and
+    saturation, and a hue turn as a fraction of a full circle."""
+
+    scale: float
+    angle: float
+    flip: bool
+    blur: bool
+    size: tuple[int, int]
+    top: int
+    left: int
+    jitter: tuple[float, float, float, float]
+
+
+class TrainTransform:
+    """Random crop of a random similarity map of picture and label.
+
+    crop: (height, width) of the result. scale: range of the factor. rotate: range of the angle in degrees,
+    drawn with probability rotate_prob. jitter: (brightness, contrast, saturation, hue), or one number for all
+    four; a factor is drawn from 1 - v to 1 + v, the hue turns by up to v of a full circle. mean: RGB colour
+    of the padding.
+
+    Raises ValueError naming the argument for a value out of range.
+    """
+
+    def __init__(self, crop: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
+                 rotate: Sequence[float] = (-10.0, 10.0), rotate_prob: float = 0.5, blur_prob: float = 0.5,
+                 flip_prob: float = 0.5, jitter: float | Sequence[float] = 0.0,
+                 mean: Sequence[float] = (123.675, 116.28, 103.53), ignore_label: int = IGNORE):
+        self.crop = _check_crop(crop)
+        self.scale = _check_range("scale", scale)
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale: {tuple(scale)} must be positive")
+        self.rotate = _check_range("rotate", rotate)
+        self.rotate_prob = _check_probability("rotate_prob", rotate_prob)
+        self.blur_prob = _check_probability("blur_prob", blur_prob)
+        self.flip_prob = _check_probability("flip_prob", flip_prob)
+        self.jitter = _check_jitter(jitter)
+        self.mean = tuple(float(value) for value in mean)
+        self.ignore_label = ignore_label
+
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator):
+        """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width)."""
+        return self.apply(image, label, self.draw(rng, label.shape))
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Drawn:
+        """Draw for a picture of `size` (height, width). Always eleven numbers in this order, so that
+        switching one augmentation off leaves the others as they were."""
+        u = rng.random(11)
+        scale = _between(self.scale, u[0])
+        angle = _between(self.rotate, u[2]) if u[1] < self.rotate_prob else 0.0
+        scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        b, c, s, h = self.jitter
+        return Drawn(
+            scale=scale, angle=angle, blur=bool(u[3] < self.blur_prob), flip=bool(u[4] < self.flip_prob),
+            size=scaled, top=_offset(scaled[0], self.crop[0], u[5]),
+            left=_offset(scaled[1], self.crop[1], u[6]),
+            jitter=(_between((1 - b, 1 + b), u[7]), _between((1 - c, 1 + c), u[8]),
+                    _between((1 - s, 1 + s), u[9]), _between((-h, h), u[10])),
+        )
+
+    def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn):
+        """The crop of picture and label that `drawn` describes."""
+        label = self._warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, margin=0)
+        margin = BLUR_MARGIN if drawn.blur else 0
+        image = self._warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin)
+        if drawn.blur:
+            image = cv2.GaussianBlur(image, (BLUR_SIZE, BLUR_SIZE), 0)
+            image = np.ascontiguousarray(image[margin:-margin, margin:-margin])
+        if any(self.jitter):
+            image = cv2.transform(image, color_matrix(drawn.jitter, image))
+        return image, label
+
+    def _warp(self, source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int) -> np.ndarray:
+        matrix = source_matrix(drawn, margin)
+        height, width = self.crop[0] + 2 * margin, self.crop[1] + 2 * margin
+        source, matrix = _window(source, matrix, height, width)
+        return cv2.warpAffine(source, matrix, (width, height), flags=interpolation | cv2.WARP_INVERSE_MAP,
+                              borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+
+
+def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
+    """The 2x3 map from pixel centres of the crop (x, y) to pixel centres of the source picture.
+
+    From the crop to the scaled picture (shift, mirror, rotation back), then `x -> (x + 0.5) / scale - 0.5`,
+    which is the convention of `cv2.resize`. `margin` widens the crop on all sides.
+    """
+    height, width = drawn.size
+    shift = np.array([[1.0, 0, drawn.left - margin], [0, 1, drawn.top - margin], [0, 0, 1]])
+    mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) if drawn.flip else np.eye(3)
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    turn = np.vstack([cv2.getRotationMatrix2D(centre, -drawn.angle, 1.0), [0, 0, 1]])
+    half = 0.5 / drawn.scale - 0.5
+    shrink = np.array([[1 / drawn.scale, 0, half], [0, 1 / drawn.scale, half], [0, 0, 1]])
+    return (shrink @ turn @ mirror @ shift)[:2]
+
+
+def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -> np.ndarray:
+    """Brightness, contrast, saturation and hue, in this order, as one 3x4 matrix on (R, G, B, 1).
+
+    Contrast scales about the mean grey of `image`, saturation about each pixel's grey, hue turns the I-Q
+    plane. The steps are those of torchvision's ColorJitter, but values are clipped once at the end, and hue
+    turns in YIQ.
+    """
+    brightness, contrast, saturation, hue = jitter
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    turn = _YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+    saturate = saturation * np.eye(3) + (1 - saturation) * np.repeat(_LUMA, 3, axis=0)
+    linear = turn @ saturate * (contrast * brightness)
+    grey = float((_LUMA @ np.array(cv2.mean(image)[:3])).item())
+    offset = (1 - contrast) * brightness * grey
+    return np.hstack([linear, np.full((3, 1), offset)])
+
+
+def _window(source: np.ndarray, matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of `source` that a (height, width) warp reads, and the matrix for it.
+
+    Nothing outside of the window is ever sampled, so the result is the same up to rounding; without it OpenCV
+    4 refuses pictures of more than 32,766 pixels a side.
+    """
+    corners = matrix @ np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
+    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 2, 0)
+    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 3, [source.shape[1], source.shape[0]])
+    if (low >= high).any():
+        low, high = np.zeros(2, int), np.ones(2, int)
+    shifted = matrix.copy()
+    shifted[:, 2] -= low
+    return source[low[1]:high[1], low[0]:high[0]], shifted
+
+
+def _between(limits: tuple[float, float], u: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * float(u)
+
+
+def _offset(scaled: int, crop: int, u: float) -> int:
+    """Start of the crop: any of the scaled - crop + 1 places, or centred padding where it does not fit."""
+    if scaled <= crop:
+        return -((crop - scaled) // 2)
+    return int(u * (scaled - crop + 1))
+
+
+def _check_crop(crop) -> tuple[int, int]:
+    if isinstance(crop, int) or len(crop) != 2 or any(int(side) != side or side < 1 for side in crop):
+        raise ValueError(f"crop: {crop!r} must be (height, width) in whole pixels")
+    return int(crop[0]), int(crop[1])
+
+
+def _check_range(name: str, limits) -> tuple[float, float]:
+    if len(limits) != 2 or not limits[0] <= limits[1]:
+        raise ValueError(f"{name}: {tuple(limits)} must be (smallest, largest)")
+    return float(limits[0]), float(limits[1])
+
+
+def _check_probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: {value} is no probability from 0 to 1")
+    return float(value)
+
+
+def _check_jitter(jitter) -> tuple[float, float, float, float]:
+    values = (jitter,) * 4 if isinstance(jitter, (int, float)) else tuple(jitter)
+    if len(values) != 4 or not all(0 <= value <= 1 for value in values) or values[3] > 0.5:
+        raise ValueError(f"jitter: {jitter} must be (brightness, contrast, saturation, hue), each from 0 to "
+                         "1 and the hue at most 0.5, or one number for all four")
+    b, c, s, h = (float(value) for value in values)
+    return b, c, s, h

@@ -1,0 +1,141 @@
+"""ResNet with a deep stem, the backbone of PSPNet, Sketch-and-Fill and Semantic Flow."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from model.layer import ConvBNReLU, init_weights
+
+# Stride and dilation of the four stages for every output stride.
+STAGES = {
+    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
+    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
+    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
+}
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
+    """A 3x3 convolution without bias that keeps the size at stride 1."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, bias=False)
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """Projection of the residual connection, or None where the shapes agree."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, shortcut (He et al., CVPR 2016, figure 5 left): (N,in,H,W) -> (N,width,h,w)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilations: tuple[int, int]):
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, width, stride, dilations[0])
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, 1, dilations[1])
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(in_channels, width, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to (N,width,H/stride,W/stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut (He et al., CVPR 2016, figure 5 right): (N,in,H,W) -> (N,4*width,h,w).
+
+    Stride and dilation belong to the 3x3 convolution.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilations: tuple[int, int]):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride, dilations[1])
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(in_channels, 4 * width, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to (N,4*width,H/stride,W/stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """Residual network whose stem is three 3x3 convolutions (64, 64, 128 channels) and a max-pool.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the stem of Zhao et
+    al., PSPNet (CVPR 2017). Features: layer1 to layer4, at strides 4, 8, 16, 32, or the last of them dilated
+    instead of strided.
+
+    Args:
+        block: BasicBlock or Bottleneck.
+        depths: blocks of the four stages.
+        output_stride: 32, 16 or 8. A stage that loses its stride has the full dilation in every 3x3
+            convolution, its first block included.
+        dilations: dilation of `conv2` in each of the four stages, in place of what the output stride asks
+            for. (1, 1, 2, 4) at output stride 32 is "variant D" of Li et al., Semantic Flow (ECCV 2020).
+
+    Raises:
+        ValueError: for another output stride, or not four dilations.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        output_stride: int = 32,
+        dilations: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        if output_stride not in STAGES:
+            raise ValueError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
+        if dilations is not None and len(dilations) != 4:
+            raise ValueError(f"a ResNet has four stages, so dilations needs four numbers, not {dilations!r}")
+        strides, dilated = STAGES[output_stride]
+        widths = (64, 128, 256, 512)
+        self.stem = nn.Sequential(*ConvBNReLU(3, 64, stride=2), *ConvBNReLU(64, 64), *ConvBNReLU(64, 128))
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        stages, in_channels = [], 128
+        for stage in range(4):
+            pair = (dilated[stage], dilated[stage] if dilations is None else dilations[stage])
+            blocks = [block(in_channels, widths[stage], strides[stage], pair)]
+            in_channels = widths[stage] * block.expansion
+            blocks += [block(in_channels, widths[stage], 1, pair) for _ in range(1, depths[stage])]
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.channels = [width * block.expansion for width in widths]
+        self.strides = [4, 8, min(16, output_stride), output_stride]
+        self.apply(init_weights)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Map (N,3,H,W) to four maps (N,channels[i],H/strides[i],W/strides[i])."""
+        x = self.maxpool(self.stem(x))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
+resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
+resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
+resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
+resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))

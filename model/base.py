@@ -1,0 +1,60 @@
+"""What every network promises: any picture size in, a dict of full-size logits out."""
+
+import torch
+from torch import nn
+
+from model.layer import resize
+
+
+class SegModel(nn.Module):
+    """Backbone plus decoder. A network sets its layers in `__init__` and implements `decode`.
+
+    `spec` is set by `model.build_model`: name, num_classes, backbone and options, from which the same network
+    can be built again.
+    """
+
+    spec: dict[str, object]
+
+    def __init__(self, backbone: nn.Module | None = None):
+        """`backbone` maps (N,3,H,W) to a list of features and has `channels` and `strides`.
+
+        A network without a separable backbone passes None and implements `forward_features`.
+        """
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map normalised RGB pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W).
+
+        "out" is always there; auxiliary outputs ("aux", ...) only in training mode. Logits are resized
+        bilinearly with aligned corners, as the published networks do. An output that is no map,
+        (N,num_classes), stays as it is.
+        """
+        logits = self.decode(self.forward_features(x))
+        return {name: self._enlarge(y, x.shape[-2:]) if y.ndim == 4 else y for name, y in logits.items()}
+
+    @staticmethod
+    def _enlarge(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
+        # Under autocast the logits are of half precision; softmax and loss need float32, so enlarge in it
+        # once.
+        return resize(logits.float(), size)
+
+    def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps of pictures (N,3,H,W), from fine to coarse."""
+        return self.backbone(x)
+
+    def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Map features to logits (N,num_classes,h,w) of any size: "out", and while training auxiliary ones."""
+        raise NotImplementedError(f"{type(self).__name__} must implement decode(features)")
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of the backbone and of all the rest ("head"), each parameter exactly once."""
+        backbone = [] if self.backbone is None else list(self.backbone.parameters())
+        known = {id(parameter) for parameter in backbone}
+        return {"backbone": backbone, "head": [p for p in self.parameters() if id(p) not in known]}
+
+    @property
+    def smallest_train_batch(self) -> int:
+        """Pictures a training batch needs: 2 where a batch norm sees maps pooled to 1x1, else 1."""
+        parts = (module for module in self.modules() if module is not self)
+        return max((getattr(part, "smallest_train_batch", 1) for part in parts), default=1)

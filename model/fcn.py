@@ -1,0 +1,43 @@
+"""Fully convolutional network on any backbone: the smallest complete model, and the file to copy."""
+
+import torch
+
+from model import build_backbone
+from model.base import SegModel
+from model.layer import FCNHead
+
+
+class FCN(SegModel):
+    """A 3x3 head on the last features, resized to the picture.
+
+    Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015), in the form in
+        use
+    today: dilated backbone, no learned upsampling, and an auxiliary head on the features before the last.
+
+    Args:
+        num_classes: channels of the logits.
+        backbone: any name that `build_backbone` knows.
+        output_stride: stride of the last features; 8 as usual for FCN on ResNet, 32 is the fastest.
+        auxiliary: whether there is an auxiliary head, whose output "aux" is given while training.
+        dropout: probability of dropping a channel before the last convolution.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet50",
+        output_stride: int = 8,
+        auxiliary: bool = True,
+        dropout: float = 0.1,
+    ):
+        super().__init__(build_backbone(backbone, output_stride))
+        *_, middle, last = self.backbone.channels
+        self.classifier = FCNHead(last, last // 4, num_classes, dropout)
+        self.aux = FCNHead(middle, middle // 4, num_classes, dropout) if auxiliary else None
+
+    def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Map features, from fine to coarse, to logits at the stride of the features."""
+        logits = {"out": self.classifier(features[-1])}
+        if self.training and self.aux is not None:
+            logits["aux"] = self.aux(features[-2])
+        return logits

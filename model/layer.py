@@ -1,0 +1,114 @@
+"""Parts that several networks use. Axes: N pictures, C channels, H rows, W columns."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+relu = partial(nn.ReLU, inplace=True)
+
+
+def resize(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> torch.Tensor:
+    """Resize maps (N,C,h,w) bilinearly to (N,C,*size)."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise one layer, to be used with `Module.apply`.
+
+    Convolutions get the normal distribution of He et al., "Delving Deep into Rectifiers" (ICCV 2015), with
+    the fan-out of one group; biases 0; batch norms weight 1 and bias 0.
+    """
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.out_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, batch norm, activation: (N,in,H,W) -> (N,out,H/stride,W/stride).
+
+    The default padding keeps the size at stride 1. `activation` makes the activation; `nn.Identity` for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding: int | None = None,
+        activation: Callable[[], nn.Module] = relu,
+    ):
+        if padding is None:
+            padding = dilation * (kernel_size - 1) // 2
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=False
+        )
+        super().__init__(conv, nn.BatchNorm2d(out_channels), activation())
+        self.apply(init_weights)
+
+
+class FCNHead(nn.Sequential):
+    """Classifier of a feature map: 3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution.
+
+    (N,in,H,W) -> logits (N,num_classes,H,W). Source: the heads of Zhao et al., PSPNet (CVPR 2017).
+    """
+
+    def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1):
+        classify = nn.Conv2d(width, num_classes, 1)
+        super().__init__(*ConvBNReLU(in_channels, width), nn.Dropout2d(dropout), classify)
+        # No norm follows, so the fan-out rule would start training from logits of the order of ten.
+        nn.init.normal_(classify.weight, std=0.01)
+        nn.init.zeros_(classify.bias)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: (N,in,H,W) -> (N,width,H,W).
+
+    Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (2017), section 3.3.
+    A 1x1 convolution, three 3x3 ones with the given dilation `rates`, and the mean of the whole map,
+    projected by 1x1.
+    """
+
+    smallest_train_batch = 2
+
+    def __init__(self, in_channels: int, width: int, rates: Sequence[int], dropout: float = 0.5):
+        super().__init__()
+        dilated = [ConvBNReLU(in_channels, width, 3, dilation=rate) for rate in rates]
+        self.branches = nn.ModuleList([ConvBNReLU(in_channels, width, 1), *dilated])
+        self.pool = ConvBNReLU(in_channels, width, 1)
+        self.project = ConvBNReLU(width * (len(rates) + 2), width, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to (N,width,H,W)."""
+        mean = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), mean], 1)))
+
+
+class PPM(nn.Module):
+    """Pyramid pooling: (N,in,H,W) -> (N,in + width*len(bins),H,W), the input first, then the bins in order.
+
+    Source: Zhao et al., "Pyramid Scene Parsing Network" (CVPR 2017), section 3.2. Every bin is the map
+    averaged to bin x bin cells, a 1x1 convolution with norm and ReLU, resized back.
+    """
+
+    def __init__(self, in_channels: int, width: int, bins: Sequence[int] = (1, 2, 3, 6)):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), *ConvBNReLU(in_channels, width, 1)) for size in bins
+        )
+        self.smallest_train_batch = 2 if 1 in bins else 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to (N,in + width*len(bins),H,W)."""
+        return torch.cat([x, *(resize(stage(x), x.shape[-2:]) for stage in self.stages)], 1)

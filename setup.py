@@ -1,0 +1,40 @@
+"""Installs the folders under the names they have: python -m pip install -e ."""
+
+from setuptools import find_packages, setup
+
+REQUIRES = [
+    "torch>=2.11",
+    "torchvision>=0.26",
+    "numpy>=1.26",
+    "pyyaml>=6.0",
+    "pydantic>=2.6",
+    "timm>=1.0.9",
+    "tensorboardX>=2.6.2",
+    "tqdm>=4.66",
+]
+OPENCV = "opencv-python-headless>=4.9"  # either build serves; a present opencv-python is kept
+EXTRAS = {"test": ["pytest>=8.0", "ruff>=0.6", "scikit-learn>=1.4"]}
+
+
+def opencv() -> list[str]:
+    """The headless OpenCV, unless another build is installed: two builds overwrite each other's files."""
+    from importlib import metadata
+
+    for name in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return [name]
+    return [OPENCV]
+
+
+setup(
+    name="segmentation-framework",
+    version="0.1.0",
+    description="Semantic segmentation: train, evaluate and compare published networks",
+    python_requires=">=3.10",
+    packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
+    install_requires=REQUIRES + opencv(),
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,64 @@
+"""A small data set and experiment that several tests share."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from util.config import merge
+
+CLASSES = ("sky", "grass", "ball")
+COLORS = ((120, 170, 230), (60, 140, 50), (220, 60, 40))
+
+
+def draw(folder: Path, name: str, seed: int, size=(64, 96)) -> str:
+    """One picture and its label: sky over grass, a ball, a strip of void; the line of the list file."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros(size, np.uint8)
+    label[int(rng.integers(20, 44)) :] = 1
+    centre = (int(rng.integers(15, size[1] - 15)), int(rng.integers(20, size[0] - 12)))
+    cv2.circle(label, centre, int(rng.integers(8, 13)), 2, cv2.FILLED)
+    image = np.array(COLORS, np.int16)[label] + rng.integers(-20, 21, (*size, 3))
+    label[:, :2] = 255
+    for sub in ("image", "label"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / "image" / f"{name}.png"), np.clip(image, 0, 255).astype(np.uint8)[..., ::-1])
+    cv2.imwrite(str(folder / "label" / f"{name}.png"), label)
+    return f"image/{name}.png label/{name}.png"
+
+
+def make_data(folder: Path, train: int = 16, val: int = 5) -> Path:
+    """A data set in `folder` with train.txt, val.txt and test.txt (without labels)."""
+    for split, count, first in (("train", train, 0), ("val", val, 1000)):
+        lines = [draw(folder, f"{split}_{i:03}", first + i) for i in range(count)]
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    lines = [line.split()[0] for line in (folder / "val.txt").read_text().splitlines()]
+    (folder / "test.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_experiment(folder: Path, data: Path, **sections) -> Path:
+    """An experiment on it: FCN on ResNet-18, two epochs, seconds."""
+    raw = {
+        "data": {"name": "custom", "root": str(data), "classes": list(CLASSES), "colors": [list(c) for c in COLORS],
+                 "crop": [48, 64], "scale": [0.8, 1.25], "workers": 0},
+        "model": {"name": "fcn", "backbone": "resnet18", "options": {"dropout": 0.0}},
+        "optim": {"lr": 0.01, "head_factor": 1.0},
+        "train": {"epochs": 2, "batch_size": 4, "log_every": 2},
+        "test": {"pictures": 2},
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(merge(raw, sections)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def experiment(tmp_path, data) -> Path:
+    return make_experiment(tmp_path, data)

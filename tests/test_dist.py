@@ -1,0 +1,122 @@
+"""Two processes give what one gives. Each test starts real processes with gloo on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import make_experiment
+from util import dist
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_processes(count: int, code: str, *arguments: str) -> list[str]:
+    """Runs Python code in `count` processes of one group; the last printed line of each, by rank."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
+           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(count)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert all(p.returncode == 0 for p in started), "\n".join(outputs)
+    return [output.strip().splitlines()[-1] for output in outputs]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+SYNC_BN = """
+import torch
+from torch import nn
+from util import dist
+device = dist.init()
+torch.manual_seed(0)
+net = dist.convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)), device)
+x = torch.randn(6, 3, 8, 9)
+mine = x[:4] if dist.rank() == 0 else x[4:]
+out = net(mine)
+(out.square().sum()).backward()
+grads = [dist.all_reduce_sum_(p.grad.clone()) for p in net.parameters()]
+sums = [float(dist.all_reduce_sum_(out.detach().double().sum())), *(float(g.double().abs().sum()) for g in grads),
+        *(float(b.double().sum()) for b in net.buffers())]
+print(sums)
+dist.close()
+"""
+
+
+def test_sync_bn_on_cpu_equals_batch_norm_on_the_whole_batch():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    out = net(torch.randn(6, 3, 8, 9))
+    out.square().sum().backward()
+    expected = [float(out.double().sum()), *(float(p.grad.double().abs().sum()) for p in net.parameters()),
+                *(float(b.double().sum()) for b in net.buffers())]
+    for line in run_processes(2, SYNC_BN):
+        assert json.loads(line) == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_sync_bn_is_ordinary_on_one_process():
+    net = nn.Sequential(nn.BatchNorm2d(4))
+    assert type(dist.convert_sync_batchnorm(net, torch.device("cpu"))[0]) is nn.BatchNorm2d
+
+
+TRAIN = """
+import sys, json, re
+from tool import train
+import util.loop as loop
+losses = []
+original = loop.optimizer_step
+def record(training, parts):
+    terms = original(training, parts)
+    from util import dist
+    losses.append(float(dist.all_reduce_sum_(terms["loss"].clone()) / dist.world_size()))
+    return terms
+loop.optimizer_step = record
+status = train.main(sys.argv[1:])
+print(json.dumps(losses))
+"""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_train_like_one(tmp_path, data, accumulate):
+    sections = {"model": {"sync_bn": True}, "train": {"accumulate": accumulate, "val_every": 0}}
+    experiment = str(make_experiment(tmp_path, data, **sections))
+    arguments = [TRAIN, "--config", experiment, "--exp"]
+    one = json.loads(run_processes(1, *arguments, str(tmp_path / "one"))[0])
+    two = [json.loads(line) for line in run_processes(2, *arguments, str(tmp_path / "two"))]
+    assert len(one) == 8 and two[0] == two[1]
+    assert two[0] == pytest.approx(one, abs=1e-5) if accumulate == 1 else len(two[0]) == 8
+
+
+def test_a_global_count_must_divide(monkeypatch):
+    monkeypatch.setattr(dist, "world_size", lambda: 4)
+    assert dist.share(8, "train.batch_size") == 2
+    with pytest.raises(ValueError, match="train.batch_size 6 does not divide by 4 processes.*use 4 or 8"):
+        dist.share(6, "train.batch_size")
+
+
+def test_evaluation_on_two_processes_counts_every_picture_once(tmp_path, data):
+    experiment = str(make_experiment(tmp_path, data, train={"epochs": 1, "val_every": 0}))
+    code = "import sys; from tool import train, test\n{}\nfrom util import dist; dist.close()"
+    run_processes(1, code.format("train.main(sys.argv[1:])"), "--config", experiment, "--exp", str(tmp_path / "run"))
+    results = []
+    for count in (1, 2, 3):
+        run_processes(count, code.format("test.main(sys.argv[1:])"), "--config", experiment, "--exp",
+                      str(tmp_path / "run"))
+        results.append(json.loads((tmp_path / "run" / "result" / "metrics.json").read_text()))
+    assert [r["num_images"] for r in results] == [5, 5, 5]
+    for key in ("mIoU", "mAcc", "allAcc", "classes"):
+        assert results[0][key] == results[1][key] == results[2][key]

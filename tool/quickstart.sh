@@ -1,0 +1,17 @@
+#!/bin/sh
+# From a fresh clone to a trained and scored network: installs what is missing, draws the street scenes, trains
+# Sketch-and-Fill on MobileNet-V2 on them, evaluates it and saves pictures. A second call reuses what is there.
+#
+#   sh tool/quickstart.sh [section.key=value ...]
+cd "$(dirname "$0")/.." || exit 1
+. tool/env.sh
+install_env "" ""
+"$PYTHON" -m tool.prepare street --root dataset/street || exit
+"$PYTHON" -m tool.launch train street sfnet_mobile "$@" || exit
+cat <<END
+
+pictures (photo | truth | prediction):  exp/street/sfnet_mobile/result/pictures
+scores:                                 exp/street/sfnet_mobile/result/metrics.json
+next, your own data or Cityscapes:      README.md, "Real data"
+the same network with another setting:  sh tool/train.sh street sfnet_mobile train.epochs=40 --exp exp/street/longer
+END

@@ -1,0 +1,163 @@
+"""Scores the network of one experiment and writes its predictions.
+
+    python -m tool.test --config config/street/street_sfnet_mobile.yaml
+    python -m tool.test --config config/cityscapes/cityscapes_sfnet101.yaml --checkpoint FILE test.scales=[0.5,1,1.75]
+
+FILE is a checkpoint of ours or a published one. Into the run's result folder go metrics.json, metrics.csv, table.txt,
+confusion.png, the predictions gray/ and color/, and pictures/ photo | truth | prediction.
+"""
+
+from pathlib import Path
+
+import cv2
+
+from dataset import build_eval_loader
+from tool import common
+from util import dist
+from util.config import Config
+from util.evaluate import Timing, evaluate, shard
+from util.log import log, open_log
+from util.loop import AMP_TYPES
+from util.metric import ConfusionMatrix
+from util.predict import Predictor, protocol_settings
+from util.result import PredictionWriter, score_predictions, write_results, write_submission
+from util.visual import triptych
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
+    args = parser.parse_args(argv)
+    open_log(None)
+    config, run = common.load_experiment(args.config, args.overrides, args.exp)
+    device = dist.init()
+    open_log(run.folder / "test.log")
+    data = common.dataset_of(config, config.test.split)
+    indices = selection(config, len(data))
+    labelled = all(data.samples[i][1] is not None for i in indices)
+    confusion = ConfusionMatrix(len(data.classes), data.ignore_label, device) if labelled else None
+    if config.test.has_prediction:
+        score_existing(config, run, data, indices, confusion)
+        return 0
+    file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
+    model = common.load_network(file, config, len(data.classes))
+    predictor = build_predictor(config, model, len(data.classes), device)
+    log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
+    mine = shard(indices, dist.rank(), dist.world_size())
+    record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
+    samples = build_eval_loader(data, mine, config.data.workers)
+    scores, timing = evaluate(predictor, samples, confusion, record)
+    dist.barrier()  # every process has written its pictures
+    if dist.is_main():
+        conclude(config, run, data, indices, confusion, scores, timing, predictor.describe(), file)
+    return 0
+
+
+def selection(config: Config, count: int) -> range:
+    """The pictures of the list that are scored.
+
+    Raises:
+        ValueError: test.index_start lies behind the end of the list.
+    """
+    start, step = config.test.index_start, config.test.index_step
+    if start >= count:
+        raise ValueError(f"test.index_start {start}: the list has {count} pictures, 0..{count - 1}")
+    return range(start, min(start + step, count) if step else count)
+
+
+def find_checkpoint(given: Path | None, config: Config, run: common.RunPaths) -> Path:
+    """The file to score: the one given, the one an old YAML names, or the run's last or best.
+
+    Raises:
+        FileNotFoundError: there is none yet.
+    """
+    if given is not None:
+        return given
+    if run.checkpoint is not None and run.checkpoint.is_file():
+        return run.checkpoint
+    own = run.best if config.test.checkpoint == "best" else run.last
+    if own.is_file():
+        if run.checkpoint is not None:
+            log.info("%s does not exist; the run's own %s is scored", run.checkpoint, own)
+        return own
+    raise FileNotFoundError(
+        f"{run.checkpoint or own}: no such checkpoint. Train first (sh tool/train.sh ...), or name a file: "
+        "python -m tool.test --config ... --checkpoint FILE"
+    )
+
+
+def build_predictor(config: Config, model, num_classes: int, device) -> Predictor:
+    """The predictor of the experiment's protocol, its single keys put over the preset."""
+    test, data = config.test, config.data
+    settings = protocol_settings(
+        test.protocol, data.crop, scales=test.scales, flip=test.flip, window=test.window,
+        stride_rate=test.stride_rate, base_size=test.base_size,
+    )
+    return Predictor(
+        model, num_classes, data.mean, data.std, **settings, window_batch=test.window_batch,
+        amp=AMP_TYPES[test.amp], device=device, channels_last=config.train.channels_last,
+    )
+
+
+class Recorder:
+    """What is kept of each prediction: the files gray/ and color/, and the first few as photo | truth | prediction."""
+
+    def __init__(self, config: Config, folder: Path, data, names: list[str]):
+        self.data, self.folder = data, folder / "pictures"
+        self.shown = set(names[: config.test.pictures])
+        needed = config.test.save_gray or config.test.submission
+        self.write = PredictionWriter(folder, data.colors, needed, config.test.save_color)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, sample: dict, prediction) -> None:
+        self.write(sample, prediction)
+        if sample["name"] in self.shown:
+            truth = sample["label"].numpy() if "label" in sample else None
+            image = sample["image"].permute(1, 2, 0).numpy()
+            picture = triptych(image, truth, prediction, self.data.colors, self.data.classes)
+            path = self.folder / f"{sample['name'].replace('/', '_')}.png"
+            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def conclude(config, run, data, indices, confusion, scores, timing, protocol, file) -> None:
+    """Writes and prints the scores, and the test server's zip if it is asked for."""
+    if scores is None:
+        log.info("%d pictures without labels predicted: %s", timing.num_images, run.result)
+    else:
+        protocol = {"name": config.test.protocol, "split": config.test.split, **protocol} if protocol else None
+        print(write_results(run.result, scores, confusion, data.classes, timing, protocol, file), flush=True)
+        log.info(
+            "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures, %.3f s a picture",
+            data.name, config.test.split, scores.mIoU, scores.mAcc, scores.allAcc, timing.num_images,
+            timing.seconds_per_image,
+        )
+    if config.test.submission:
+        names = [data.sample_name(i) for i in indices]
+        path = run.result / "submission.zip"
+        write_submission(path, ((name, data.to_label_ids(read_gray(run.result, name))) for name in names))
+        log.info("for the test server: %s", path)
+    log.info("results: %s", run.result)
+
+
+def read_gray(folder: Path, name: str):
+    return cv2.imread(str(folder / "gray" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+
+
+def score_existing(config: Config, run: common.RunPaths, data, indices, confusion) -> None:
+    """Scores the predictions that lie in result/gray already; rank 0 alone.
+
+    Raises:
+        ValueError: the split has no labels.
+    """
+    if confusion is None:
+        raise ValueError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
+    if not dist.is_main():
+        return
+    labels = ((sample["name"], sample["label"]) for sample in build_eval_loader(data, indices, config.data.workers))
+    number = score_predictions(run.result, labels, confusion)
+    timing = Timing(number, float("nan"), float("nan"))
+    conclude(config, run, data, indices, confusion, confusion.result(), timing, None, None)
+
+
+if __name__ == "__main__":
+    common.command(main)

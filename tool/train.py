@@ -1,0 +1,178 @@
+"""Trains the network of one experiment.
+
+    python -m tool.train --config config/street/street_sfnet_mobile.yaml
+    python -m tool.train --config config/cityscapes/cityscapes_sfnet101.yaml train.epochs=2 data.root=/data/cityscapes
+
+The same command continues a run that has a checkpoint. `sh tool/train.sh DATASET EXPERIMENT` starts it on all GPUs
+and evaluates the result. Old YAML files (sections DATA, TRAIN, TEST) are read as they are.
+"""
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dataset import build_eval_loader, build_loader
+from dataset.check import check_dataset
+from dataset.transform import TrainTransform
+from tool import common
+from util import dist
+from util.config import Config, dump_config
+from util.evaluate import evaluate, shard
+from util.log import Progress, environment, log, open_log, write_json
+from util.loop import AMP_TYPES, Training, train_epoch
+from util.loss import SegLoss
+from util.metric import ConfusionMatrix
+from util.optim import build_optimizer, build_schedule
+from util.predict import Predictor
+from util.resume import resume, save
+from util.visual import triptych
+
+PICTURES_SHOWN = 4  # predictions in TensorBoard after each validation
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = common.parser(__doc__).parse_args(argv)
+    open_log(None)
+    config, run = common.load_experiment(args.config, args.overrides, args.exp)
+    device = dist.init()
+    open_log(run.folder / "train.log")
+    train_set, val_set = build_data(config, run)
+    training = build_training(config, train_set, device)
+    resume(training, run.last, train_set)
+    writer = open_run(config, run, device)
+    fit(training, train_set, val_set, run, writer)
+    writer.close()
+    log.info("finished: %s", run.last)
+    return 0
+
+
+def build_data(config: Config, run: common.RunPaths):
+    """Training and validation set, checked; rank 0 reads the labels for all."""
+    data = config.data
+    transform = TrainTransform(
+        data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter, data.mean
+    )
+    sets = [common.dataset_of(config, "train", transform)]
+    if config.train.val_every:
+        sets.append(common.dataset_of(config, "val"))
+    for part in sets:
+        if data.check:
+            stamp = run.folder / f"check_{part.split}.json"
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            report = dist.main_first(lambda part=part, stamp=stamp: check_dataset(part, stamp=stamp))
+            for warning in report.warnings:
+                log.info("%s data: %s", part.split, warning)
+        log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
+    return sets[0], sets[1] if len(sets) > 1 else None
+
+
+def build_training(config: Config, train_set, device: torch.device) -> Training:
+    """Network, loss, optimiser and their helpers, ready for the first step."""
+    torch.manual_seed(config.seed)
+    model = common.network_of(config, len(train_set.classes))
+    common.load_initial_weights(model, config)
+    check_batch(config, model)
+    if config.model.sync_bn:
+        model = dist.convert_sync_batchnorm(model, device)
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)
+    ema = None
+    if config.train.ema is not None:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema), use_buffers=True)
+    o, loss = config.optim, config.loss
+    optimizer = build_optimizer(
+        model.parameter_groups(), o.name, o.lr, o.head_factor, o.momentum, o.weight_decay, o.decay_norm
+    )
+    steps = config.train.epochs * (len(train_set) // config.train.batch_size)
+    if config.train.compile:
+        model.compile()
+    criterion = SegLoss(loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing)
+    net = dist.wrap(model, device)
+    torch.manual_seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
+    return Training(
+        config, device, model, net, criterion.to(device), optimizer,
+        build_schedule(optimizer, max(steps, 1), o.power, o.warmup_iters),
+        torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16"), ema,
+    )
+
+
+def check_batch(config: Config, model: nn.Module) -> None:
+    """Refuses a batch of one picture where a batch norm sees a single pixel of it."""
+    train = config.train
+    part = dist.share(train.batch_size // train.accumulate, "train.batch_size / train.accumulate")
+    shared = config.model.sync_bn and dist.world_size() > 1
+    if part < model.smallest_train_batch and not shared:
+        raise ValueError(
+            f"train.batch_size {train.batch_size} gives {part} picture per forward pass, but "
+            f"{config.model.name} has batch norm behind global pooling, which needs at least "
+            f"{model.smallest_train_batch}; use a larger batch, fewer processes or less train.accumulate"
+        )
+
+
+def open_run(config: Config, run: common.RunPaths, device: torch.device) -> SummaryWriter:
+    """Writes config.yaml and env.json into the run's folder; the TensorBoard writer (a dummy off rank 0)."""
+    if dist.is_main():
+        (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        write_json(run.folder / "env.json", environment(device))
+    return SummaryWriter(str(run.folder), write_to_disk=dist.is_main())
+
+
+def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: SummaryWriter) -> None:
+    """All epochs that are left: train, validate, save."""
+    train, data = training.config.train, training.config.data
+    loader = build_loader(
+        train_set, train.batch_size, dist.rank(), dist.world_size(), data.workers, training.config.seed,
+        training.step, train.accumulate, pin_memory=training.device.type == "cuda",
+    )
+    total = train.epochs * loader.steps_per_epoch
+    if training.step >= total:
+        log.info("nothing to do: %d epochs are done", train.epochs)
+        return
+    progress = Progress(training.step, total, train.batch_size)
+    batches = iter(loader)
+    try:
+        for epoch in range(training.step // loader.steps_per_epoch, train.epochs):
+            train_epoch(training, batches, (epoch + 1) * loader.steps_per_epoch, epoch, progress, writer)
+            last = epoch + 1 == train.epochs
+            improved = False
+            if val_set is not None and ((epoch + 1) % train.val_every == 0 or last):
+                improved = validate(training, val_set, epoch, writer)
+                progress.pause()
+            if improved or last or (epoch + 1) % train.save_every == 0:
+                save(training, (run.last, run.best), train_set, improved)
+    finally:
+        progress.close()
+
+
+def validate(training: Training, val_set, epoch: int, writer: SummaryWriter) -> bool:
+    """Scores the network on whole pictures at one scale; whether it is the best so far."""
+    config = training.config
+    predictor = Predictor(
+        training.scored, len(val_set.classes), config.data.mean, config.data.std, device=training.device,
+        amp=AMP_TYPES[config.train.amp], channels_last=config.train.channels_last,
+    )
+    confusion = ConfusionMatrix(len(val_set.classes), val_set.ignore_label, training.device)
+    indices = shard(range(len(val_set)), dist.rank(), dist.world_size())
+    shown = {val_set.sample_name(i) for i in indices[:PICTURES_SHOWN]} if dist.is_main() else set()
+
+    def show(sample, prediction):
+        if sample["name"] in shown:
+            image, truth = sample["image"].permute(1, 2, 0).numpy(), sample["label"].numpy()
+            picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
+            writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
+
+    result, _ = evaluate(predictor, build_eval_loader(val_set, indices, config.data.workers), confusion, show)
+    improved = result.mIoU > training.best
+    training.best = max(training.best, result.mIoU)
+    log.info(
+        "validation after epoch %d: mIoU %.4f mAcc %.4f allAcc %.4f%s",
+        epoch + 1, result.mIoU, result.mAcc, result.allAcc, " (best so far)" if improved else "",
+    )
+    for name in ("mIoU", "mAcc", "allAcc"):
+        writer.add_scalar(f"val/{name}", getattr(result, name), training.step)
+    return improved
+
+
+if __name__ == "__main__":
+    common.command(main)

@@ -1,0 +1,112 @@
+"""Checkpoints: one file that is enough to continue a run, or to rebuild and use its network."""
+
+import errno
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+FORMAT = 1
+
+
+def save(path: str | Path, state: dict) -> None:
+    """Writes `state` so that `path` is at every moment the old file or the new one, whole.
+
+    Raises:
+        OSError: the disk is full or not writable; the file that was there is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+        full = getattr(error, "errno", None) == errno.ENOSPC or "write" in str(error)
+        if not full:
+            raise
+        raise OSError(
+            errno.ENOSPC, f"{path}: the checkpoint could not be written, no space left? {_free(path)}; "
+            "the earlier checkpoint is untouched. Free some space and start the same command again"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def _free(path: Path) -> str:
+    usage = os.statvfs(path.parent)
+    return f"{usage.f_bavail * usage.f_frsize / 2**20:.0f} MiB are free"
+
+
+def load(path: str | Path) -> dict:
+    """The content of a checkpoint file, ours or published, on the CPU; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            reason = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+            raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({error})") from None
+    except (RuntimeError, EOFError, LookupError, AttributeError, OSError) as error:  # whatever half a file provokes
+        if getattr(error, "filename", None) is not None:  # the operating system's word about the path
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+
+
+def is_ours(state: object) -> bool:
+    """Whether a loaded checkpoint has this project's format."""
+    return isinstance(state, dict) and isinstance(state.get("model"), dict) and "spec" in state
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """Copies `weights` into `module`; every name and shape must agree.
+
+    Args:
+        source: what an error calls the weights.
+        skip: prefixes of parameters that keep their present values.
+
+    Returns:
+        The names that were skipped.
+
+    Raises:
+        ValueError: lists what is missing, left over, or of another shape.
+    """
+    own = module.state_dict()
+    skipped = [k for k in own if skip and k.startswith(tuple(skip))]
+    weights = {k: v for k, v in weights.items() if not (skip and k.startswith(tuple(skip)))}
+    missing = [k for k in own if k not in weights and k not in skipped]
+    extra = [k for k in weights if k not in own]
+    shapes = [
+        f"{k} {tuple(weights[k].shape)}, the network has {tuple(own[k].shape)}"
+        for k in weights
+        if k in own and weights[k].shape != own[k].shape
+    ]
+    problems = [("missing", missing), ("left over", extra), ("of another shape", shapes)]
+    if missing or extra or shapes:
+        lines = [f"{len(names)} {what}: {', '.join(names[:6])}" for what, names in problems if names]
+        raise ValueError(f"{source} does not fit this network: " + "; ".join(lines))
+    module.load_state_dict(weights, strict=not skipped)
+    return skipped

@@ -1,0 +1,358 @@
+"""Experiments: YAML -> frozen, typed sections.
+
+`load_config(path, overrides)` reads one experiment, merges the file named by its `base:` first, applies
+`section.key=value` overrides and checks everything before anything is built. A mistake raises `ConfigError`, a
+`ValueError` that names the file, the key and the nearest valid key.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class ConfigError(ValueError):
+    """An experiment that cannot be run as it is written."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class DataConfig(Section):
+    """Which pictures, and how they are augmented."""
+
+    name: str = Field(description="data set: an entry of dataset.DATASETS, or 'custom' for your own pictures")
+    root: str = Field(description="folder that the paths in the list files are relative to")
+    train_list: str | None = Field(None, description="list file; default: ROOT/train.txt")
+    val_list: str | None = Field(None, description="list file; default: ROOT/val.txt")
+    test_list: str | None = Field(None, description="list file; default: ROOT/test.txt")
+    classes: tuple[str, ...] | None = Field(None, description="class names of your own data")
+    colors: tuple[tuple[int, int, int], ...] | None = Field(None, description="RGB colour per class")
+    label_map: dict[int, int] | None = Field(None, description="id on disk -> class index, or 255 to ignore")
+    crop: tuple[int, int] = Field((512, 512), description="height and width of a training crop, pixels")
+    scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale factor")
+    rotate: tuple[float, float] = Field((-10.0, 10.0), description="range of the random rotation, degrees")
+    rotate_prob: float = Field(0.5, ge=0, le=1, description="share of the samples that are rotated")
+    blur_prob: float = Field(0.5, ge=0, le=1, description="share of the samples that are blurred (5x5 Gaussian)")
+    flip_prob: float = Field(0.5, ge=0, le=1, description="share of the samples that are mirrored")
+    jitter: tuple[float, float, float, float] = Field(
+        (0.0, 0.0, 0.0, 0.0), description="ranges of the random brightness, contrast, saturation and hue"
+    )
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
+    std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
+    workers: int = Field(4, ge=0, description="loader processes per training process")
+    check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for key in ("scale", "rotate"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key}: the minimum {low} is larger than the maximum {high}")
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale: {self.scale[0]} is not a positive factor")
+        if min(self.crop) < 1:
+            raise ValueError(f"crop: {self.crop} is not a positive size")
+        if min(self.std) <= 0:
+            raise ValueError("std: every value must be positive")
+        if self.name == "custom" and not self.classes:
+            raise ValueError("name: custom needs 'classes', the list of class names")
+        if self.classes is not None and not 2 <= len(self.classes) <= 255:
+            raise ValueError(f"classes: {len(self.classes)} names; between 2 and 255 are possible")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name occurs twice")
+        if self.colors is not None and self.classes is not None and len(self.colors) != len(self.classes):
+            raise ValueError(f"colors: {len(self.colors)} colours for {len(self.classes)} classes")
+        if self.colors is not None and any(not 0 <= v <= 255 for color in self.colors for v in color):
+            raise ValueError("colors: values must be within 0..255")
+        if min(self.jitter) < 0:
+            raise ValueError("jitter: ranges cannot be negative")
+        return self
+
+
+class ModelConfig(Section):
+    """Which network, and what it starts from."""
+
+    name: str = Field(description="network: an entry of model.MODELS")
+    backbone: str | None = Field(None, description="backbone: an entry of model.BACKBONES, or timm/NAME")
+    options: dict[str, Any] = Field({}, description="further arguments of the network, e.g. {output_stride: 8}")
+    weights: str = Field("none", description="file of ImageNet weights for the backbone, or 'none'")
+    init: str | None = Field(None, description="checkpoint of a whole network to start from (ours or published)")
+    init_skip: tuple[str, ...] = Field((), description="prefixes of parameters that 'init' may leave as they are")
+    sync_bn: bool = Field(False, description="batch norm over all processes; ordinary batch norm on one process")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _no_weights(cls, value):
+        return "none" if value in (None, "") else value
+
+
+class LossConfig(Section):
+    """What is minimised: the weighted sum over the network's outputs."""
+
+    name: Literal["cross_entropy"] = Field("cross_entropy", description="loss of every output map")
+    weights: dict[str, float] = Field({"out": 1.0, "aux": 0.4}, description="weight of each output")
+    class_weights: tuple[float, ...] | None = Field(None, description="weight of each class, in class order")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if "out" not in self.weights:
+            raise ValueError("weights: the main output 'out' needs a weight")
+        if any(w < 0 for w in self.weights.values()):
+            raise ValueError("weights: cannot be negative")
+        if self.class_weights is not None and (min(self.class_weights) < 0 or max(self.class_weights) == 0):
+            raise ValueError("class_weights: cannot be negative, and one must be positive")
+        return self
+
+
+class OptimConfig(Section):
+    """How the parameters move."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    lr: float = Field(0.01, gt=0, description="learning rate of the backbone")
+    head_factor: float = Field(10.0, gt=0, description="learning rate of everything else, as a multiple of lr")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; first beta of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
+    decay_norm: bool = Field(True, description="weight decay also on biases and normalisation parameters")
+    power: float = Field(0.9, ge=0, description="exponent of the poly schedule (1 - step/steps)^power")
+    warmup_iters: int = Field(0, ge=0, description="optimiser steps of linear warm-up")
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
+
+
+class TrainConfig(Section):
+    """The run."""
+
+    epochs: int = Field(ge=1, description="passes over the training pictures")
+    batch_size: int = Field(ge=1, description="pictures per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="forward and backward passes per optimiser step")
+    amp: Literal["off", "bf16", "fp16"] = Field("off", description="precision of the forward pass")
+    channels_last: bool = Field(True, description="memory format N,H,W,C")
+    compile: bool = Field(False, description="torch.compile the network")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
+    val_every: int = Field(1, ge=0, description="epochs between validations; 0: none")
+    save_every: int = Field(1, ge=1, description="epochs between checkpoints")
+    log_every: int = Field(10, ge=1, description="optimiser steps between log lines")
+    resume: Literal["auto", "never"] = Field("auto", description="continue from the run's last checkpoint")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class TestConfig(Section):
+    """How the result is scored."""
+
+    __test__ = False  # pytest: not a test class
+
+    split: Literal["train", "val", "test"] = Field("val", description="which list; 'test' may have no labels")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints is scored")
+    protocol: Literal["whole", "semseg", "sketchfill"] = Field("whole", description="preset of the next five keys")
+    scales: tuple[float, ...] | None = Field(None, description="factors at which each picture is seen")
+    flip: bool | None = Field(None, description="average with the mirrored picture")
+    window: tuple[int, int] | Literal["none"] | None = Field(
+        None, description="height and width of the sliding window; none: whole picture"
+    )
+    stride_rate: float | None = Field(None, gt=0, le=1, description="step of the window, as a share of its size")
+    base_size: int | None = Field(None, ge=1, description="long side at scale 1, pixels; default: as it is")
+    window_batch: int = Field(4, ge=1, description="windows per forward pass")
+    amp: Literal["off", "bf16", "fp16"] = Field("off", description="precision of the forward pass")
+    save_gray: bool = Field(True, description="write predictions as class ids")
+    save_color: bool = Field(True, description="write predictions in colour")
+    pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")
+    submission: bool = Field(False, description="write a zip in the label ids and names of the test server")
+    has_prediction: bool = Field(False, description="score the predictions that are already in result/gray")
+    index_start: int = Field(0, ge=0, description="first picture of the list")
+    index_step: int = Field(0, ge=0, description="how many pictures of the list; 0: to the end")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.scales is not None and (not self.scales or min(self.scales) <= 0):
+            raise ValueError("scales: a list of positive factors is needed")
+        if isinstance(self.window, tuple) and min(self.window) < 1:
+            raise ValueError(f"window: {self.window} is not a positive size")
+        if self.protocol != "whole" and self.base_size is None:
+            raise ValueError(f"protocol: {self.protocol} needs base_size, the long side of a picture at scale 1")
+        return self
+
+
+class Config(Section):
+    """One experiment."""
+
+    data: DataConfig
+    model: ModelConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    test: TestConfig = TestConfig()
+    seed: int = Field(0, ge=0, description="seed of the initial weights, the order and the augmentation")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.loss.class_weights is not None and self.data.classes is not None:
+            given, classes = len(self.loss.class_weights), len(self.data.classes)
+            if given != classes:
+                raise ValueError(f"loss.class_weights: {given} weights for the {classes} classes of data.classes")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice and reads 1e-4 as a number, as YAML 1.2 does."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int)) and key in seen:
+                mark = key_node.start_mark
+                raise ConfigError(f"{mark.name}:{mark.line + 1}: key '{key}' was given before, on line {seen[key]}")
+            seen[str(key) if not isinstance(key, (str, int)) else key] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The plain value of a YAML text; `name` is what an error calls it."""
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    finally:
+        loader.dispose()
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file ({error.reason} at byte {error.start})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected sections (data, model, train, ...), found {type(value).__name__}")
+    return value
+
+
+def merge(low: dict, high: dict) -> dict:
+    """`low` with the entries of `high` over it, section by section."""
+    out = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def read_experiment(path: str | Path, _chain: tuple[Path, ...] = ()) -> dict:
+    """The mapping of an experiment, its `base:` merged in; `base` is relative to the file that names it."""
+    path = Path(path)
+    if path.resolve() in _chain:
+        raise ConfigError(f"{path}: 'base' leads back to this file")
+    raw = read_yaml(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: expected the path of a YAML file, found {base!r}")
+    return merge(read_experiment(path.parent / base, (*_chain, path.resolve())), raw)
+
+
+def apply_overrides(raw: dict, overrides: list[str]) -> dict:
+    """`raw` with `section.key=value` pairs over it; values are read as YAML."""
+    for pair in overrides:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override '{pair}': expected section.key=value, for example train.epochs=2")
+        value = parse_yaml(text, f"override '{pair}'") if text else None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        raw = merge(raw, value)
+    return raw
+
+
+def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every key of the schema as a dotted path."""
+    keys = []
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        keys += valid_keys(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]
+    return keys
+
+
+def _explain(error: dict) -> str:
+    """One pydantic error as `key: what is wrong, and what to write instead`."""
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        parent = ".".join(path[:-1])
+        siblings = [k for k in valid_keys() if k.rpartition(".")[0] == parent] if parent else [*Config.model_fields]
+        last = [k.rpartition(".")[2] for k in siblings]
+        near = difflib.get_close_matches(path[-1], last, 1, cutoff=0.5)
+        elsewhere = [k for k in valid_keys() if k.rpartition(".")[2] == path[-1]]
+        if elsewhere:
+            hint = f"did you mean '{elsewhere[0]}'?"
+        elif near:
+            hint = f"did you mean '{'.'.join([*path[:-1], near[0]])}'?"
+        else:
+            hint = "valid here: " + ", ".join(last)
+        return f"unknown key '{key}'; {hint}"
+    if error["type"] == "missing":
+        return f"missing key '{key}'"
+    if error["type"] == "value_error":
+        message = str(error["ctx"]["error"])
+        return f"{key}.{message}" if key else message
+    return f"{key}: {error['msg'].lower()}, found {error['input']!r}"
+
+
+def check_config(raw: dict, name: str) -> Config:
+    """`raw` as a checked `Config`; `name` is the file that an error names.
+
+    Raises:
+        ConfigError: lists every mistake, one a line.
+    """
+    try:
+        # Strict JSON rules: a list is a tuple and 1 is a float, but neither true nor "1" is an integer.
+        return Config.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_explain(e) for e in error.errors()))
+        raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from None
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """The experiment in the YAML file `path`, with `section.key=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a key, type, value or combination is wrong.
+    """
+    return check_config(apply_overrides(read_experiment(path), overrides or []), str(path))
+
+
+def dump_config(config: Config) -> str:
+    """YAML of the resolved config, every key written out; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

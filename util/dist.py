@@ -1,0 +1,186 @@
+"""Processes: the only file that imports `torch.distributed`. Everything is a no-op on one process."""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.nn.parallel import DistributedDataParallel
+
+TIMEOUT = timedelta(minutes=30)  # of every collective; a validation picture on another rank may take a while
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def init() -> torch.device:
+    """Joins the process group that torchrun's environment describes, if any; returns this process's device.
+
+    Raises:
+        ValueError: the address of the process group is taken, or there are more processes than GPUs.
+    """
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    use_gpu = torch.cuda.is_available() and os.environ.get("NGPU") != "0"
+    if use_gpu and local >= torch.cuda.device_count():
+        raise ValueError(f"process {local} has no GPU: {torch.cuda.device_count()} are visible. Set NGPU.")
+    device = torch.device("cuda", local) if use_gpu else torch.device("cpu")
+    if use_gpu:
+        torch.cuda.set_device(device)
+    if world > 1 and not dist.is_initialized():
+        try:
+            dist.init_process_group("nccl" if use_gpu else "gloo", timeout=TIMEOUT)
+        except dist.DistNetworkError as error:
+            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            reason = "its port is in use" if "EADDRINUSE" in str(error) else "it cannot be reached"
+            raise ValueError(
+                f"the process group at {address} did not start, {reason}. Set another MASTER_PORT "
+                "(or RDZV_ENDPOINT=HOST:PORT for several machines)."
+            ) from None
+    return device
+
+
+def close() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum_(tensor: torch.Tensor) -> torch.Tensor:
+    """Sums `tensor` over the processes, in place, and returns it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_objects(value) -> list:
+    """`value` of every process, in rank order, on every process."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def main_first(function):
+    """`function()` of rank 0, run there alone; an error there reaches every process."""
+    outcome = None
+    if is_main():
+        try:
+            outcome = (True, function())
+        except (ValueError, OSError) as error:
+            if world_size() == 1:
+                raise
+            outcome = (False, error)
+    if world_size() > 1:
+        box = [outcome]
+        dist.broadcast_object_list(box, src=0)
+        outcome = box[0]
+    good, value = outcome
+    if not good:
+        raise value
+    return value
+
+
+def share(total: int, name: str) -> int:
+    """The part of a global count that falls to one process.
+
+    Raises:
+        ValueError: `total` does not divide by the number of processes.
+    """
+    world = world_size()
+    if total % world:
+        near = [n for n in (total - total % world, total + world - total % world) if n > 0]
+        raise ValueError(
+            f"{name} {total} does not divide by {world} processes ({total} / {world} = {total / world:.2f}); "
+            f"use {' or '.join(map(str, near))}, or another number of processes (NGPU)"
+        )
+    return total // world
+
+
+class _CPUSyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose mean and variance are those of all processes' batches, on the CPU.
+
+    The GPU has `nn.SyncBatchNorm`; it refuses CPU tensors, and this gives the same numbers there (x is (N, C, H, W)).
+    """
+
+    def forward(self, x):
+        if not (self.training and world_size() > 1):
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # differentiable; imports slowly
+
+        count = torch.tensor([x.numel() / x.shape[1]], dtype=torch.float64)
+        dist.all_reduce(count)
+        count = float(count)
+        wide = x.float()
+        mean = all_reduce(wide.sum((0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        var = all_reduce(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` with batch norm over all processes; unchanged on one process."""
+    if world_size() == 1:
+        return module
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = _CPUSyncBatchNorm
+    return module
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` in DistributedDataParallel; itself on one process."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(
+        model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
+
+
+def no_sync(model: nn.Module):
+    """Context in which backward does not yet average the gradients (all but the last part of a batch)."""
+    return model.no_sync()
+
+
+def launch(processes: int, module: str, arguments: list[str]) -> int:
+    """Runs `python -m module arguments` in `processes` processes through torchrun; returns the exit status.
+
+    Several machines: NNODES machines with NODE_RANK each, which meet at RDZV_ENDPOINT (host:port of the first).
+    """
+    from torch.distributed.run import parse_args, run
+
+    nodes = int(os.environ.get("NNODES", 1))
+    meeting = ["--standalone"]
+    if nodes > 1:
+        endpoint = os.environ.get("RDZV_ENDPOINT")
+        if not endpoint:
+            raise ValueError("NNODES is set: RDZV_ENDPOINT must be HOST:PORT of the first machine")
+        meeting = [f"--nnodes={nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={endpoint}"]
+        meeting += [f"--rdzv_id={os.environ.get('RDZV_ID', 'run')}", f"--node_rank={os.environ.get('NODE_RANK', 0)}"]
+    try:
+        run(parse_args([*meeting, f"--nproc_per_node={processes}", "-m", module, *arguments]))
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)
+    return 0

@@ -1,0 +1,135 @@
+"""The record of a run: console, train.log, config.yaml, env.json, TensorBoard scalars, progress."""
+
+import json
+import logging
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from util import dist
+
+PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-headless", "opencv-python")
+log = logging.getLogger("segmentation")
+
+
+def versions() -> dict[str, str]:
+    """Python's version and that of every package that can move a number."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(device: torch.device) -> dict:
+    """Where a number comes from: versions, hardware, commit, command."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    return {
+        "versions": versions(),
+        "device": hardware,
+        "processes": dist.world_size(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "commit": commit.stdout.strip() or None,
+        "command": sys.argv,
+    }
+
+
+def open_log(file: str | Path | None) -> logging.Logger:
+    """Console and `file` on rank 0; warnings with the rank's number elsewhere."""
+    for handler in [*log.handlers]:
+        log.removeHandler(handler)
+        handler.close()
+    log.propagate = False
+    log.setLevel(logging.INFO if dist.is_main() else logging.WARNING)
+    prefix = "" if dist.is_main() else f"[rank {dist.rank()}] "
+    form = logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S")
+    handlers: list[logging.Handler] = [_TqdmHandler()]
+    if file is not None and dist.is_main():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(form)
+        log.addHandler(handler)
+    return log
+
+
+class _TqdmHandler(logging.Handler):
+    """Console lines that do not tear a progress bar."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def write_json(path: str | Path, value: dict) -> None:
+    Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def peak_memory(device: torch.device) -> str:
+    """Peak memory of this process: of the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB GPU"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+class Progress:
+    """Speed and time left of a run; a bar on a terminal, lines every `log_every` steps elsewhere.
+
+    `waiting()` surrounds each wait for data; `step()` counts one optimiser step of `batch_size` pictures.
+    """
+
+    def __init__(self, first: int, total: int, batch_size: int):
+        self.total, self.batch_size = total, batch_size
+        self.start = self.mark = time.perf_counter()
+        self.first = self.done = self.marked = first
+        self.waited = 0.0
+        show = dist.is_main() and sys.stdout.isatty()
+        self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True) if show else None
+
+    def step(self, waited: float) -> None:
+        self.done += 1
+        self.waited += waited
+        if self.bar is not None:
+            self.bar.update()
+
+    def line(self) -> dict[str, float | str]:
+        """Pictures per second, share of time waiting for data, and time left, since the last call."""
+        now = time.perf_counter()
+        span, steps = max(now - self.mark, 1e-9), self.done - self.marked
+        per_step = (now - self.start) / max(self.done - self.first, 1)
+        values = {
+            "pictures/s": steps * self.batch_size / span,
+            "wait": self.waited / span,
+            "left": duration(per_step * (self.total - self.done)),
+        }
+        self.mark, self.marked, self.waited = now, self.done, 0.0
+        return values
+
+    def pause(self) -> None:
+        """Leaves out what happened since the last line (a validation, say) from the speed."""
+        now = time.perf_counter()
+        self.start += now - self.mark
+        self.mark = now
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,143 @@
+"""The training loop: what an epoch, an optimiser step and a log line are."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from util import dist
+from util.config import Config
+from util.log import Progress, log, peak_memory
+from util.loss import SegLoss
+
+AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Training:
+    """Everything that changes while a network is trained."""
+
+    config: Config
+    device: torch.device
+    model: nn.Module  # the bare network
+    net: nn.Module  # the same, as the processes share it
+    criterion: SegLoss
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    ema: AveragedModel | None
+    step: int = 0
+    best: float = -1.0
+    window: list = field(default_factory=list)  # (step, terms, names) since the last log line
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is validated and saved for use: the averaged one if there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+
+def train_epoch(training: Training, batches: Iterator, last: int, epoch: int, progress: Progress, writer) -> None:
+    """Optimiser steps up to step `last`."""
+    train = training.config.train
+    training.net.train()
+    while training.step < last:
+        began = time.perf_counter()
+        parts = [next(batches) for _ in range(train.accumulate)]
+        waited = time.perf_counter() - began
+        terms = optimizer_step(training, [to_device(part, training) for part in parts])
+        training.window.append((training.step, terms, [name for part in parts for name in part["name"]]))
+        training.step += 1
+        progress.step(waited)
+        if training.step % train.log_every == 0 or training.step == last:
+            report(training, epoch, progress, writer)
+
+
+def to_device(batch: dict, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised picture (n, 3, h, w) and label (n, h, w) on the device."""
+    data, device = training.config.data, training.device
+    image = batch["image"].to(device, non_blocking=True)
+    label = batch["label"].to(device, non_blocking=True)
+    mean = torch.tensor(data.mean, device=device)[:, None, None]
+    std = torch.tensor(data.std, device=device)[:, None, None]
+    image = image.float().sub_(mean).div_(std)
+    layout = torch.channels_last if training.config.train.channels_last else torch.contiguous_format
+    return image.contiguous(memory_format=layout), label
+
+
+def optimizer_step(training: Training, parts: list) -> dict[str, torch.Tensor]:
+    """One step on the parts of a batch; its loss terms, as tensors on the device.
+
+    The loss is the mean over all valid pixels of the whole batch, of every process and part, so that neither the
+    number of processes nor that of the parts moves it.
+    """
+    optim, amp = training.config.optim, AMP_TYPES[training.config.train.amp]
+    counts = sum(training.criterion.normaliser(label) for _, label in parts)
+    normaliser = dist.all_reduce_sum_(counts) / dist.world_size()  # DDP averages the gradients over the processes
+    sums: dict[str, torch.Tensor] = {}
+    for index, (image, label) in enumerate(parts):
+        alone = index < len(parts) - 1 and dist.world_size() > 1
+        with dist.no_sync(training.net) if alone else nullcontext():
+            with torch.autocast(training.device.type, amp, enabled=amp is not None):
+                outputs = training.net(image)
+            loss, terms = training.criterion(outputs, label, normaliser)
+            training.scaler.scale(loss).backward()
+        for name, value in {"loss": loss.detach(), **terms}.items():
+            sums[name] = sums.get(name, 0) + value
+    if optim.clip_grad is not None:
+        training.scaler.unscale_(training.optimizer)
+        nn.utils.clip_grad_norm_(training.model.parameters(), optim.clip_grad)
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+    training.schedule.step()
+    if training.ema is not None:
+        training.ema.update_parameters(training.model)
+    return sums
+
+
+def report(training: Training, epoch: int, progress: Progress, writer) -> None:
+    """Logs the mean of the loss terms since the last line; stops at one that is not finite.
+
+    The only place of a step where the host waits for the device.
+    """
+    names = list(training.window[0][1])
+    table = torch.stack([torch.stack([terms[name] for name in names]) for _, terms, _ in training.window])
+    rows = table.tolist()
+    means = (dist.all_reduce_sum_(table.mean(0)) / dist.world_size()).tolist()
+    stop_if_not_finite(training, names, rows)
+    training.window.clear()
+    values = progress.line()
+    rates = {g["name"]: g["lr"] for g in training.optimizer.param_groups}
+    text = " ".join(f"{name} {value:.4f}" for name, value in zip(names, means, strict=True))
+    log.info(
+        "epoch %d/%d step %d/%d %s lr %.2e %.1f pictures/s wait %.0f%% left %s memory %s",
+        epoch + 1, training.config.train.epochs, training.step, progress.total, text, rates["backbone"],
+        values["pictures/s"], 100 * values["wait"], values["left"], peak_memory(training.device),
+    )
+    for name, value in zip(names, means, strict=True):
+        writer.add_scalar(f"train/{name}", value, training.step)
+    for name, value in rates.items():
+        writer.add_scalar(f"lr/{name}", value, training.step)
+    writer.add_scalar("speed/pictures_per_second", values["pictures/s"], training.step)
+    writer.add_scalar("speed/waiting_for_data", values["wait"], training.step)
+
+
+def stop_if_not_finite(training: Training, names: list[str], rows: list[list[float]]) -> None:
+    """Raises FloatingPointError with the step, each term and the batch's samples if a loss is not finite."""
+    found = None
+    for (step, _, samples), row in zip(training.window, rows, strict=True):
+        if not all(map(math.isfinite, row)):
+            terms = ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True))
+            found = f"the loss is not finite at step {step}: {terms}; samples: {', '.join(samples)}"
+            break
+    messages = [m for m in dist.gather_objects(found) if m]
+    if messages:
+        raise FloatingPointError(
+            f"{messages[0]}. No checkpoint was written since; a smaller optim.lr, optim.warmup_iters, "
+            "optim.clip_grad, or train.amp=off may help"
+        )

@@ -1,0 +1,53 @@
+"""Optimiser and learning-rate schedule."""
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def poly(step: int, steps: int, power: float = 0.9, warmup: int = 0) -> float:
+    """Factor of the learning rate at optimiser step `step` (from 0) of `steps`: (1 - step/steps)^power.
+
+    The poly schedule of DeepLab (Chen et al., TPAMI 2018, section 4.1), with `warmup` steps of linear rise before.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * (1 - min(step, steps) / steps) ** power
+
+
+def build_optimizer(
+    groups: dict[str, list],
+    name: str = "sgd",
+    lr: float = 0.01,
+    head_factor: float = 10.0,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    decay_norm: bool = True,
+) -> torch.optim.Optimizer:
+    """Optimiser with the backbone at `lr` and the head at `lr * head_factor`.
+
+    Args:
+        groups: {"backbone": parameters, "head": parameters}, as `SegModel.parameter_groups()` gives them.
+        decay_norm: if false, parameters of one dimension (biases, normalisation) have no weight decay.
+    """
+    param_groups = []
+    for part, rate in (("backbone", lr), ("head", lr * head_factor)):
+        split = {weight_decay: groups[part]}
+        if not decay_norm:
+            split = {
+                weight_decay: [p for p in groups[part] if p.ndim > 1],
+                0.0: [p for p in groups[part] if p.ndim <= 1],
+            }
+        param_groups += [
+            {"params": params, "lr": rate, "weight_decay": decay, "name": part}
+            for decay, params in split.items()
+            if params
+        ]
+    if name == "sgd":
+        return torch.optim.SGD(param_groups, lr=lr, momentum=momentum)
+    if name == "adamw":
+        return torch.optim.AdamW(param_groups, lr=lr, betas=(momentum, 0.999))
+    raise ValueError(f"unknown optimiser '{name}'; there are: sgd, adamw")
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, warmup: int = 0) -> LambdaLR:
+    """Poly schedule, one `step()` per optimiser step."""
+    return LambdaLR(optimizer, lambda step: poly(step, steps, power, warmup))

@@ -1,0 +1,222 @@
+"""Pictures for people: label colours, overlays, photo | truth | prediction, and the confusion matrix.
+
+Pictures are uint8 (H, W, 3) in RGB order throughout; cv2.imwrite wants them as BGR.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+IGNORE = 255
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+INK, SOFT_INK, PAPER, RULE = (35, 35, 40), (110, 110, 118), (255, 255, 255), (205, 205, 210)
+
+
+@lru_cache(maxsize=16)
+def _palette_bytes(num: int) -> bytes:
+    """Greedy farthest points in CIE L*a*b*, where distance is roughly what the eye sees (ISO/CIE 11664-4)."""
+    levels = np.linspace(0, 1, 18, dtype=np.float32)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 1, 3)
+    lab = cv2.cvtColor(candidates, cv2.COLOR_RGB2Lab)[:, 0]
+    # neither near black, which means ignored, nor near white, nor glaring
+    fit = (lab[:, 0] > 32) & (lab[:, 0] < 90) & (np.linalg.norm(lab[:, 1:], axis=1) < 72)
+    candidates, lab = candidates[fit, 0], lab[fit]
+    first = int(np.linalg.norm(candidates - (0.25, 0.45, 0.8), axis=1).argmin())
+    chosen = [first]
+    distance = np.full(len(lab), np.inf)
+    while len(chosen) < num:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    return np.round(candidates[chosen] * 255).astype(np.uint8).tobytes()
+
+
+def palette(num: int) -> np.ndarray:
+    """`num` distinct colours, uint8 (num, 3) RGB, none near black; a longer palette begins with a shorter."""
+    return np.frombuffer(_palette_bytes(num), np.uint8).reshape(num, 3).copy()
+
+
+def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Label in colours, black where it is 255: uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3).
+
+    ValueError if the label holds a value that is neither a colour's index nor 255.
+    """
+    if label.dtype != np.uint8 or label.ndim != 2:
+        raise ValueError(f"a label must be uint8 (H, W), not {label.dtype} {label.shape}")
+    known = np.zeros(IGNORE + 1, np.uint8)
+    known[: len(colors)] = known[IGNORE] = 1
+    if not cv2.LUT(label, known).all():
+        unknown = np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORE + 1) * (known == 0)).tolist()
+        raise ValueError(f"label values {unknown} have no colour: expected 0..{len(colors) - 1}, or {IGNORE}")
+    table = np.zeros((1, IGNORE + 1, 3), np.uint8)
+    table[0, : len(colors)] = colors
+    table[0, IGNORE] = 0
+    return cv2.LUT(cv2.merge((label, label, label)), table)
+
+
+def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """The label's colours over the picture (H, W, 3), of weight alpha; where it is 255 the picture stays."""
+    mixed = cv2.addWeighted(image, 1 - alpha, colorize(label, colors), alpha, 0)
+    ignored = label == IGNORE
+    mixed[ignored] = image[ignored]
+    return mixed
+
+
+def triptych(
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    colors: np.ndarray,
+    names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """photo | truth | prediction side by side; without a truth photo | prediction.
+
+    image: uint8 (H, W, 3); truth and prediction: uint8 (H, W); colors: uint8 (C, 3).
+    names: of the C classes, for a legend below of those that occur; None for no legend.
+    ValueError if a map is not of the picture's size or holds a value without a colour.
+    """
+    labels = [prediction] if truth is None else [truth, prediction]
+    for label in labels:
+        if label.shape != image.shape[:2]:
+            raise ValueError(f"picture of {_size(image)}, but a label map of {_size(label)} (height x width)")
+    panels = [image] + [colorize(label, colors) for label in labels]
+    gap = np.full((image.shape[0], max(image.shape[1] // 160, 2), 3), 255, np.uint8)
+    row = np.hstack([part for panel in panels for part in (panel, gap)][:-1])
+    if names is None:
+        return row
+    present = np.zeros(IGNORE + 1, bool)
+    for label in labels:
+        present |= np.bincount(label.ravel(), minlength=IGNORE + 1) > 0
+    entries = [(str(names[index]), colors[index]) for index in np.flatnonzero(present[: len(colors)])]
+    if truth is not None and present[IGNORE]:
+        entries.append(("ignored", (0, 0, 0)))
+    return np.vstack([row, _legend(entries, row.shape[1])])
+
+
+def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Picture of a confusion matrix, integers (C, C), rows = truth, each row as shares of its pixels.
+
+    Up to 40 classes the shares stand in the cells as percentages; a row without a pixel is hatched.
+    """
+    classes = len(names)
+    cell = int(np.clip(1300 // classes, 14, 64))
+    font = 0.5 if cell >= 24 else 0.36
+    truth = matrix.sum(1, keepdims=True)
+    shares = matrix / np.maximum(truth, 1)
+    grid = cv2.resize(_ramp(shares), None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST)
+    for index in range(classes):
+        if truth[index] == 0:
+            _hatch(grid[index * cell : (index + 1) * cell])
+    _rule_cells(grid, cell)
+    if classes <= 40:
+        _print_shares(grid, shares, truth[:, 0] > 0, cell)
+    rows = _name_strip(names, cell, font)
+    columns = cv2.rotate(_name_strip(names, cell, font, left_aligned=True), cv2.ROTATE_90_COUNTERCLOCKWISE)
+    bar = _colour_bar(grid.shape[0])
+    margin, title = 24, 34
+    height = title + columns.shape[0] + grid.shape[0] + 2 * margin
+    width = rows.shape[1] + grid.shape[1] + bar.shape[1] + 2 * margin + 20
+    canvas = np.full((height, max(width, 480), 3), 255, np.uint8)
+    top, left = margin + title + columns.shape[0], margin + rows.shape[1]
+    _paste(canvas, columns, margin + title, left)
+    _paste(canvas, rows, top, margin)
+    _paste(canvas, grid, top, left)
+    _paste(canvas, bar, top, left + grid.shape[1] + 20)
+    caption = "row: truth, column: prediction, % of the truth's pixels"
+    _text(canvas, caption, (margin, margin + 12), 0.5, SOFT_INK)
+    return canvas
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[0]} x {array.shape[1]}"
+
+
+def _text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color=INK) -> None:
+    """Writes with the baseline's left end at origin (x, y)."""
+    cv2.putText(canvas, text, origin, FONT, scale, color, max(round(scale * 2), 1), cv2.LINE_AA)
+
+
+def _text_size(text: str, scale: float) -> tuple[int, int]:
+    (width, height), _ = cv2.getTextSize(text, FONT, scale, 1)
+    return width, height
+
+
+def _paste(canvas: np.ndarray, part: np.ndarray, top: int, left: int) -> None:
+    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+
+def _legend(entries: list[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
+    """Strip of the given width: a swatch and a name for each entry, in as many rows as they need."""
+    zoom = float(np.clip(width / 1600, 1, 4))  # readable when a wide picture is shown in a window
+    swatch, line, margin, gap = (round(pixels * zoom) for pixels in (14, 26, 10, 18))
+    font, indent = 0.45 * zoom, swatch + gap // 3
+    places, x, y = [], margin, 0
+    for name, color in entries:
+        needed = indent + _text_size(name, font)[0]
+        if x > margin and x + needed > width - margin:
+            x, y = margin, y + line
+        places.append((name, color, x, y))
+        x += needed + gap
+    strip = np.full((y + line + margin, width, 3), 255, np.uint8)
+    for name, color, left, top in places:
+        middle = top + (line + margin) // 2
+        box = (left, middle - swatch // 2), (left + swatch, middle + swatch // 2)
+        cv2.rectangle(strip, *box, tuple(int(value) for value in color), cv2.FILLED)
+        cv2.rectangle(strip, *box, SOFT_INK, 1)
+        _text(strip, name, (left + indent, middle + round(5 * zoom)), font)
+    return strip
+
+
+def _ramp(values: np.ndarray) -> np.ndarray:
+    """Shares 0..1 -> colours from white over blue to dark blue, uint8 (..., 3)."""
+    stops = (0.0, 0.02, 0.35, 0.75, 1.0)
+    channels = ((255, 238, 128, 38, 10), (255, 244, 177, 96, 40), (255, 251, 220, 168, 100))
+    return np.stack([np.interp(values, stops, channel) for channel in channels], -1).round().astype(np.uint8)
+
+
+def _hatch(cells: np.ndarray) -> None:
+    """Fills a row of cells with slanted lines: there is nothing to show."""
+    height, width = cells.shape[:2]
+    cells[:] = 246
+    for x in range(-height, width, 8):
+        cv2.line(cells, (x, height), (x + height, 0), RULE, 1, cv2.LINE_AA)
+
+
+def _rule_cells(grid: np.ndarray, cell: int) -> None:
+    if cell >= 24:
+        grid[::cell] = grid[:, ::cell] = (232, 232, 236)
+    cv2.rectangle(grid, (0, 0), (grid.shape[1] - 1, grid.shape[0] - 1), SOFT_INK, 1)
+
+
+def _print_shares(grid: np.ndarray, shares: np.ndarray, defined: np.ndarray, cell: int) -> None:
+    """Writes the percentages of half a percent and more into their cells."""
+    scale = 0.42 if cell >= 40 else 0.36
+    for row, column in zip(*np.nonzero((shares >= 0.005) & defined[:, None]), strict=True):
+        share = shares[row, column]
+        text = f"{100 * share:.0f}"
+        width, height = _text_size(text, scale)
+        origin = column * cell + (cell - width) // 2, row * cell + (cell + height) // 2
+        _text(grid, text, origin, scale, PAPER if share > 0.45 else INK)
+
+
+def _name_strip(names: Sequence[str], cell: int, font: float, left_aligned: bool = False) -> np.ndarray:
+    """The class names below one another, one in each cell's height, right-aligned unless told otherwise."""
+    widths = [_text_size(name, font)[0] for name in names]
+    strip = np.full((len(names) * cell, max(widths) + 12, 3), 255, np.uint8)
+    height = _text_size("x", font)[1]
+    for index, (name, width) in enumerate(zip(names, widths, strict=True)):
+        x = 6 if left_aligned else strip.shape[1] - 6 - width
+        _text(strip, name, (x, index * cell + (cell + height) // 2), font)
+    return strip
+
+
+def _colour_bar(height: int) -> np.ndarray:
+    """Vertical scale from 100 % (top) to 0 %."""
+    bar = np.full((height, 64, 3), 255, np.uint8)
+    bar[:, :16] = _ramp(np.linspace(1, 0, height))[:, None]
+    cv2.rectangle(bar, (0, 0), (15, height - 1), SOFT_INK, 1)
+    for percent in (0, 25, 50, 75, 100):
+        y = round((height - 1) * (1 - percent / 100))
+        _text(bar, str(percent), (22, int(np.clip(y + 5, 10, height - 1))), 0.42, SOFT_INK)
+    return bar
