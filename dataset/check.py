@@ -47,11 +47,11 @@ class Report:
 
 @dataclass(frozen=True)
 class _Finding:
-    """One sample: size of the picture, histogram of its label on disk (None: no label; or one of colours),
-    pixels of each training id."""
+    """One sample: size of the picture, the values of its label on disk and their pixels (None: no label, or
+    one of colours), pixels of each training id (None: no label)."""
 
     size: tuple[int, int]
-    raw: np.ndarray | None
+    raw: tuple[np.ndarray, np.ndarray] | None
     mapped: np.ndarray | None
 
 
@@ -135,7 +135,8 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     if (counts[map_.unknown[:len(counts)] > 0] > 0).any() or not map_.has_ids:
         map_.apply(raw, label_path)  # raises, naming the values
     mapped = np.bincount(map_.table[:len(counts)], weights=counts, minlength=256).astype(np.int64)
-    return _Finding(size, counts, mapped)
+    values = np.flatnonzero(counts)
+    return _Finding(size, (values, counts[values]), mapped)
 
 
 def _histogram(label: np.ndarray) -> np.ndarray:
@@ -179,7 +180,8 @@ def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
         if finding.raw is not None:
             map_ = dataset.map_for(label_path)
             _, counts = pooled.setdefault(id(map_), (map_, np.zeros(65536, np.int64)))
-            counts[:len(finding.raw)] += finding.raw
+            values, pixels = finding.raw
+            counts[values] += pixels
     warnings = []
     for map_, counts in pooled.values():
         if looks_mapped(map_, counts, len(dataset.classes)):

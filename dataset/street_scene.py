@@ -1,19 +1,21 @@
 """Procedurally drawn street scenes: a picture and its label, painted by the same calls.
 
 A scene is planned in metres (X right, Y up, Z forward, the camera stands above the origin), seen through a
-pinhole camera and painted from far to near. The ground is shaded pixel by pixel, everything else is a polygon,
-a stroke or a disc; each of them goes into the picture and, with its class, into the label. Both are drawn at
-twice the size asked for; the picture is then averaged, and the label sampled, so no class appears that was not
+pinhole camera and painted from far to near. The ground is shaded pixel by pixel, all else is polygons,
+strokes and discs; each goes into the picture and, with its class, into the label. Both are drawn at twice
+the size asked for; the picture is then averaged, and the label sampled, so no class appears that was not
 drawn. All random choices come from the one generator given.
 
 From top to bottom: light, camera and canvas; sky and ground; the plan of the street; the things that stand in
-it; furnishing the street with them; lens and sensor. Run as a script it draws its share of a data set into a
+it; furnishing the street with them; lens and sensor. Run as a script, it draws its share of a data set into a
 folder (see `draw_share`).
 """
 
 import functools
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -39,8 +41,8 @@ Rng = np.random.Generator
 
 
 def draw_scene(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one scene: picture (height, width, 3) uint8 RGB and label (height, width) uint8, indices into CLASSES
-    or 255. The generator's state alone decides every byte. Sizes below 32 pixels raise ValueError."""
+    """Draw one scene: picture (height, width, 3) uint8 RGB and label (height, width) uint8, indices into
+    CLASSES or 255. The generator's state alone decides every byte. Raises ValueError below 32 x 32 pixels."""
     if height < 32 or width < 32:
         raise ValueError(f"a street scene needs at least 32 x 32 pixels, got {height} x {width}")
     light = draw_light(rng)
@@ -71,7 +73,7 @@ def pick(rng: Rng, options):
 
 
 def jitter(rng: Rng, color: Color, amount: float = 0.08, hue: float = 0.06) -> Color:
-    """The colour, lighter or darker by about the share `amount`, its channels each off by about 100 * `hue`."""
+    """The colour, lighter or darker by about the share `amount`, each channel off by about 100 * `hue`."""
     gain = 1 + rng.normal(0, amount)
     r, g, b = (c * gain + rng.normal(0, 100 * hue) for c in color)
     return min(max(r, 0), 255), min(max(g, 0), 255), min(max(b, 0), 255)
@@ -123,7 +125,7 @@ class Light:
 
 def draw_light(rng: Rng) -> Light:
     kind = pick(rng, ("clear", "clear", "fair", "fair", "overcast", "overcast", "dusk", "mist"))
-    azimuth = rng.uniform(-1.0, 1.0) + pick(rng, (0.0, math.pi))  # rather along the street, or all is in shade
+    azimuth = rng.uniform(-1.0, 1.0) + pick(rng, (0.0, math.pi))  # rather along the street, or all is shade
     elevation = math.radians(rng.uniform(10, 22) if kind == "dusk" else rng.uniform(32, 65))
     flat = math.cos(elevation)
     sun = (flat * math.sin(azimuth), math.sin(elevation), flat * math.cos(azimuth))
@@ -152,7 +154,7 @@ class Camera:
 
     def __init__(self, rng: Rng, height: int, width: int):
         self.height, self.width = height, width
-        self.focal = width * rng.uniform(0.66, 0.92)
+        self.focal = width * rng.uniform(0.75, 1.02)
         self.eye = rng.uniform(1.35, 2.3)
         self.cx = width * rng.uniform(0.40, 0.60)
         self.horizon = height * rng.uniform(0.38, 0.54)
@@ -183,7 +185,7 @@ class Camera:
         return right, below
 
     def sees(self, x: float, z: float, reach: float = 0.0) -> bool:
-        """Whether some of a thing at (x, z), `reach` metres to either side, is between the picture's edges."""
+        """Whether some of a thing at (x, z), `reach` metres to both sides, is between the picture's edges."""
         off_centre = abs(self.cx - self.width / 2 + self.focal * x / z)
         return z > NEAR and off_centre < self.width / 2 + self.focal * reach / z
 
@@ -307,7 +309,7 @@ def clip_near(points: np.ndarray) -> np.ndarray:
 
 
 class Upright:
-    """Drawing in metres on an upright plane facing the camera at (x, z): points are (right of x, above ground)."""
+    """Drawing in metres on an upright plane that faces the camera at (x, z); points are (right of x, up)."""
 
     def __init__(self, canvas: Canvas, x: float, z: float):
         camera = canvas.camera
@@ -323,7 +325,7 @@ class Upright:
     def polygon(self, points, color: Color, label: int | None, normal=None, glow: float = 0.0) -> None:
         self.canvas.fill([self.pixels(points)], self.canvas.tone(color, self.z, normal, glow), label)
 
-    def rect(self, x0: float, x1: float, y0: float, y1: float, color: Color, label: int | None, glow=0.0) -> None:
+    def rect(self, x0, x1, y0, y1, color: Color, label: int | None, glow: float = 0.0) -> None:
         self.polygon([(x0, y0), (x0, y1), (x1, y1), (x1, y0)], color, label, None, glow)
 
     def stroke(self, points, width: float, color: Color, label: int | None, thinnest: float = 1.0) -> None:
@@ -416,9 +418,10 @@ def paint_ground(canvas: Canvas, plan: "Plan") -> None:
     s = x - np.float32(plan.curve / 2) * z * z
     material = survey(plan, camera, s, z)
 
-    color = np.float32([jitter(rng, color, 0.12 if kind == ROAD else 0.06, 0.02) for color, kind, _ in GROUND])
+    color = [jitter(rng, color, 0.12 if kind == ROAD else 0.06, 0.02) for color, kind, _ in GROUND]
+    color = np.float32(color)
     color[[JOINT, PATCH]] = color[[PAVING, ASPHALT]] * np.float32(((0.80,), (0.88,)))
-    near = np.minimum(z, np.float32(200))
+    near, x = np.minimum(z, np.float32(200)), np.clip(x, np.float32(-1000), np.float32(1000))
     fine = sample_tile(0.3, x * 26, near * 26) * np.clip(14 / near, np.float32(0.15), 1)
     grain = np.float32([0.6 * grain for _, _, grain in GROUND])[material]
     grain *= fine + sample_tile(1.4, x * 9, near * 9)
@@ -477,7 +480,7 @@ def mark_lanes(plan: "Plan", camera: Camera, material: np.ndarray, s: np.ndarray
     material, s, z = material.reshape(-1), s.reshape(-1), z.reshape(-1)
     for line in plan.lines:
         # a line ends where it, or its dashes, would be thinner than a pixel; lines far aside are seen aslant
-        reach = camera.size(1.0) * line.width * camera.eye / math.hypot(camera.eye, line.s) / 0.9
+        reach = camera.size(1.0) * line.width * camera.eye / math.hypot(camera.eye, line.s) / 1.2
         if line.dash:
             reach = min(reach, math.sqrt(camera.focal * camera.eye * line.dash / SUPERSAMPLING / 1.5))
         spots = np.flatnonzero((np.abs(s - np.float32(line.s)) < line.width / 2) & (z < reach))
@@ -516,8 +519,8 @@ class Line:
 
 
 class Plan:
-    """Where road, pavements and crossing lie. Places are (s, z): metres right of the camera's path, which bends
-    with the road, and ahead. `side` is -1 for left, 1 for right. Pairs are (left, right)."""
+    """Where road, pavements and crossing lie. Places are (s, z): metres right of the camera's path, which
+    bends with the road, and ahead. `side` is -1 for left, 1 for right. Pairs are (left, right)."""
 
     def __init__(self, rng: Rng):
         self.curve = rng.uniform(-0.0045, 0.0045) if rng.random() < 0.65 else 0.0
@@ -530,7 +533,7 @@ class Plan:
         self.left = self.middle - oncoming * lane - self.parking[0]
         self.lanes = [(self.middle + (i + 0.5) * lane, 1) for i in range(ahead)]
         self.lanes += [(self.middle - (i + 0.5) * lane, -1) for i in range(oncoming)]
-        self.pavement = (rng.uniform(2.2, 4.2), rng.uniform(2.2, 4.2))
+        self.pavement = (rng.uniform(2.8, 4.8), rng.uniform(2.8, 4.8))
         self.slab = rng.uniform(0.5, 1.0)
         self.district = tuple(pick(rng, ("city", "city", "houses", "houses", "park")) for _ in range(2))
         self.yard = tuple(np.uint8(PAVING if d == "city" else LAWN) for d in self.district)
@@ -560,14 +563,14 @@ class Plan:
         self.tracks = (self.middle, lane)
 
     def _draw_lines(self, rng: Rng, lane: float, ahead: int, oncoming: int) -> list[Line]:
-        width = rng.uniform(0.14, 0.2)
+        width = rng.uniform(0.18, 0.25)
         dash, phase = rng.uniform(2.5, 4), rng.uniform(0, 10)
         gap = dash * rng.uniform(1.0, 2.0)
         yellow = rng.random() < 0.25
         style = pick(rng, ("double", "solid", "dashed", "dashed"))
         lines = []
         if style == "double":
-            lines += [Line(self.middle + offset, 0.12, yellow=yellow) for offset in (-0.14, 0.14)]
+            lines += [Line(self.middle + offset, 0.16, yellow=yellow) for offset in (-0.18, 0.18)]
         else:
             dashes = (dash, gap, phase) if style == "dashed" else (0.0, 0.0, 0.0)
             lines.append(Line(self.middle, width, *dashes, yellow=yellow))
@@ -579,9 +582,9 @@ class Plan:
             lines += [Line(left, width), Line(right, width)]
         return lines
 
-    def at(self, s: float, z: float, y: float = 0.0) -> np.ndarray:
-        """The world point (3,) of a place, y above the ground."""
-        return np.array((s + self.curve / 2 * z * z, y, z))
+    def at(self, s: float, z: float) -> np.ndarray:
+        """The world point (3,) of a place."""
+        return np.array((s + self.curve / 2 * z * z, 0.0, z))
 
     def beside(self, side: int, out: float) -> float:
         """s of a point `out` metres outside the road's edge."""
@@ -630,7 +633,7 @@ AWNINGS = ((176, 52, 48), (48, 96, 74), (216, 206, 186), (56, 84, 140), (214, 15
 
 
 class Wall:
-    """An upright rectangle from ground point `start` to `end` (3,), with coordinates (u along, v up), metres."""
+    """An upright rectangle over the ground from `start` to `end` (3,); its points are (u along, v up)."""
 
     def __init__(self, start: np.ndarray, end: np.ndarray, height: float):
         self.start, self.height = start, height
@@ -756,7 +759,8 @@ class Building(Thing):
         if shop is None:
             canvas.polygon(wall.quad(0, length, 0, 0.55), mix(self.wall, (70, 66, 62), 0.45), None, normal)
         if self.roof == "flat":
-            canvas.polygon(wall.quad(-0.15, length + 0.15, height - 0.45, height), self.trim, BUILDING, normal)
+            cornice = wall.quad(-0.15, length + 0.15, height - 0.45, height)
+            canvas.polygon(cornice, self.trim, BUILDING, normal)
         under = wall.quad(0, length, height - 0.7, height - 0.45)
         canvas.polygon(under, mix(self.wall, (40, 38, 40), 0.35), None, normal)
         if self.bay * size > 3:
@@ -764,7 +768,7 @@ class Building(Thing):
         if shop is not None:
             self._paint_shop(canvas, wall, normal, size)
 
-    def _paint_windows(self, canvas: Canvas, wall: Wall, normal, size: float, first: int, street: bool) -> None:
+    def _paint_windows(self, canvas: Canvas, wall: Wall, normal, size: float, first: int, street: bool):
         """Rows of windows from storey `first` up and, on the street's side, a door in the ground floor."""
         rng = canvas.rng
         count = max(1, int((wall.length - 0.6) / self.bay))
@@ -957,23 +961,23 @@ class Fence(Thing):
             return
         shape = canvas.camera.project(whole)
         z = float(whole[:, 2].mean())
-        step = {"boards": 0.22, "pickets": 0.17, "bars": 0.16, "mesh": 0.4}[self.kind]
+        step = {"boards": 0.22, "pickets": 0.17, "bars": 0.16, "mesh": 0.3}[self.kind]
         fine = step * canvas.camera.size(z) < 1.4  # too far to tell the slats apart
-        cover = {"boards": 1.0, "pickets": 0.75, "bars": 0.55, "mesh": 0.45}[self.kind]
+        cover = {"boards": 1.0, "pickets": 0.85, "bars": 0.8, "mesh": 0.75}[self.kind]
         if self.kind == "boards":
             canvas.polygon(whole, self.color, FENCE, self.normal)
         else:
-            canvas.glaze(shape, canvas.tone(self.color, z, self.normal), cover if fine else 0.3, FENCE)
+            canvas.glaze(shape, canvas.tone(self.color, z, self.normal), cover if fine else 0.45, FENCE)
         u = np.arange(step / 2, wall.length, step)
         if not fine and self.kind == "boards":
             gaps = mix(self.color, (24, 20, 18), 0.55)
             canvas.polygons(wall.quads(u - 0.025, u + 0.025, 0.06, height), gaps, None, self.normal)
         elif not fine:
-            thick = {"pickets": 0.055, "bars": 0.035, "mesh": 0.02}[self.kind]
+            thick = {"pickets": 0.06, "bars": 0.045, "mesh": 0.03}[self.kind]
             canvas.polygons(wall.quads(u - thick, u + thick, 0.06, height), self.color, FENCE, self.normal)
         rails = (0.25, 0.8) if self.kind == "pickets" else (0.08, 0.96)
         for share in rails if self.kind != "boards" else (0.97,):
-            rail = wall.quad(0, wall.length, height * share - 0.05, height * share + 0.05)
+            rail = wall.quad(0, wall.length, height * share - 0.06, height * share + 0.06)
             canvas.polygon(rail, mix(self.color, (255, 255, 255), 0.12), FENCE, self.normal)
         post = wall.quad(-0.06, 0.06, 0, height + 0.1)
         canvas.polygon(post, mix(self.color, (30, 28, 28), 0.25), FENCE, self.normal)
@@ -982,9 +986,9 @@ class Fence(Thing):
 class Pole(Thing):
     """A lamp post ("arm", "lantern"), a utility pole ("wood") or a bollard."""
 
-    SIZES = {"arm": (5.5, 7.5, 0.095), "lantern": (3.0, 4.2, 0.085), "wood": (6.5, 8.5, 0.14),
-             "bollard": (0.85, 1.05, 0.1)}  # lowest, highest, radius
-    STEEL = ((120, 124, 128), (84, 88, 92), (60, 66, 66), (52, 70, 62))
+    SIZES = {"arm": (5.5, 7.5, 0.15), "lantern": (3.0, 4.2, 0.14), "wood": (6.5, 8.5, 0.18),
+             "bollard": (0.9, 1.1, 0.15)}  # lowest, highest, radius
+    STEEL = ((132, 136, 140), (112, 116, 120), (92, 97, 102), (80, 94, 96))
 
     def __init__(self, rng: Rng, point: np.ndarray, side: int, kind: str):
         self.x, self.z, self.side, self.kind = float(point[0]), float(point[2]), side, kind
@@ -1004,7 +1008,7 @@ class Pole(Thing):
             return
         up = Upright(canvas, self.x, self.z)
         h, pixel = self.height, SUPERSAMPLING / up.scale
-        foot, top = max(self.radius, 0.6 * pixel), max(self.radius * 0.7, 0.5 * pixel)
+        foot, top = max(self.radius, 1.3 * pixel), max(self.radius * 0.75, 1.1 * pixel)
         up.polygon([(-foot, 0), (-top, h), (top, h), (foot, 0)], self.color, POLE)
         lit = 0.8 if canvas.light.sun[0] > 0 else -0.8
         bright = mix(self.color, (255, 250, 235), 0.25)
@@ -1046,8 +1050,8 @@ class Sign(Thing):
         self.plates = [pick(rng, self.KINDS)]
         if self.plates[0] != "direction" and rng.random() < 0.3:
             self.plates.append(pick(rng, self.KINDS[:-1]))
-        self.size = rng.uniform(0.36, 0.46)  # half a plate, metres
-        self.middle = rng.uniform(2.2, 2.6)
+        self.size = rng.uniform(0.44, 0.58)  # half a plate, metres
+        self.middle = rng.uniform(2.3, 2.7)
         self.color = jitter(rng, (132, 136, 140), 0.05)
         self.panel = pick(rng, self.PANELS)
         self.text = rng.uniform(0, 1.2, 2)  # where the lines of a direction sign end
@@ -1062,7 +1066,7 @@ class Sign(Thing):
         if not canvas.camera.sees(self.x, self.z, 1.0):
             return
         up = Upright(canvas, self.x, self.z)
-        half = max(0.05, 0.5 * SUPERSAMPLING / up.scale)
+        half = max(0.09, 1.0 * SUPERSAMPLING / up.scale)
         top = self.middle + self.size * 0.8
         up.rect(-half, half, 0, top, self.color, POLE)
         up.rect(0, half * 0.7, 0, top, mix(self.color, (255, 255, 255), 0.2), None)
@@ -1098,7 +1102,7 @@ class Sign(Thing):
             if plate == "warning":
                 stroke([(0, -0.3), (0, 0.2)], self.BLACK)
         elif plate == "stop":
-            octagon = np.array([(math.cos(i * math.pi / 4 + 0.39), math.sin(i * math.pi / 4 + 0.39)) for i in range(8)])
+            octagon = np.array(CIRCLE[1::2])
             shape(octagon * 1.08, self.WHITE)
             shape(octagon * 0.98, self.RED, None)
             for x in (-0.5, -0.17, 0.17, 0.5):
@@ -1127,8 +1131,8 @@ class Sign(Thing):
                 stroke([(-1.5, row), (end, row)], ink)
 
 
-# car bodies: length, width, and the outline from the rear bumper over the roof to the front bumper as (along, up)
-# with what lies between this point and the next; metres
+# car bodies: length, width, and the outline from the rear bumper over the roof to the front bumper, as
+# (along, up) with what lies between this point and the next; metres
 BODIES = {
     "hatchback": (4.0, 1.74, (
         (-2.0, 0.32, "rear"), (-2.0, 0.92, "body"), (-1.93, 1.0, "glass"), (-1.5, 1.46, "roof"),
@@ -1152,16 +1156,17 @@ BODIES = {
         (2.6, 0.4, "end"))),
 }
 PAINTS = (
-    (228, 228, 230), (186, 190, 196), (120, 124, 130), (44, 46, 52), (30, 32, 36), (164, 34, 36), (36, 66, 130),
-    (58, 104, 160), (40, 76, 58), (206, 160, 40), (184, 92, 36), (176, 164, 140), (110, 32, 44), (128, 168, 178),
+    (228, 228, 230), (186, 190, 196), (120, 124, 130), (44, 46, 52), (30, 32, 36), (164, 34, 36),
+    (36, 66, 130), (58, 104, 160), (40, 76, 58), (206, 160, 40), (184, 92, 36), (176, 164, 140),
+    (110, 32, 44), (128, 168, 178),
 )
 
 
 class Car(Thing):
     """A car; its heading is in radians from straight away from the camera towards the right.
 
-    Its body is the outline drawn out to both sides. Points of the car are (along, across, up): metres ahead of
-    its middle, right of it and above the ground. Faces are gathered first and projected together.
+    Its body is the outline drawn out to both sides. Points of the car are (along, across, up): metres ahead
+    of its middle, right of it and above the ground. Faces are gathered first and projected together.
     """
 
     def __init__(self, rng: Rng, point: np.ndarray, heading: float, braking: bool = False):
@@ -1292,7 +1297,7 @@ class Car(Thing):
         w0, w1 = self.half(l0, y0), self.half(l1, y1)
 
         def part(u0: float, u1: float, v0: float, v1: float, color: Color, glow: float = 0.0) -> None:
-            """A rectangle of the strip, in shares: u from left to right, v from the first edge to the second."""
+            """A rectangle of the strip, in shares: u from left to right, v from one edge to the other."""
             self._add([(l0 + (l1 - l0) * v, (2 * u - 1) * (w0 + (w1 - w0) * v), y0 + (y1 - y0) * v)
                        for u, v in ((u0, v0), (u0, v1), (u1, v1), (u1, v0))], color, normal, glow)
 
@@ -1328,8 +1333,8 @@ class Car(Thing):
 SKINS = ((236, 196, 166), (222, 174, 140), (190, 136, 100), (140, 94, 66), (92, 62, 46))
 HAIRS = ((40, 30, 26), (70, 48, 32), (120, 84, 48), (180, 140, 84), (28, 26, 28), (150, 150, 148))
 CLOTHES = (
-    (176, 40, 44), (40, 64, 130), (226, 222, 214), (44, 44, 50), (214, 150, 52), (64, 110, 90), (120, 60, 110),
-    (90, 130, 176), (200, 96, 60), (96, 88, 78), (222, 196, 70), (220, 130, 150),
+    (176, 40, 44), (40, 64, 130), (226, 222, 214), (44, 44, 50), (214, 150, 52), (64, 110, 90),
+    (120, 60, 110), (90, 130, 176), (200, 96, 60), (96, 88, 78), (222, 196, 70), (220, 130, 150),
 )
 TROUSERS = ((44, 54, 82), (34, 36, 42), (84, 76, 66), (120, 112, 98), (60, 72, 98), (70, 48, 44))
 
@@ -1358,18 +1363,19 @@ class Person(Thing):
         if not canvas.camera.sees(self.x, self.z, 1.0):
             return
         f, step, swing, lift = self.facing, 0.34 * self.stride, 0.26 * self.stride, 0.04 * self.stride
-        apart, wide, body = (0.0, 0.1, 0.14) if self.profile else (0.09, 0.23, 0.2)
+        apart, wide, body = (0.0, 0.1, 0.16) if self.profile else (0.1, 0.25, 0.23)
         legs = [[(-apart, 0.92), (-apart - f * step * 0.3, 0.5), (-apart - f * step, 0.07 + lift)],
                 [(apart, 0.92), (apart + f * step * 0.7, 0.52), (apart + f * step, 0.07)]]
         shoulder = 0.2 * wide if self.profile else 0.6 * wide
-        arms = [[(-0.6 * wide, 1.38), (-0.9 * wide + f * swing * 0.5, 1.1), (-0.8 * wide + f * swing * 1.2, 0.88)],
-                [(shoulder, 1.38), (0.9 * wide - f * swing * 0.6, 1.1), (0.9 * wide - f * swing, 0.86)]]
+        swing, elbow = f * swing, 0.9 * wide
+        arms = [[(-0.6 * wide, 1.38), (-elbow + swing * 0.5, 1.1), (-0.8 * wide + swing * 1.2, 0.88)],
+                [(shoulder, 1.38), (elbow - swing * 0.6, 1.1), (elbow - swing, 0.86)]]
         up = Upright(canvas, self.x, self.z)
         self.figure(up, self.height / 1.75, legs, arms, (0.0, 0.9), (0.0, 1.44), body)
 
     def figure(self, up: Upright, scale: float, legs, arms, hip, neck, body: float) -> None:
-        """Paint a person from the joints of legs and arms (the far ones first), hip and neck, and half the width
-        of the body; metres of one 1.75 m tall, times `scale`."""
+        """Paint a person from the joints of legs and arms (the far ones first), hip and neck, and half the
+        width of the body; metres of one 1.75 m tall, times `scale`."""
 
         def stroke(points, width: float, color: Color) -> None:
             up.stroke(np.array(points) * scale, width * scale, color, PERSON, 2)
@@ -1378,9 +1384,9 @@ class Person(Thing):
             up.polygon(np.array(points) * scale, color, label)
 
         dark = (20, 20, 24)
-        stroke(arms[0], 0.1, mix(self.top, dark, 0.35))
+        stroke(arms[0], 0.12, mix(self.top, dark, 0.35))
         for leg, shadow in zip(legs, (0.3, 0.0), strict=True):
-            stroke(leg, 0.155, mix(self.bottom, dark, shadow))
+            stroke(leg, 0.18, mix(self.bottom, dark, shadow))
             foot = np.array(leg[-1])
             stroke([foot - (self.facing * 0.03, 0.02), foot + (self.facing * 0.13, -0.03)], 0.1, (38, 32, 30))
         (hx, hy), (nx, ny) = hip, neck
@@ -1388,27 +1394,26 @@ class Person(Thing):
         left = [(hx - body * 0.8, hy - 0.06), (nx - body, ny - 0.04), (nx - body * 0.5, ny + 0.05)]
         shape(left + right, self.top)
         if self.coat is not None:
-            half = body * 1.15
-            shape([(hx - half, self.coat), (hx - body * 0.8, hy), (hx + body * 0.8, hy), (hx + half, self.coat)],
-                  self.top)
-        shaded = left if up.canvas.light.sun[0] > 0 else right
-        shape([(hx, hy - 0.06), *shaded, (nx, ny)] if shaded is left else [(nx, ny), *shaded, (hx, hy - 0.06)],
-              mix(self.top, dark, 0.25), None)
+            hem, waist = body * 1.15, body * 0.8
+            skirt = [(-hem, self.coat), (-waist, hy), (waist, hy), (hem, self.coat)]
+            shape([(hx + x, y) for x, y in skirt], self.top)
+        shaded = left if up.canvas.light.sun[0] > 0 else right[::-1]
+        shape([(hx, hy - 0.06), *shaded, (nx, ny)], mix(self.top, dark, 0.25), None)
         if self.bag is not None:
             x = nx - self.facing * (body + 0.05) if self.profile else nx
-            shape([(x - 0.12, ny - 0.45), (x - 0.12, ny - 0.06), (x + 0.12, ny - 0.06), (x + 0.12, ny - 0.45)],
-                  self.bag)
-        stroke(arms[1], 0.105, self.top)
+            low, top = ny - 0.45, ny - 0.06
+            shape([(x - 0.12, low), (x - 0.12, top), (x + 0.12, top), (x + 0.12, low)], self.bag)
+        stroke(arms[1], 0.125, self.top)
         stroke([arms[1][-1]] * 2, 0.09, self.skin)
         self._paint_head(up, np.array(neck), scale)
 
     def _paint_head(self, up: Upright, neck: np.ndarray, scale: float) -> None:
         head = neck + (0.02 * self.facing if self.profile else 0.0, 0.19)
         up.stroke(np.array((neck, head)) * scale, 0.1 * scale, mix(self.skin, (20, 20, 24), 0.2), PERSON, 2)
-        up.ellipse(head * scale, (0.105 * scale, 0.135 * scale), self.skin, PERSON)
+        up.ellipse(head * scale, (0.115 * scale, 0.14 * scale), self.skin, PERSON)
         if not self.bald:
             back = 0.5 * self.facing if self.profile else 0.0
-            up.ellipse((head + (0, 0.02)) * scale, (0.12 * scale, 0.13 * scale), self.hair, PERSON,
+            up.ellipse((head + (0, 0.02)) * scale, (0.13 * scale, 0.135 * scale), self.hair, PERSON,
                        (back + 0.1, back + math.pi - 0.1))
 
 
@@ -1442,17 +1447,17 @@ class Bicycle(Thing):
         direction = self.facing * self.squeeze
 
         def at(*points):
-            return [(direction * l, y) for l, y in points]
+            return [(direction * along, y) for along, y in points]
 
         for hub in (-0.53, 0.53):
             wheel = at(*((hub + 0.35 * cos, 0.35 + 0.35 * sin) for cos, sin in [*CIRCLE, CIRCLE[0]]))
-            canvas.glaze(up.pixels(wheel), canvas.tone((90, 92, 96), self.z), 0.4, BICYCLE)
-            up.stroke(wheel, 0.07, (30, 30, 32), BICYCLE, 3)
+            canvas.glaze(up.pixels(wheel), canvas.tone((90, 92, 96), self.z), 0.5, BICYCLE)
+            up.stroke(wheel, 0.085, (30, 30, 32), BICYCLE, 4)
         rear, front = (-0.53, 0.35), (0.53, 0.35)
         crank, seat, head = (-0.08, 0.3), (-0.24, 0.85), (0.36, 0.88)
-        canvas.glaze(up.pixels(at(rear, seat, head, crank)), canvas.tone(self.color, self.z), 0.25, BICYCLE)
+        canvas.glaze(up.pixels(at(rear, seat, head, crank)), canvas.tone(self.color, self.z), 0.4, BICYCLE)
         for bar in ((rear, crank), (rear, seat), (crank, seat), (seat, head), (crank, head), (head, front)):
-            up.stroke(at(*bar), 0.06, self.color, BICYCLE, 3)
+            up.stroke(at(*bar), 0.08, self.color, BICYCLE, 4)
         up.stroke(at(head, (0.38, 1.02), (0.5, 1.06)), 0.06, (40, 40, 42), BICYCLE, 3)
         across = 0.28 * math.sqrt(max(0.0, 1 - self.squeeze**2))
         if across > 0.1:
@@ -1472,7 +1477,7 @@ class Bicycle(Thing):
             legs.append(at((-0.24, 1.0), knee, foot))
         arm = at((0.1, 1.42), (0.26, 1.16), (0.46, 1.06))
         hip, neck = at((-0.22, 1.0), (0.08, 1.48))
-        self.rider.figure(up, 1.0, legs, [arm, arm], hip, neck, 0.15 if self.rider.profile else 0.19)
+        self.rider.figure(up, 1.0, legs, [arm, arm], hip, neck, 0.17 if self.rider.profile else 0.22)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -1504,15 +1509,15 @@ def claim(taken: list[tuple[float, float, float]], x: float, z: float, radius: f
 FENCES = {
     "boards": ((132, 92, 60), (150, 116, 82), (108, 84, 66)),
     "pickets": ((232, 230, 224), (168, 122, 82), (206, 200, 190)),
-    "bars": ((40, 44, 46), (58, 82, 70), (150, 154, 158)),
-    "mesh": ((120, 140, 128), (150, 154, 156)),
+    "bars": ((44, 46, 48), (64, 84, 104), (172, 176, 180)),
+    "mesh": ((168, 176, 172), (186, 188, 190)),
 }
 
 
 def fence_run(rng: Rng, plan: Plan, s: float, z0: float, z1: float, kind: str | None = None) -> list[Fence]:
     kind = kind or pick(rng, tuple(FENCES))
     color = jitter(rng, pick(rng, FENCES[kind]), 0.05)
-    height = rng.uniform(1.0, 1.7) if kind in ("boards", "mesh") else rng.uniform(0.95, 1.3)
+    height = rng.uniform(1.3, 1.9) if kind in ("boards", "mesh") else rng.uniform(1.1, 1.5)
     panel = max(2.0, 0.1 * z0)  # far ones are merged
     cuts = np.linspace(z0, z1, max(2, round((z1 - z0) / panel) + 1))
     corners = [plan.at(s, z) for z in cuts]
@@ -1549,9 +1554,9 @@ def build_garden(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: fl
     border = rng.random()
     gate = rng.uniform(z0 + 1, z1 - 2.5)
     for a, b in ((z0, gate), (gate + 1.4, z1)):
-        if border < 0.62:
+        if border < 0.75:
             things += fence_run(rng, plan, line + side * 0.1, a, b, None) if b - a > 1 else []
-        elif border < 0.85 and b - a > 1:
+        elif border < 0.9 and b - a > 1:
             things.append(Hedge(rng, plan, line + side * 0.3, a, b))
     for _ in range(int(rng.integers(0, 4))):
         kind = pick(rng, ("bush", "bush", "young", "conifer"))
@@ -1563,7 +1568,7 @@ def build_garden(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: fl
 def plant_green(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: float) -> list[Thing]:
     """A stretch of park: trees and bushes, often behind a fence."""
     things: list[Thing] = []
-    if rng.random() < 0.55:
+    if rng.random() < 0.65:
         kind = pick(rng, ("bars", "bars", "pickets", "mesh"))
         things += fence_run(rng, plan, line + side * 0.1, z0, z1, kind)
     for _ in range(int(rng.integers(3, 7)) if z0 < 50 else 3):
@@ -1583,14 +1588,14 @@ def line_pavement(rng: Rng, plan: Plan, side: int, camera: Camera, taken: list) 
         if not plan.crosses(side, z, 0.8) and claim(taken, point[0], z, radius):
             things.append(make(point))
 
-    kind = pick(rng, ("arm", "arm", "lantern", "lantern", "wood"))
-    step = rng.uniform(13, 24)
-    for z in np.arange(rng.uniform(6, 6 + step), 60, step):
+    kind = pick(rng, ("arm", "arm", "arm", "lantern", "lantern", "wood"))
+    step = rng.uniform(11, 20)
+    for z in np.arange(rng.uniform(6, 6 + step), 38, step):
         add(float(z), 0.3, lambda point: Pole(rng, point, side, kind))
-    for _ in range(int(rng.integers(0, 4))):
-        z = rng.uniform(7, 26)
+    for _ in range(int(rng.integers(0, 5))):
+        z = rng.uniform(7, 24)
         if camera.sees(plan.at(s, z)[0], z):
-            add(z, 0.5, lambda point: Sign(rng, point))
+            add(z, 1.0, lambda point: Sign(rng, point))
     if rng.random() < 0.4:
         kind_tree, step = pick(rng, ("broad", "young", "young", "slim")), rng.uniform(8, 14)
         for z in np.arange(rng.uniform(7, 16), 80, step):
@@ -1652,8 +1657,8 @@ def populate(rng: Rng, plan: Plan, camera: Camera, taken: list) -> list[Thing]:
     things: list[Thing] = []
 
     def place(near: float, far: float, out: tuple[float, float], radius: float):
-        """A free place that the camera sees, `out` metres outside the road; None when ten tries find none."""
-        for _ in range(10):
+        """A free place that the camera sees, `out` metres outside the road; None when no try finds one."""
+        for _ in range(20):
             side, z = pick(rng, (-1, 1)), near + (far - near) * rng.random() ** 1.4
             point = plan.at(plan.beside(side, rng.uniform(*out)), z)
             inside = out[0] < 0 or not plan.crosses(side, z, 0.5)
@@ -1662,8 +1667,8 @@ def populate(rng: Rng, plan: Plan, camera: Camera, taken: list) -> list[Thing]:
         return None
 
     narrow = min(plan.pavement)
-    for _ in range(int(rng.integers(2, 9))):
-        point = place(7, 32, (0.9, narrow - 0.2), 0.35)
+    for _ in range(int(rng.integers(3, 11))):
+        point = place(6, 20, (0.9, narrow - 0.2), 0.4)
         if point is not None:
             things.append(Person(rng, point, rng.uniform(1.05, 1.35) if rng.random() < 0.12 else None))
     if plan.zebra is not None and rng.random() < 0.5:
@@ -1672,12 +1677,12 @@ def populate(rng: Rng, plan: Plan, camera: Camera, taken: list) -> list[Thing]:
             point = plan.at(rng.uniform(plan.left, plan.right), z)
             if camera.sees(point[0], z) and claim(taken, point[0], z, 0.4):
                 things.append(Person(rng, point))
-    for _ in range(int(rng.integers(0, 4))):
-        point = place(6, 18, (0.5, narrow - 0.4), 0.8)
+    for _ in range(int(rng.integers(0, 5))):
+        point = place(6, 15, (0.5, narrow - 0.4), 0.8)
         if point is not None:
             things.append(Bicycle(rng, point, False, rng.uniform(0, 0.9), pick(rng, (-1, 1))))
     for _ in range(int(rng.integers(0, 3))):
-        point = place(7, 22, (-1.4, -0.7), 0.9)
+        point = place(7, 16, (-1.4, -0.7), 0.9)
         if point is not None:
             things.append(Bicycle(rng, point, True, rng.uniform(0.4, 1.15), pick(rng, (-1, 1))))
     return things
@@ -1725,5 +1730,29 @@ def develop(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     image *= vignette[..., None] * cast
     contrast, bias = rng.uniform(0.92, 1.12), rng.uniform(-6, 6)
     image = (image - 118) * np.float32(contrast) + np.float32(118 + bias)
-    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1.0, 4.0))
+    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1.0, 3.0))
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
+
+
+# ----------------------------------------------------------------------------------------------------------
+# drawing a data set
+
+
+def draw_share(folder: str, height: int, width: int, train: int, val: int, seed: int, share: int, of: int):
+    """Draw every `of`-th scene, from number `share` on, into folder/image and folder/label as PNG files.
+
+    Scene i of a split depends on (seed, split, i) alone. Raises OSError where a file cannot be written.
+    """
+    scenes = [(split, i) for split, count in enumerate((train, val)) for i in range(count)]
+    for split, i in scenes[share::of]:
+        image, label = draw_scene(np.random.default_rng([seed, split, i]), height, width)
+        name = f"{('train', 'val')[split]}_{i:05}.png"
+        for kind, pixels in (("image", image[..., ::-1]), ("label", label)):
+            path = Path(folder, kind, name)
+            if not cv2.imwrite(str(path), pixels):
+                raise OSError(f"{path}: could not be written (is the disk full?)")
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    draw_share(sys.argv[1], *map(int, sys.argv[2:]))

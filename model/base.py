@@ -28,23 +28,18 @@ class SegModel(nn.Module):
 
         "out" is always there; auxiliary outputs ("aux", ...) only in training mode. Logits are resized
         bilinearly with aligned corners, as the published networks do. An output that is no map,
-        (N,num_classes), stays as it is.
+        (N,num_classes), stays as it is. Logits of half precision (autocast) come back as float32, which
+        softmax and loss need.
         """
         logits = self.decode(self.forward_features(x))
-        return {name: self._enlarge(y, x.shape[-2:]) if y.ndim == 4 else y for name, y in logits.items()}
-
-    @staticmethod
-    def _enlarge(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        # Under autocast the logits are of half precision; softmax and loss need float32, so enlarge in it
-        # once.
-        return resize(logits.float(), size)
+        return {name: _enlarge(y, x.shape[-2:]) for name, y in logits.items()}
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of pictures (N,3,H,W), from fine to coarse."""
         return self.backbone(x)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits (N,num_classes,h,w) of any size: "out", and while training auxiliary ones."""
+        """Map features to logits (N,num_classes,h,w) of any size: "out", and auxiliary ones in training."""
         raise NotImplementedError(f"{type(self).__name__} must implement decode(features)")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -58,3 +53,9 @@ class SegModel(nn.Module):
         """Pictures a training batch needs: 2 where a batch norm sees maps pooled to 1x1, else 1."""
         parts = (module for module in self.modules() if module is not self)
         return max((getattr(part, "smallest_train_batch", 1) for part in parts), default=1)
+
+
+def _enlarge(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return resize(logits, size) if logits.ndim == 4 else logits

@@ -10,9 +10,9 @@ from model.layer import FCNHead
 class FCN(SegModel):
     """A 3x3 head on the last features, resized to the picture.
 
-    Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015), in the form in
-        use
-    today: dilated backbone, no learned upsampling, and an auxiliary head on the features before the last.
+    Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015), in the form
+    in use today: dilated backbone, no learned upsampling, and an auxiliary head on the features before the
+    last.
 
     Args:
         num_classes: channels of the logits.

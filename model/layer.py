@@ -31,6 +31,21 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+class GroupedDilatedConv2d(nn.Conv2d):
+    """Dilated convolution in groups, (N,in,H,W) -> (N,out,H/stride,W/stride), in float32 on the CPU.
+
+    There, the bfloat16 weight gradient (seen in PyTorch 2.15, oneDNN) reads memory that was never written: it is
+    wrong, and now and then NaN.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to (N,out,H/stride,W/stride)."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
 class ConvBNReLU(nn.Sequential):
     """Convolution without bias, batch norm, activation: (N,in,H,W) -> (N,out,H/stride,W/stride).
 
@@ -50,7 +65,8 @@ class ConvBNReLU(nn.Sequential):
     ):
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
-        conv = nn.Conv2d(
+        kind = GroupedDilatedConv2d if groups > 1 and dilation > 1 else nn.Conv2d
+        conv = kind(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=False
         )
         super().__init__(conv, nn.BatchNorm2d(out_channels), activation())

@@ -305,7 +305,7 @@ def _rename(key: str, table: Mapping[str, str]) -> str | None:
 
 
 def _may_miss(name: str, values: Mapping[str, torch.Tensor], heads: Iterable[str]) -> bool:
-    """Whether our tensor may go without a value: a batch norm's counter, or part of a head absent as a whole."""
+    """Whether our tensor may lack a value: a batch norm's counter, or part of a head absent as a whole."""
     if name.endswith(".num_batches_tracked"):
         return True
     absent = [head for head in heads if not any(given.startswith(f"{head}.") for given in values)]

@@ -103,7 +103,7 @@ class SketchFill(SegModel):
         self.aux = FCNHead(deep, width.head, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at stride 4 ("out") and 16 ("aux")."""
+        """Map features, from fine to coarse, to logits: "out" at stride 4, "aux" at that of level three."""
         fine, middle, deep, last = (features[level] for level in self.levels)
         sketch = self.aspp(last)
         hidden = self.gate3(self.skip3(deep), resize_inside(sketch, deep.shape[-2:]))

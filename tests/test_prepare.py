@@ -147,6 +147,20 @@ def test_other_mistakes(tmp_path, capsys):
     assert "leave --out away" in capsys.readouterr().err
 
 
+def test_street_is_drawn_by_its_own_prepare(tmp_path, monkeypatch, capsys):
+    from dataset import street
+
+    draw = street.prepare
+    monkeypatch.setattr(street, "prepare", lambda root: draw(root, (32, 48), train=3, val=2))
+    root = tmp_path / "street"
+    assert main(["street", "--root", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "train 3 pictures" in printed and "val   2 pictures" in printed
+    assert check_dataset(build_dataset("street", root)).labelled == 3
+    assert main(["street", "--root", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
 def test_paths_with_spaces_survive_the_list(tmp_path):
     root = tmp_path / "x"
     pairs = [("a b/c.png", "d/e f.png"), ("g.png", None), ('say "hi" x.png', "'q.png")]

@@ -19,6 +19,10 @@ import torch
 from tool import common
 from util import dist
 
+# glibc returns large blocks to the system and fetches fresh pages for the next step; kept, a step on the CPU is
+# about a sixth faster. Read by the C library when a process starts, so that only a parent can set them.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
 
 def find_experiment(dataset: str, experiment: str, root: Path = Path("config")) -> Path:
     """The YAML file of an experiment.
@@ -58,7 +62,9 @@ def processes() -> int:
 
 def start(module: str, arguments: list[str], count: int) -> int:
     """Runs `python -m module arguments` in `count` processes on this machine; the exit status."""
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    if not torch.cuda.is_available():
+        for name, value in KEEP_MEMORY.items():
+            os.environ.setdefault(name, value)
     if count == 1 and int(os.environ.get("NNODES", 1)) == 1:
         return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -73,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     args.add_argument("experiment")
     args.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     args.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = args.parse_args(argv)
+    args = args.parse_intermixed_args(argv)
     path = find_experiment(args.dataset, args.experiment)
     common.load_experiment(str(path), args.overrides, args.exp)  # a mistake is told once, not by every process
     count = processes()

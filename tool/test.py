@@ -27,7 +27,7 @@ from util.visual import triptych
 def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     open_log(None)
     config, run = common.load_experiment(args.config, args.overrides, args.exp)
     device = dist.init()

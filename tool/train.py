@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dataset import build_eval_loader, build_loader
-from dataset.check import check_dataset
+from dataset.check import check_dataset, compare_splits
 from dataset.transform import TrainTransform
 from tool import common
 from util import dist
@@ -32,7 +32,7 @@ PICTURES_SHOWN = 4  # predictions in TensorBoard after each validation
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = common.parser(__doc__).parse_args(argv)
+    args = common.parser(__doc__).parse_intermixed_args(argv)
     open_log(None)
     config, run = common.load_experiment(args.config, args.overrides, args.exp)
     device = dist.init()
@@ -53,18 +53,29 @@ def build_data(config: Config, run: common.RunPaths):
     transform = TrainTransform(
         data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter, data.mean
     )
-    sets = [common.dataset_of(config, "train", transform)]
-    if config.train.val_every:
-        sets.append(common.dataset_of(config, "val"))
+    train_set = common.dataset_of(config, "train", transform)
+    val_set = common.dataset_of(config, "val") if config.train.val_every else None
+    sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:
-        if data.check:
-            stamp = run.folder / f"check_{part.split}.json"
-            stamp.parent.mkdir(parents=True, exist_ok=True)
-            report = dist.main_first(lambda part=part, stamp=stamp: check_dataset(part, stamp=stamp))
-            for warning in report.warnings:
-                log.info("%s data: %s", part.split, warning)
         log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
-    return sets[0], sets[1] if len(sets) > 1 else None
+    if data.check:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        for warning in dist.main_first(lambda: check_labels(sets, run)):
+            log.info("data: %s", warning)
+    return train_set, val_set
+
+
+def check_labels(sets: list, run: common.RunPaths) -> list[str]:
+    """Reads every label once (remembered in the run's folder); what looks wrong, but is allowed.
+
+    Raises:
+        ValueError: names the files that cannot be used.
+    """
+    reports = [check_dataset(part, stamp=run.folder / f"check_{part.split}.json") for part in sets]
+    warnings = [f"{part.split}: {text}" for part, report in zip(sets, reports, strict=True) for text in report.warnings]
+    if len(sets) == 2:
+        warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
+    return warnings
 
 
 def build_training(config: Config, train_set, device: torch.device) -> Training:

@@ -9,14 +9,21 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class ConfigError(ValueError):
     """An experiment that cannot be run as it is written."""
+
+
+def _yaml_off(value):
+    return "off" if value is False else value  # YAML 1.1 reads a bare off as false
+
+
+Precision = Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(_yaml_off)]
 
 
 class Section(BaseModel):
@@ -37,7 +44,9 @@ class DataConfig(Section):
     test_list: str | None = Field(None, description="list file; default: ROOT/test.txt")
     classes: tuple[str, ...] | None = Field(None, description="class names of your own data")
     colors: tuple[tuple[int, int, int], ...] | None = Field(None, description="RGB colour per class")
-    label_map: dict[int, int] | None = Field(None, description="id on disk -> class index, or 255 to ignore")
+    label_map: dict[int | str, int] | None = Field(
+        None, description="id on disk (or colour 'R,G,B') -> class index, or 255 to ignore"
+    )
     crop: tuple[int, int] = Field((512, 512), description="height and width of a training crop, pixels")
     scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale factor")
     rotate: tuple[float, float] = Field((-10.0, 10.0), description="range of the random rotation, degrees")
@@ -51,6 +60,13 @@ class DataConfig(Section):
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
     workers: int = Field(4, ge=0, description="loader processes per training process")
     check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
+
+    @field_validator("label_map", mode="after")
+    @classmethod
+    def _numbers(cls, value):
+        if value is None:
+            return None
+        return {int(k) if re.fullmatch(r"-?\d+", str(k)) else k: v for k, v in value.items()}
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -135,7 +151,7 @@ class TrainConfig(Section):
     epochs: int = Field(ge=1, description="passes over the training pictures")
     batch_size: int = Field(ge=1, description="pictures per optimiser step, over all processes")
     accumulate: int = Field(1, ge=1, description="forward and backward passes per optimiser step")
-    amp: Literal["off", "bf16", "fp16"] = Field("off", description="precision of the forward pass")
+    amp: Precision = Field("off", description="precision of the forward pass")
     channels_last: bool = Field(True, description="memory format N,H,W,C")
     compile: bool = Field(False, description="torch.compile the network")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
@@ -167,7 +183,7 @@ class TestConfig(Section):
     stride_rate: float | None = Field(None, gt=0, le=1, description="step of the window, as a share of its size")
     base_size: int | None = Field(None, ge=1, description="long side at scale 1, pixels; default: as it is")
     window_batch: int = Field(4, ge=1, description="windows per forward pass")
-    amp: Literal["off", "bf16", "fp16"] = Field("off", description="precision of the forward pass")
+    amp: Precision = Field("off", description="precision of the forward pass")
     save_gray: bool = Field(True, description="write predictions as class ids")
     save_color: bool = Field(True, description="write predictions in colour")
     pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")

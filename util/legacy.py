@@ -245,7 +245,8 @@ def _test(get: dict) -> dict:
     window = [get["test_h"], get["test_w"]] if get["test_h"] and get["test_w"] else "none"
     own_list = get["test_list"] is not None and get["test_list"] != get["val_list"]
     return {
-        "split": "test" if own_list else get["split"], "protocol": "sketchfill" if get["arch"].startswith("sfnet") else "semseg",
+        "split": "test" if own_list else get["split"],
+        "protocol": "sketchfill" if get["arch"].startswith("sfnet") else "semseg",
         "scales": get["scales"], "window": window, "base_size": get["base_size"],
         "has_prediction": get["has_prediction"], "index_start": get["index_start"], "index_step": get["index_step"],
     }
