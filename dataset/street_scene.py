@@ -535,7 +535,7 @@ class Plan:
         self.lanes += [(self.middle - (i + 0.5) * lane, -1) for i in range(oncoming)]
         self.pavement = (rng.uniform(2.8, 4.8), rng.uniform(2.8, 4.8))
         self.slab = rng.uniform(0.5, 1.0)
-        self.district = tuple(pick(rng, ("city", "city", "houses", "houses", "park")) for _ in range(2))
+        self.district = tuple(pick(rng, ("city", "houses", "houses", "park")) for _ in range(2))
         self.yard = tuple(np.uint8(PAVING if d == "city" else LAWN) for d in self.district)
         self.corner = rng.uniform(2.2, 3.5)  # width of the pavements along the crossing street
 
@@ -961,9 +961,9 @@ class Fence(Thing):
             return
         shape = canvas.camera.project(whole)
         z = float(whole[:, 2].mean())
-        step = {"boards": 0.22, "pickets": 0.17, "bars": 0.16, "mesh": 0.3}[self.kind]
+        step = {"boards": 0.22, "pickets": 0.17, "bars": 0.16}[self.kind]
         fine = step * canvas.camera.size(z) < 1.4  # too far to tell the slats apart
-        cover = {"boards": 1.0, "pickets": 0.85, "bars": 0.8, "mesh": 0.75}[self.kind]
+        cover = {"boards": 1.0, "pickets": 0.85, "bars": 0.8}[self.kind]
         if self.kind == "boards":
             canvas.polygon(whole, self.color, FENCE, self.normal)
         else:
@@ -973,7 +973,7 @@ class Fence(Thing):
             gaps = mix(self.color, (24, 20, 18), 0.55)
             canvas.polygons(wall.quads(u - 0.025, u + 0.025, 0.06, height), gaps, None, self.normal)
         elif not fine:
-            thick = {"pickets": 0.06, "bars": 0.045, "mesh": 0.03}[self.kind]
+            thick = {"pickets": 0.06, "bars": 0.045}[self.kind]
             canvas.polygons(wall.quads(u - thick, u + thick, 0.06, height), self.color, FENCE, self.normal)
         rails = (0.25, 0.8) if self.kind == "pickets" else (0.08, 0.96)
         for share in rails if self.kind != "boards" else (0.97,):
@@ -1507,17 +1507,16 @@ def claim(taken: list[tuple[float, float, float]], x: float, z: float, radius: f
 
 
 FENCES = {
-    "boards": ((132, 92, 60), (150, 116, 82), (108, 84, 66)),
-    "pickets": ((232, 230, 224), (168, 122, 82), (206, 200, 190)),
-    "bars": ((44, 46, 48), (64, 84, 104), (172, 176, 180)),
-    "mesh": ((168, 176, 172), (186, 188, 190)),
+    "boards": ((142, 98, 62), (156, 118, 80)),
+    "pickets": ((236, 234, 228), (216, 206, 190)),
+    "bars": ((44, 46, 48), (72, 90, 108)),
 }
 
 
 def fence_run(rng: Rng, plan: Plan, s: float, z0: float, z1: float, kind: str | None = None) -> list[Fence]:
     kind = kind or pick(rng, tuple(FENCES))
     color = jitter(rng, pick(rng, FENCES[kind]), 0.05)
-    height = rng.uniform(1.3, 1.9) if kind in ("boards", "mesh") else rng.uniform(1.1, 1.5)
+    height = rng.uniform(1.4, 1.9) if kind == "boards" else rng.uniform(1.1, 1.5)
     panel = max(2.0, 0.1 * z0)  # far ones are merged
     cuts = np.linspace(z0, z1, max(2, round((z1 - z0) / panel) + 1))
     corners = [plan.at(s, z) for z in cuts]
@@ -1569,7 +1568,7 @@ def plant_green(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: flo
     """A stretch of park: trees and bushes, often behind a fence."""
     things: list[Thing] = []
     if rng.random() < 0.65:
-        kind = pick(rng, ("bars", "bars", "pickets", "mesh"))
+        kind = pick(rng, ("bars", "bars", "pickets"))
         things += fence_run(rng, plan, line + side * 0.1, z0, z1, kind)
     for _ in range(int(rng.integers(3, 7)) if z0 < 50 else 3):
         kind = pick(rng, ("broad", "broad", "slim", "conifer", "bush"))
@@ -1604,9 +1603,9 @@ def line_pavement(rng: Rng, plan: Plan, side: int, camera: Camera, taken: list) 
         start, count = rng.uniform(6, 20), int(rng.integers(3, 8))
         for i in range(count):
             add(start + 1.6 * i, 0.2, lambda point: Pole(rng, point, side, "bollard"))
-    elif rng.random() < 0.4:
-        start = rng.uniform(7, 22)
-        end = start + rng.uniform(4, 10)
+    elif rng.random() < 0.55:
+        start = rng.uniform(7, 18)
+        end = start + rng.uniform(5, 12)
         if not any(plan.crosses(side, z, 1.0) for z in np.arange(start, end, 1.0)):
             things += fence_run(rng, plan, plan.beside(side, 0.35), start, end, "bars")
             taken += [(float(plan.at(s, z)[0]), float(z), 0.4) for z in np.arange(start, end, 0.8)]

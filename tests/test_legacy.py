@@ -9,8 +9,8 @@ from tool.common import load_experiment
 from util.config import ConfigError
 
 OLD = {  # every key of the older repositories' files
-    "DATA": {"data_root": "/data/cityscapes", "train_list": "/data/l/fine_train.txt", "val_list": "/data/l/fine_val.txt",
-             "classes": 19},
+    "DATA": {"data_root": "/data/cityscapes", "train_list": "/data/l/fine_train.txt",
+             "val_list": "/data/l/fine_val.txt", "classes": 19},
     "TRAIN": {"arch": "sfnet", "layers": 101, "sync_bn": True, "train_h": 713, "train_w": 713, "scale_min": 0.5,
               "scale_max": 2.0, "rotate_min": -10, "rotate_max": 10, "zoom_factor": 8, "ignore_label": 255,
               "aux_weight": 0.4, "train_gpu": [0, 1], "workers": 16, "batch_size": 14, "batch_size_val": 4,

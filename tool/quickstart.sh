@@ -6,7 +6,6 @@
 cd "$(dirname "$0")/.." || exit 1
 . tool/env.sh
 install_env "" ""
-"$PYTHON" -m tool.prepare street --root dataset/street || exit
 "$PYTHON" -m tool.launch train street sfnet_mobile "$@" || exit
 cat <<END
 

@@ -1,0 +1,101 @@
+"""Every command in README.md is one that runs: here, in another test, or with data that only a user has."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dataset.street import prepare
+from tests.conftest import make_data
+from tool import common, config_doc, launch
+from tool.prepare import main as prepare_main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", README, re.S | re.M)
+COMMANDS = [
+    line.strip().partition("  #")[0].strip()
+    for _, language, body in BLOCKS if language == "sh" for line in body.splitlines() if line.strip()
+]
+LAUNCHED = [c for c in COMMANDS if "tool/train.sh" in c or "tool/test.sh" in c]
+# What runs elsewhere: the whole quickstart below, the checks are this suite, the older YAML in test_launch.
+ELSEWHERE = ("sh tool/quickstart.sh", "sh tool/check.sh", "my_old.yaml", "--checkpoint train_epoch_200.pth")
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", LAUNCHED)
+def test_launched_experiments_exist_and_their_overrides_are_valid(command):
+    words = [w for w in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", w)]
+    dataset, experiment, *overrides = words[2:]
+    if dataset == "mine":  # the experiment that the README writes, tested below
+        return
+    common.load_experiment(str(launch.find_experiment(dataset, experiment)), overrides)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in LAUNCHED])
+def test_other_commands_are_known(command):
+    known = any(part in command for part in ELSEWHERE) or command.startswith("python -m tool.prepare cityscapes")
+    assert known, f"{command}: no test runs this"
+
+
+def test_prepare_names_a_missing_folder(capsys):
+    assert prepare_main(["cityscapes", "--root", "/nowhere/cityscapes"]) == 2
+    assert "/nowhere/cityscapes" in capsys.readouterr().err
+
+
+def test_own_data_as_the_readme_writes_it(tmp_path):
+    """The YAML block, on pictures whose labels have the ids of its label_map."""
+    import cv2
+    import numpy as np
+
+    body = next(body for _, language, body in BLOCKS if language == "yaml")
+    raw = yaml.safe_load(body)
+    data = make_data(tmp_path / "data")
+    table = np.full(256, 99, np.uint8)
+    table[:3] = (7, 8, 0)
+    for path in (data / "label").iterdir():
+        cv2.imwrite(str(path), table[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)])
+    raw["data"] |= {"root": str(data), "crop": [48, 64], "workers": 0}
+    raw["train"] |= {"epochs": 1, "batch_size": 4}
+    path = tmp_path / "mine_fcn18.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    for stage in ("tool.train", "tool.test"):
+        command = [sys.executable, "-m", stage, "--config", str(path), "--exp", str(tmp_path / "run")]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result" / "metrics.json").is_file()
+
+
+def test_quickstart_in_a_copy_of_the_project(tmp_path):
+    """The script from end to end on few, small scenes; twice, the second time with what is there."""
+    copy = tmp_path / "copy"
+    for folder in ("config", "model", "dataset", "util", "tool"):
+        shutil.copytree(ROOT / folder, copy / folder,
+                        ignore=lambda d, names: [n for n in names if d == str(ROOT / "dataset")
+                                                 and (ROOT / "dataset" / n).is_dir()])
+    prepare(copy / "dataset" / "street", size=(96, 128), train=16, val=4)
+    small = ["data.crop=[64,96]", "train.epochs=1", "train.batch_size=8", "optim.warmup_iters=0"]
+    env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    for expected in ("finished", "nothing to do"):
+        done = subprocess.run(["sh", str(copy / "tool" / "quickstart.sh"), *small], env=env, capture_output=True,
+                              text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout and "lane marking" in done.stdout
+        last = done.stdout.strip().splitlines()[-4:]
+        assert "result/pictures" in last[0] and "sh tool/train.sh" in last[-1]
+    result = copy / "exp" / "street" / "sfnet_mobile" / "result"
+    assert len(list((result / "pictures").iterdir())) == 4
+
+
+def test_the_page_of_keys_is_that_of_the_schema():
+    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == config_doc.page() + "\n"
