@@ -77,8 +77,11 @@ def is_ours(state: object) -> bool:
 
 
 def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tuple[str, ...] = ()) -> list[str]:

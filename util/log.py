@@ -92,9 +92,11 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Speed and time left of a run; a bar on a terminal, lines every `log_every` steps elsewhere.
+    """Speed and time left of a run, and a bar where the output is a terminal.
 
-    `waiting()` surrounds each wait for data; `step()` counts one optimiser step of `batch_size` pictures.
+    Args:
+        first, total: optimiser steps done before, and in all.
+        batch_size: pictures per optimiser step.
     """
 
     def __init__(self, first: int, total: int, batch_size: int):
@@ -106,6 +108,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True) if show else None
 
     def step(self, waited: float) -> None:
+        """Counts one optimiser step; `waited`: seconds until its pictures were there."""
         self.done += 1
         self.waited += waited
         if self.bar is not None:
@@ -123,6 +126,11 @@ class Progress:
         }
         self.mark, self.marked, self.waited = now, self.done, 0.0
         return values
+
+    def show(self, text: str) -> None:
+        """What the bar says beside the count."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
 
     def pause(self) -> None:
         """Leaves out what happened since the last line (a validation, say) from the speed."""

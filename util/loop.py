@@ -119,6 +119,7 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
         epoch + 1, training.config.train.epochs, training.step, progress.total, text, rates["backbone"],
         values["pictures/s"], 100 * values["wait"], values["left"], peak_memory(training.device),
     )
+    progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.0%}")
     for name, value in zip(names, means, strict=True):
         writer.add_scalar(f"train/{name}", value, training.step)
     for name, value in rates.items():
