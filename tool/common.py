@@ -89,6 +89,12 @@ def dataset_of(config: Config, split: str, transform: Callable | None = None):
     )
 
 
+def loader_workers(config: Config) -> int:
+    """`data.workers`, but no more than this process's share of the machine's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(config.data.workers, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
 def network_of(config: Config, num_classes: int) -> torch.nn.Module:
     """The untrained network of the experiment."""
     options = dict(config.model.options)

@@ -131,9 +131,9 @@ def open_run(config: Config, run: common.RunPaths, device: torch.device) -> Summ
 
 def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: SummaryWriter) -> None:
     """All epochs that are left: train, validate, save."""
-    train, data = training.config.train, training.config.data
+    train, workers = training.config.train, common.loader_workers(training.config)
     loader = build_loader(
-        train_set, train.batch_size, dist.rank(), dist.world_size(), data.workers, training.config.seed,
+        train_set, train.batch_size, dist.rank(), dist.world_size(), workers, training.config.seed,
         training.step, train.accumulate, pin_memory=training.device.type == "cuda",
     )
     total = train.epochs * loader.steps_per_epoch
@@ -157,10 +157,10 @@ def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: Su
 
 
 def validate(training: Training, val_set, epoch: int, writer: SummaryWriter) -> bool:
-    """Scores the network on whole pictures at one scale; whether it is the best so far."""
+    """Scores the network on whole pictures at scale `train.val_scale`; whether it is the best so far."""
     config = training.config
     predictor = Predictor(
-        training.scored, len(val_set.classes), config.data.mean, config.data.std, device=training.device,
+        training.scored, len(val_set.classes), config.data.mean, config.data.std, (config.train.val_scale,), device=training.device,
         amp=AMP_TYPES[config.train.amp], channels_last=config.train.channels_last,
     )
     confusion = ConfusionMatrix(len(val_set.classes), val_set.ignore_label, training.device)
@@ -173,7 +173,8 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter) -> 
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
             writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
 
-    result, _ = evaluate(predictor, build_eval_loader(val_set, indices, config.data.workers), confusion, show)
+    samples = build_eval_loader(val_set, indices, common.loader_workers(config))
+    result, _ = evaluate(predictor, samples, confusion, show)
     improved = result.mIoU > training.best
     training.best = max(training.best, result.mIoU)
     log.info(

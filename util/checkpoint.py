@@ -6,9 +6,20 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 FORMAT = 1
+
+# Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are allowed:
+# the function that rebuilds it from a type and bytes (NumPy 1 called its module otherwise), and the types.
+_REBUILD_NUMBER = np.float64().__reduce__()[0]
+NUMPY_NUMBERS = [
+    (_REBUILD_NUMBER, "numpy._core.multiarray.scalar"),
+    (_REBUILD_NUMBER, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
+]
 
 
 def save(path: str | Path, state: dict) -> None:
@@ -52,13 +63,14 @@ def load(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds more than tensors and plain values.
+        ValueError: the file is damaged, or holds more than tensors, plain values and NumPy numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             reason = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]

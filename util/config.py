@@ -58,7 +58,7 @@ class DataConfig(Section):
     )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
-    workers: int = Field(4, ge=0, description="loader processes per training process")
+    workers: int = Field(4, ge=0, description="loader processes per training process, at most its share of the cores")
     check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
 
     @field_validator("label_map", mode="after")
@@ -156,6 +156,7 @@ class TrainConfig(Section):
     compile: bool = Field(False, description="torch.compile the network")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
     val_every: int = Field(1, ge=0, description="epochs between validations; 0: none")
+    val_scale: float = Field(1.0, gt=0, description="scale at which a validation sees the whole pictures")
     save_every: int = Field(1, ge=1, description="epochs between checkpoints")
     log_every: int = Field(10, ge=1, description="optimiser steps between log lines")
     resume: Literal["auto", "never"] = Field("auto", description="continue from the run's last checkpoint")

@@ -150,7 +150,7 @@ def _data(get: dict, name: str, notes: list[str]) -> dict:
         "root": get["data_root"], "train_list": get["train_list"], "val_list": get["val_list"],
         "test_list": get["test_list"], "crop": [get["train_h"], get["train_w"]],
         "scale": [get["scale_min"], get["scale_max"]], "rotate": [get["rotate_min"], get["rotate_max"]],
-        "workers": get["workers"],
+        "workers": get["workers"] // max(len(get.get("train_gpu") or [0]), 1),  # theirs counts all processes
     }
     known = _known_data(get)
     if known is not None:
