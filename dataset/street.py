@@ -1,7 +1,7 @@
 """Street: the embedded default data set, street scenes drawn by this project itself. No download, no licence.
 
 The scenes are drawn once into the data root, as ordinary PNG files and list files, and read from there like
-any other data set. How they are drawn stands in `street_scene.py`.
+any other data set. How they are drawn stands in `dataset/scene/`.
 """
 
 import json
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset import street_scene
+from dataset import scene
 from dataset.base import SegDataset
-from dataset.street_scene import CLASSES, draw_scene, draw_share
+from dataset.scene import CLASSES, draw_scene, draw_share
 
 __all__ = ["Street", "draw_scene", "prepare"]
 
@@ -70,7 +70,7 @@ def prepare(root, size: tuple[int, int] = (192, 256), train: int = 400, val: int
     sizes and numbers that cannot be drawn, and for a folder that holds anything else than a street set.
     """
     root = Path(root).expanduser()
-    facts = {"version": street_scene.VERSION, "size": list(size), "train": train, "val": val, "seed": seed}
+    facts = {"version": scene.VERSION, "size": list(size), "train": train, "val": val, "seed": seed}
     if min(size) < 32:
         raise ValueError(f"street: {size[0]}x{size[1]} (height x width) is too small; draw 32x32 or larger")
     if train < 1 or val < 1 or seed < 0:
@@ -103,7 +103,7 @@ def _read_stamp(root: Path) -> dict | None:
 
 def _is_finished(root: Path, facts: dict | None) -> bool:
     """Whether `root` holds the whole set that `facts` describe, drawn by this version."""
-    if facts is None or facts["version"] != street_scene.VERSION or _read_stamp(root) != facts:
+    if facts is None or facts["version"] != scene.VERSION or _read_stamp(root) != facts:
         return False
     names = {f"{name}.png" for split in ("train", "val") for name in _names(split, facts[split])}
     pictures = names <= _files_in(root / "image") and names <= _files_in(root / "label")
@@ -157,11 +157,10 @@ def _processors() -> int:
 
 
 def _draw_in_processes(order: list, workers: int) -> None:
-    """Each worker runs `street_scene.py` as a script, which needs no torch. Threads would wait for one
-    another, the drawing being many small calls; multiprocessing would start the caller's main module
-    again."""
-    command = [sys.executable, street_scene.__file__, *map(str, order)]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # files of this folder must not hide library modules
+    """Each worker runs `dataset.scene.draw`. Threads would wait for one another, the drawing being many small calls;
+    multiprocessing would start the caller's main module again."""
+    command = [sys.executable, "-m", "dataset.scene.draw", *map(str, order)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(scene.__file__).parents[2]), "PYTHONSAFEPATH": "1"}
     children = [subprocess.Popen([*command, str(k), str(workers)], stderr=subprocess.PIPE, text=True,
                                  env=environment) for k in range(workers)]
     try:

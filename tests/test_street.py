@@ -10,8 +10,29 @@ import numpy as np
 import pytest
 
 import dataset.street as street
-import dataset.street_scene as scene
 from dataset import build_dataset
+from dataset.scene.canvas import (
+    BICYCLE,
+    CAR,
+    FENCE,
+    MARKING,
+    PERSON,
+    POLE,
+    ROAD,
+    SKY,
+    VEGETATION,
+    VERSION,
+    VOID,
+    Camera,
+    Canvas,
+    clip_near,
+    draw_light,
+)
+from dataset.scene.furnish import furnish
+from dataset.scene.furniture import Pole
+from dataset.scene.ground import survey
+from dataset.scene.plan import ASPHALT, WHITE, Plan
+from dataset.scene.traffic import Bicycle, Car, Person
 from dataset.street import Street, draw_scene, prepare
 
 SMALL = {"size": (48, 64), "train": 3, "val": 2}
@@ -73,7 +94,7 @@ def test_labels_and_shares(scenes):
 def test_scenes_vary(scenes):
     light = [image.mean() for image, _ in scenes]
     assert np.std(light) > 8
-    horizon = [np.argmax((label == scene.ROAD).any(axis=1)) for _, label in scenes]
+    horizon = [np.argmax((label == ROAD).any(axis=1)) for _, label in scenes]
     assert np.ptp(horizon) > 20
 
 
@@ -83,10 +104,10 @@ def mean_color(scenes, kind):
 
 
 def test_picture_and_label_agree(scenes):
-    sky, road = mean_color(scenes, scene.SKY), mean_color(scenes, scene.ROAD)
+    sky, road = mean_color(scenes, SKY), mean_color(scenes, ROAD)
     assert sky.mean() - road.mean() > 40
-    assert mean_color(scenes, scene.MARKING).mean() - road.mean() > 40
-    red, green, blue = mean_color(scenes, scene.VEGETATION)
+    assert mean_color(scenes, MARKING).mean() - road.mean() > 40
+    red, green, blue = mean_color(scenes, VEGETATION)
     assert green > red and green > blue + 20
     assert np.ptp(road) < 25  # grey
 
@@ -109,11 +130,11 @@ def test_edges_of_the_label_are_edges_of_the_picture(scenes):
 def canvas():
     """An empty canvas of 400 x 600, level, focal length 500, eye at 1.5 m, horizon in the middle."""
     rng = np.random.default_rng(0)
-    camera = scene.Camera(rng, 400, 600)
+    camera = Camera(rng, 400, 600)
     camera.focal, camera.eye, camera.cx, camera.horizon = 500.0, 1.5, 300.0, 200.0
     camera.cos, camera.sin = 1.0, 0.0
-    canvas = scene.Canvas(camera, scene.draw_light(rng), rng)
-    canvas.label[:] = scene.VOID
+    canvas = Canvas(camera, draw_light(rng), rng)
+    canvas.label[:] = VOID
     return canvas
 
 
@@ -123,7 +144,7 @@ def test_projection(canvas):
 
 
 def test_rays_undo_the_projection():
-    camera = scene.Camera(np.random.default_rng(5), 384, 512)
+    camera = Camera(np.random.default_rng(5), 384, 512)
     assert camera.sin != 0
     right, below = camera.rays()
     row, column = 330, 90
@@ -134,9 +155,9 @@ def test_rays_undo_the_projection():
 
 def test_clipping_at_the_near_plane():
     inside = np.array([[0, 0, 2.0], [1, 0, 2], [1, 1, 2]])
-    assert scene.clip_near(inside) is inside
-    assert len(scene.clip_near(inside - (0, 0, 2))) == 0
-    cut = scene.clip_near(np.array([[0, 0, 0.0], [0, 0, 3], [6, 0, 3]]))
+    assert clip_near(inside) is inside
+    assert len(clip_near(inside - (0, 0, 2))) == 0
+    cut = clip_near(np.array([[0, 0, 0.0], [0, 0, 3], [6, 0, 3]]))
     expected = {(0, 0, 1), (0, 0, 3), (6, 0, 3), (2, 0, 1)}
     assert {tuple(point) for point in cut.round(9)} == expected
 
@@ -149,24 +170,24 @@ def extent(canvas, kind):
 
 def test_things_have_their_size_and_stand_on_the_ground(canvas):
     rng, point = canvas.rng, np.array([0.0, 0.0, 10.0])
-    scene.Person(rng, point, 1.75).paint(canvas)
-    top, bottom = extent(canvas, scene.PERSON)
+    Person(rng, point, 1.75).paint(canvas)
+    top, bottom = extent(canvas, PERSON)
     assert top == pytest.approx(1.78, abs=0.06) and bottom == pytest.approx(0, abs=0.06)
-    car = scene.Car(rng, point + (0, 0, car_length(rng) / 2), 0.0)
+    car = Car(rng, point + (0, 0, car_length(rng) / 2), 0.0)
     car.z = 10 + car.length / 2  # its rear stands at 10 m
     car.paint(canvas)
-    top, bottom = extent(canvas, scene.CAR)
+    top, bottom = extent(canvas, CAR)
     assert car.roof - 0.35 < top < car.roof + 0.05 and bottom == pytest.approx(0, abs=0.2)
-    scene.Pole(rng, point + (2, 0, 0), 1, "lantern").paint(canvas)
-    top, bottom = extent(canvas, scene.POLE)
+    Pole(rng, point + (2, 0, 0), 1, "lantern").paint(canvas)
+    top, bottom = extent(canvas, POLE)
     assert 3.5 < top < 5.1 and bottom == pytest.approx(0, abs=0.06)
-    scene.Bicycle(rng, point - (2, 0, 0), False, 0.0, 1).paint(canvas)
-    top, bottom = extent(canvas, scene.BICYCLE)
+    Bicycle(rng, point - (2, 0, 0), False, 0.0, 1).paint(canvas)
+    top, bottom = extent(canvas, BICYCLE)
     assert 0.9 < top < 1.2 and bottom == pytest.approx(0, abs=0.08)
 
 
 def car_length(rng):
-    return scene.Car(rng, np.array([0.0, 0.0, 10.0]), 0.0).length
+    return Car(rng, np.array([0.0, 0.0, 10.0]), 0.0).length
 
 
 def test_shadow_falls_away_from_the_sun(canvas):
@@ -180,12 +201,12 @@ def test_shadow_falls_away_from_the_sun(canvas):
 def test_nothing_stands_in_the_road_of_another():
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        scene.draw_light(rng)
-        camera = scene.Camera(rng, 384, 512)
-        plan = scene.Plan(rng)
-        things = scene.furnish(rng, plan, camera)
-        cars = [thing for thing in things if isinstance(thing, scene.Car)]
-        people = [thing for thing in things if isinstance(thing, scene.Person | scene.Bicycle)]
+        draw_light(rng)
+        camera = Camera(rng, 384, 512)
+        plan = Plan(rng)
+        things = furnish(rng, plan, camera)
+        cars = [thing for thing in things if isinstance(thing, Car)]
+        people = [thing for thing in things if isinstance(thing, Person | Bicycle)]
         for car in cars:
             for other in people:
                 dx, dz = other.x - car.x, other.z - car.z
@@ -195,14 +216,14 @@ def test_nothing_stands_in_the_road_of_another():
 
 def test_zebra_stripes_are_half_of_the_crossing():
     rng = np.random.default_rng(0)
-    camera, plan = scene.Camera(rng, 384, 512), scene.Plan(rng)
+    camera, plan = Camera(rng, 384, 512), Plan(rng)
     plan.curve, plan.left, plan.right = 0.0, -6.0, 6.0
     plan.crossing, plan.zebra, plan.stripe = None, (10.0, 13.0), 0.5
     plan.lines, plan.arrows, plan.patches, plan.manholes = [], [], [], []
     s, z = np.meshgrid(np.arange(-5, 5, 0.01, np.float32), np.arange(10.5, 12.5, 0.1, np.float32))
-    material = scene.survey(plan, camera, s, z)
-    assert (material == scene.WHITE).mean() == pytest.approx(0.5, abs=0.02)
-    assert set(np.unique(material)) == {scene.WHITE, scene.ASPHALT}
+    material = survey(plan, camera, s, z)
+    assert (material == WHITE).mean() == pytest.approx(0.5, abs=0.02)
+    assert set(np.unique(material)) == {WHITE, ASPHALT}
 
 
 # the data set
@@ -340,7 +361,7 @@ def test_impossible_orders_are_refused(tmp_path, wrong):
 def test_facts():
     assert Street.name == "street" and len(Street.classes) == len(Street.colors) == 12
     assert len({tuple(color) for color in Street.colors}) == 12
-    assert Street.classes[scene.PERSON] == "person" and Street.classes[scene.FENCE] == "fence"
+    assert Street.classes[PERSON] == "person" and Street.classes[FENCE] == "fence"
 
 
 def test_the_data_set_is_read(tmp_path):
@@ -366,6 +387,6 @@ def test_the_data_set_draws_itself_where_it_is_missing(tmp_path, monkeypatch):
     assert len(build_dataset("street", root)) == 3
     assert len(build_dataset("street", root)) == 3
     assert orders == [{}]
-    monkeypatch.setattr(scene, "VERSION", scene.VERSION + 1)  # redrawn, in the size and number it had
+    monkeypatch.setattr(street.scene, "VERSION", VERSION + 1)  # redrawn, in the size and number it had
     assert len(build_dataset("street", root)) == 3
     assert orders[1:] == [{"size": [48, 64], "train": 3, "val": 2, "seed": 0}]
