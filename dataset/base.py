@@ -29,7 +29,7 @@ class SegDataset(Dataset):
 
     root: the folder that relative paths of the list start from. list_file: None for `root/<split>.txt`.
     split: "train", "val", "test" or another name; lines of "test" may name a picture without a label.
-    transform: None, or a callable (image (H,W,3), label (H,W), rng) -> (image, label).
+    transform: None, or a callable (image (H,W,3), label (H,W), rng[, point]) -> (image, label).
     classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
 
     Raises ValueError for facts that contradict one another and for a faulty list file, naming file and line;
@@ -84,20 +84,25 @@ class SegDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+    def __getitem__(self, key: int | tuple) -> dict:
         """Sample `index` or `(epoch, index)`: dict(image uint8 (3,H,W) RGB, label uint8 (H,W), name).
 
         `label` is absent where the list names none. The image's memory is laid out (H,W,3). The augmentation
         is drawn from (seed, epoch, index) alone; a plain index means epoch 0.
+
+        Where an epoch may hold a sample more than once, the key is `(epoch, index, position, point)`: its
+        position in the epoch, from which the augmentation is drawn too, and None or a pixel (row, column) of
+        the picture, which the transform then gets as its fourth argument.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *place = key if isinstance(key, tuple) else (0, key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index = int(index) % len(self)
         image, label = self.read(index)
         if self.transform is not None and label is not None:
-            rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, index])
-            image, label = self.transform(image, label, rng)
+            rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, index, *place[:1]])
+            point = [p for p in place[1:] if p is not None]
+            image, label = self.transform(image, label, rng, *point)
         sample = {"image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
                   "name": self.sample_name(index)}
         if label is not None:

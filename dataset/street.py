@@ -160,7 +160,8 @@ def _draw_in_processes(order: list, workers: int) -> None:
     """Each worker runs `dataset.scene.draw`. Threads would wait for one another, the drawing being many small calls;
     multiprocessing would start the caller's main module again."""
     command = [sys.executable, "-m", "dataset.scene.draw", *map(str, order)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(scene.__file__).parents[2]), "PYTHONSAFEPATH": "1"}
+    paths = [str(Path(scene.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
     children = [subprocess.Popen([*command, str(k), str(workers)], stderr=subprocess.PIPE, text=True,
                                  env=environment) for k in range(workers)]
     try:

@@ -1,5 +1,5 @@
 """Paired augmentation of picture and label: scale, rotation, flip and crop as one affine map, then blur and
-colour.
+colour. A crop may be asked to hold a given point of the picture.
 
 The distribution is that of the semseg recipe (Zhao et al., PSPNet, CVPR 2017, section 5.1): random scale,
 random rotation about the scaled picture's centre, 5x5 blur, mirror, random crop with centred padding where
@@ -17,7 +17,7 @@ thin structures alias. Shrink the files themselves (by area) if a recipe needs m
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -34,10 +34,48 @@ _LUMA = _YIQ[:1]
 
 
 @dataclass(frozen=True)
+class Photometric:
+    """The colour distortion of MMSegmentation (PhotoMetricDistortion), each step with probability 1/2.
+
+    brightness: added to all channels, -32 to 32. contrast, saturation: factors, 0.5 to 1.5; contrast comes
+    before saturation and hue or (contrast_last), as often, after them. hue: added to OpenCV's 8 bit hue,
+    whole, -18 to 17 of 180. There, saturation and hue have a conversion each, and padding is not distorted.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 1.0
+    contrast_last: bool = False
+    saturation: float = 1.0
+    hue: int = 0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Photometric":
+        u = rng.random(9)
+        return cls(
+            brightness=_between((-32, 32), u[1]) if u[0] < 0.5 else 0.0,
+            contrast=_between((0.5, 1.5), u[3]) if u[2] < 0.5 else 1.0, contrast_last=bool(u[4] < 0.5),
+            saturation=_between((0.5, 1.5), u[6]) if u[5] < 0.5 else 1.0,
+            hue=int(u[8] * 36) - 18 if u[7] < 0.5 else 0)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """`image` uint8 (H,W,3) RGB, distorted, and cut to 8 bit after every step."""
+        levels = np.arange(256, dtype=np.float32)
+        table = _to_8bit(levels + np.float32(self.brightness))
+        contrast = _to_8bit(levels * np.float32(self.contrast))
+        image = cv2.LUT(image, table if self.contrast_last else contrast[table])
+        if self.saturation != 1 or self.hue:
+            tables = np.dstack([((levels + self.hue) % 180).astype(np.uint8),
+                                _to_8bit(levels * np.float32(self.saturation)), levels.astype(np.uint8)])
+            hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables)
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        return cv2.LUT(image, contrast) if self.contrast_last else image
+
+
+@dataclass(frozen=True)
 class Drawn:
     """The random choices for one sample. angle in degrees, counter-clockwise; top and left: the crop's corner
     in the scaled picture, negative where it is padded; jitter: factors of brightness, contrast and
-    saturation, and a hue turn as a fraction of a full circle."""
+    saturation, and a hue turn as a fraction of a full circle; photometric: see `Photometric`, None: off."""
 
     scale: float
     angle: float
@@ -47,6 +85,7 @@ class Drawn:
     top: int
     left: int
     jitter: tuple[float, float, float, float]
+    photometric: Photometric | None = None
 
 
 class TrainTransform:
@@ -55,7 +94,7 @@ class TrainTransform:
     crop: (height, width) of the result. scale: range of the factor. rotate: range of the angle in degrees,
     drawn with probability rotate_prob. jitter: (brightness, contrast, saturation, hue), or one number for all
     four; a factor is drawn from 1 - v to 1 + v, the hue turns by up to v of a full circle. mean: RGB colour
-    of the padding.
+    of the padding. photometric: distort the colours as `Photometric` says, after the jitter.
 
     Raises ValueError naming the argument for a value out of range.
     """
@@ -63,7 +102,8 @@ class TrainTransform:
     def __init__(self, crop: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
                  rotate: Sequence[float] = (-10.0, 10.0), rotate_prob: float = 0.5, blur_prob: float = 0.5,
                  flip_prob: float = 0.5, jitter: float | Sequence[float] = 0.0,
-                 mean: Sequence[float] = (123.675, 116.28, 103.53), ignore_label: int = IGNORE):
+                 mean: Sequence[float] = (123.675, 116.28, 103.53), ignore_label: int = IGNORE,
+                 photometric: bool = False):
         self.crop = _check_crop(crop)
         self.scale = _check_range("scale", scale)
         if self.scale[0] <= 0:
@@ -75,26 +115,42 @@ class TrainTransform:
         self.jitter = _check_jitter(jitter)
         self.mean = tuple(float(value) for value in mean)
         self.ignore_label = ignore_label
+        self.photometric = photometric
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator):
-        """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width)."""
-        return self.apply(image, label, self.draw(rng, label.shape))
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
+                 point: tuple[int, int] | None = None):
+        """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width).
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Drawn:
-        """Draw for a picture of `size` (height, width). Always eleven numbers in this order, so that
-        switching one augmentation off leaves the others as they were."""
+        point: (row, column) of a pixel that the crop must hold; None: any crop.
+        """
+        return self.apply(image, label, self.draw(rng, label.shape, point))
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int],
+             point: tuple[int, int] | None = None) -> Drawn:
+        """Draw for a picture of `size` (height, width). Always eleven numbers in this order, and then those
+        of `Photometric`, so that switching one augmentation off leaves the others as they were.
+
+        With a `point` the crop is any of those inside the scaled picture that hold it, and one that leaves
+        the scaled picture where the rotation carries the point out of it.
+        """
         u = rng.random(11)
         scale = _between(self.scale, u[0])
         angle = _between(self.rotate, u[2]) if u[1] < self.rotate_prob else 0.0
         scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         b, c, s, h = self.jitter
-        return Drawn(
+        drawn = Drawn(
             scale=scale, angle=angle, blur=bool(u[3] < self.blur_prob), flip=bool(u[4] < self.flip_prob),
             size=scaled, top=_offset(scaled[0], self.crop[0], u[5]),
             left=_offset(scaled[1], self.crop[1], u[6]),
             jitter=(_between((1 - b, 1 + b), u[7]), _between((1 - c, 1 + c), u[8]),
                     _between((1 - s, 1 + s), u[9]), _between((-h, h), u[10])),
+            photometric=Photometric.draw(rng) if self.photometric else None,
         )
+        if point is None:
+            return drawn
+        row, column = scaled_point(drawn, point)
+        return replace(drawn, top=_offset_around(row, scaled[0], self.crop[0], u[5]),
+                       left=_offset_around(column, scaled[1], self.crop[1], u[6]))
 
     def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn):
         """The crop of picture and label that `drawn` describes."""
@@ -106,6 +162,8 @@ class TrainTransform:
             image = np.ascontiguousarray(image[margin:-margin, margin:-margin])
         if any(self.jitter):
             image = cv2.transform(image, color_matrix(drawn.jitter, image))
+        if drawn.photometric is not None:
+            image = drawn.photometric.apply(image)
         return image, label
 
     def _warp(self, source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int) -> np.ndarray:
@@ -130,6 +188,13 @@ def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
     half = 0.5 / drawn.scale - 0.5
     shrink = np.array([[1 / drawn.scale, 0, half], [0, 1 / drawn.scale, half], [0, 0, 1]])
     return (shrink @ turn @ mirror @ shift)[:2]
+
+
+def scaled_point(drawn: Drawn, point: tuple[int, int]) -> tuple[int, int]:
+    """Where the pixel `point` (row, column) of the source lies in the scaled, turned and mirrored picture."""
+    to_source = source_matrix(replace(drawn, top=0, left=0))
+    column, row = np.linalg.solve(to_source[:, :2], np.array(point[::-1]) - to_source[:, 2])
+    return round(float(row)), round(float(column))
 
 
 def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -> np.ndarray:
@@ -174,6 +239,20 @@ def _offset(scaled: int, crop: int, u: float) -> int:
     if scaled <= crop:
         return -((crop - scaled) // 2)
     return int(u * (scaled - crop + 1))
+
+
+def _offset_around(point: int, scaled: int, crop: int, u: float) -> int:
+    """Start of the crop: any of the places of `_offset` that hold `point`, or the nearest that does."""
+    first, last = point - crop + 1, point
+    start = _offset(scaled, crop, u)
+    if scaled > crop:
+        low, high = max(first, 0), min(last, scaled - crop)
+        start = low + int(u * (high - low + 1))
+    return min(max(start, first), last)
+
+
+def _to_8bit(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _check_crop(crop) -> tuple[int, int]:

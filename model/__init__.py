@@ -9,8 +9,10 @@ To add a network, copy `model/fcn.py`, change it, and add one line to `MODELS`; 
 import difflib
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import NoneType, UnionType
 
 from torch import nn
 
@@ -19,6 +21,8 @@ from model.base import SegModel
 MODELS = {
     "fcn": "model.fcn.FCN",
     "pspnet": "model.pspnet.PSPNet",
+    "semanticflow": "model.semanticflow.SemanticFlow",
+    "semanticflow_lite": "model.semanticflow.SemanticFlowLite",
     "sketchfill": "model.sketchfill.SketchFill",
 }
 
@@ -29,6 +33,10 @@ BACKBONES = {
     "resnet101": "model.backbone.resnet.resnet101",
     "resnet152": "model.backbone.resnet.resnet152",
     "mobilenet_v2": "model.backbone.mobilenet.MobileNetV2",
+    "dfnet_v1": "model.backbone.dfnet.dfnet_v1",
+    "dfnet_v2": "model.backbone.dfnet.dfnet_v2",
+    "stdc1": "model.backbone.stdc.stdc1",
+    "stdc2": "model.backbone.stdc.stdc2",
     "torchvision/resnet18": "model.backbone.torchvision.resnet18",
     "torchvision/resnet34": "model.backbone.torchvision.resnet34",
     "torchvision/resnet50": "model.backbone.torchvision.resnet50",
@@ -38,6 +46,9 @@ BACKBONES = {
 
 # "timm/<name>" is not listed one by one: the names are timm's.
 TIMM_PREFIX, TIMM_BACKBONE = "timm/", "model.backbone.timm.TimmBackbone"
+
+# Types of options whose values are checked here; what any other means, its network checks.
+PLAIN = {bool, int, float, str, NoneType}
 
 
 def build_model(name: str, num_classes: int, backbone: str | None = None, **options: object) -> SegModel:
@@ -119,9 +130,11 @@ def _complete(
     for option, value in options.items():
         if option not in parameters:
             raise ValueError(unknown(f"option of {kind} {name!r}:", option, parameters))
-        wanted = parameters[option].annotation
-        if wanted in (bool, int, float, str) and not _fits(value, wanted):
-            raise ValueError(f"{kind} {name!r}: {option} must be {wanted.__name__}, not {value!r}")
+        annotation = parameters[option].annotation
+        wanted = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        if set(wanted) <= PLAIN and not any(_fits(value, one) for one in wanted):
+            types = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
+            raise ValueError(f"{kind} {name!r}: {option} must be {types}, not {value!r}")
     return {option: options.get(option, parameter.default) for option, parameter in parameters.items()}
 
 

@@ -34,8 +34,8 @@ def init_weights(module: nn.Module) -> None:
 class GroupedDilatedConv2d(nn.Conv2d):
     """Dilated convolution in groups, (N,in,H,W) -> (N,out,H/stride,W/stride), in float32 on the CPU.
 
-    There, the bfloat16 weight gradient (seen in PyTorch 2.15, oneDNN) reads memory that was never written: it is
-    wrong, and now and then NaN.
+    There, the bfloat16 weight gradient (seen in PyTorch 2.15, oneDNN) reads memory that was never written: it
+    is wrong, and now and then NaN.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,9 +47,10 @@ class GroupedDilatedConv2d(nn.Conv2d):
 
 
 class ConvBNReLU(nn.Sequential):
-    """Convolution without bias, batch norm, activation: (N,in,H,W) -> (N,out,H/stride,W/stride).
+    """Convolution, batch norm, activation: (N,in,H,W) -> (N,out,H/stride,W/stride).
 
-    The default padding keeps the size at stride 1. `activation` makes the activation; `nn.Identity` for none.
+    The default padding keeps the size at stride 1. `activation` makes the activation; None for none.
+    The norm makes a bias of the convolution redundant; it is there for published networks that have one.
     """
 
     def __init__(
@@ -61,27 +62,31 @@ class ConvBNReLU(nn.Sequential):
         dilation: int = 1,
         groups: int = 1,
         padding: int | None = None,
-        activation: Callable[[], nn.Module] = relu,
+        activation: Callable[[], nn.Module] | None = relu,
+        bias: bool = False,
     ):
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
         kind = GroupedDilatedConv2d if groups > 1 and dilation > 1 else nn.Conv2d
         conv = kind(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=False
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias
         )
-        super().__init__(conv, nn.BatchNorm2d(out_channels), activation())
+        super().__init__(conv, nn.BatchNorm2d(out_channels), *([] if activation is None else [activation()]))
         self.apply(init_weights)
 
 
 class FCNHead(nn.Sequential):
     """Classifier of a feature map: 3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution.
 
-    (N,in,H,W) -> logits (N,num_classes,H,W). Source: the heads of Zhao et al., PSPNet (CVPR 2017).
+    (N,in,H,W) -> logits (N,num_classes,H,W). Source: the heads of Zhao et al., PSPNet (CVPR 2017). `bias` is
+    that of the 3x3 convolution.
     """
 
-    def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1):
+    def __init__(
+        self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1, bias: bool = False
+    ):
         classify = nn.Conv2d(width, num_classes, 1)
-        super().__init__(*ConvBNReLU(in_channels, width), nn.Dropout2d(dropout), classify)
+        super().__init__(*ConvBNReLU(in_channels, width, bias=bias), nn.Dropout2d(dropout), classify)
         # No norm follows, so the fan-out rule would start training from logits of the order of ten.
         nn.init.normal_(classify.weight, std=0.01)
         nn.init.zeros_(classify.bias)

@@ -1,44 +1,49 @@
 """Weights in the key names of published repositories, put under ours.
 
-A `Layout` is the key table of one family. To add a family, add one to `LAYOUTS`. Loading is strict: a key
-without a place or a parameter without a value is an error, and what may be left out is declared, never
-guessed. Checkpoints of this project need none of this.
+The key tables are in `model.published_keys`. Loading is strict: a key without a place or a parameter without
+a value is an error, and what may be left out is declared, never guessed. Checkpoints of this project need
+none of this.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from model import BACKBONES, build_backbone
+from model.published_keys import LAYOUTS, Layout, Tensors, same
 
-@dataclass(frozen=True)
-class Layout:
-    """How one published repository names what one kind of model of ours holds.
+COUNTER = ".num_batches_tracked"
+CLASSIFIER = "classifier.4.weight"
 
-    Prefixes end at a dot or at the end of a key. Two published names may lead to the same tensor of ours,
-    where the published code registers a module twice; their values must then be equal.
+
+class Recognised(NamedTuple):
+    """What a published checkpoint holds.
+
+    `build_model(model, num_classes, backbone, **options)` builds the network for it; for ImageNet weights of
+    a backbone alone, `model` and `num_classes` are None and `build_backbone(backbone)` does. `family` says
+    whose names the keys are.
     """
 
-    source: str  # whose names these are, for messages and the report
-    models: tuple[str, ...]  # names in MODELS; empty for a backbone alone
-    backbones: str  # regular expression for the name of the backbone
-    marker: str  # a key of this layout that the others for the same model lack
-    rename: Mapping[str, str]  # published prefix -> ours; the longest one wins
-    unused: tuple[str, ...] = ()  # published prefixes of what the published forward never uses
-    heads: tuple[str, ...] = ()  # heads a model may be built without (None); their keys are then dropped
-    options: Mapping[str, str] = field(default_factory=dict)  # published prefix -> the option deciding on it
+    family: str
+    model: str | None
+    num_classes: int | None
+    backbone: str
+    options: dict[str, object]
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint: `mapped` from published keys to ours, `dropped`, `missing` ours."""
+    """What became of a checkpoint."""
 
     source: str
-    mapped: dict[str, str]
-    dropped: tuple[str, ...]
-    missing: tuple[str, ...]
+    mapped: dict[str, str]  # published key -> ours
+    dropped: tuple[str, ...]  # published keys
+    missing: tuple[str, ...]  # ours, left as initialised
+    zeroed: tuple[str, ...]  # ours, which the published network lacks and for which it has zero
 
     def __str__(self) -> str:
         text = f"{self.source}: {len(set(self.mapped.values()))} tensors loaded"
@@ -46,129 +51,29 @@ class LoadReport:
             text += f"; {len(self.dropped)} unused ones dropped ({_list(self.dropped)})"
         if self.missing:
             text += f"; {len(self.missing)} of ours left as initialised ({_list(self.missing)})"
+        if self.zeroed:
+            text += f"; {len(self.zeroed)} of ours set to zero ({_list(self.zeroed)})"
         return text
 
 
-def _same(*names: str) -> dict[str, str]:
-    return {name: name for name in names}
+def recognise_family(state_dict: Mapping[str, object]) -> Recognised:
+    """Say which published network a checkpoint holds, from its keys and shapes alone.
 
+    Options are those that the keys decide (heads, context, gate), and those that the repository implies. What
+    leaves no trace in the weights, such as the output stride of a dilated network, is not among them.
 
-def _inside(prefix: str, table: Mapping[str, str]) -> dict[str, str]:
-    """The table for the same part one level down: what leads to `ours` leads to `prefix.ours`."""
-    return {published: f"{prefix}.{ours}" for published, ours in table.items()}
-
-
-STAGES = _same("layer1", "layer2", "layer3", "layer4")
-
-# semseg flattens stem and max-pool into layer0 in its networks, and calls the same layers conv1..bn3 in
-# ImageNet files.
-SEMSEG_RESNET = _inside("backbone", {"layer0": "stem", **STAGES})
-SEMSEG_IMAGENET = {
-    **{f"conv{i + 1}": f"stem.{3 * i}" for i in range(3)},
-    **{f"bn{i + 1}": f"stem.{3 * i + 1}" for i in range(3)},
-    **STAGES,
-}
-
-# The published code registers the blocks twice: as a whole, and again as the first four and the rest.
-SKETCHFILL_MOBILENET = {
-    "mobilenet.features": "backbone.features",
-    "mobilenet.low_level_features": "backbone.features",
-    "mobilenet.high_level_features": "backbone.features",
-}
-
-SKETCHFILL_HEAD = {
-    **{f"aspp.aspp{i + 1}.atrous_conv": f"aspp.branches.{i}.0" for i in range(4)},
-    **{f"aspp.aspp{i + 1}.bn": f"aspp.branches.{i}.1" for i in range(4)},
-    "aspp.global_avg_pool.1": "aspp.pool.0",
-    "aspp.global_avg_pool.2": "aspp.pool.1",
-    "aspp.conv1": "aspp.project.0",
-    "aspp.bn1": "aspp.project.1",
-    **{f"gate{i}.F": f"gate{i}.transform" for i in (1, 2, 3)},
-    **{f"gate{i}.H": f"gate{i}.gate" for i in (1, 2, 3)},
-    **{f"conv_f{i}": f"skip{i}" for i in (1, 2, 3)},
-    **{f"conv_h{i}": f"reduce{i}" for i in (2, 3)},
-    "cls": "classifier",
-    "aux": "aux",
-}
-
-# torchvision nests convolution and norm of a block; its first block has no expansion.
-TORCHVISION_MOBILENET = {
-    "features.0": "features.0",
-    "features.1.conv.0": "features.1.conv",
-    "features.1.conv.1": "features.1.conv.3",
-    "features.1.conv.2": "features.1.conv.4",
-    **{f"features.{i}.conv.0": f"features.{i}.conv" for i in range(2, 18)},
-    **{f"features.{i}.conv.1.0": f"features.{i}.conv.3" for i in range(2, 18)},
-    **{f"features.{i}.conv.1.1": f"features.{i}.conv.4" for i in range(2, 18)},
-    **{f"features.{i}.conv.2": f"features.{i}.conv.6" for i in range(2, 18)},
-    **{f"features.{i}.conv.3": f"features.{i}.conv.7" for i in range(2, 18)},
-}
-
-LAYOUTS = (
-    Layout(
-        source="Sketch-and-Fill on ResNet (youngsjjn/SFNet)",
-        models=("sketchfill",),
-        backbones=r"resnet(50|101|152)",
-        marker="gate1.F.0.weight",
-        rename={**SEMSEG_RESNET, **SKETCHFILL_HEAD},
-        heads=("aux",),
-        options={"conv_f1": "fine_conv"},
-    ),
-    Layout(
-        source="Sketch-and-Fill on MobileNet-V2 (youngsjjn/SFNet)",
-        models=("sketchfill",),
-        backbones="mobilenet_v2",
-        marker="gate1.F.0.weight",
-        rename={**SKETCHFILL_MOBILENET, **SKETCHFILL_HEAD},
-        heads=("aux",),
-        options={"conv_f1": "fine_conv"},
-    ),
-    Layout(
-        source="PSPNet (hszhao/semseg)",
-        models=("pspnet",),
-        backbones=r"resnet(50|101|152)",
-        marker="cls.0.weight",
-        rename={
-            **SEMSEG_RESNET,
-            **{f"ppm.features.{i}": f"ppm.stages.{i}" for i in range(4)},
-            "cls": "classifier",
-            "aux": "aux",
-        },
-        heads=("aux",),
-    ),
-    Layout(
-        source="deep-stem ResNet, ImageNet (hszhao/semseg)",
-        models=(),
-        backbones=r"resnet\d+",
-        marker="conv3.weight",
-        rename=SEMSEG_IMAGENET,
-        unused=("fc",),
-    ),
-    Layout(
-        source="ResNet, ImageNet (torchvision)",
-        models=(),
-        backbones=r"torchvision/resnet\d+",
-        marker="conv1.weight",
-        rename={**_same("conv1", "bn1"), **STAGES},
-        unused=("fc",),
-    ),
-    Layout(
-        source="MobileNet-V2, ImageNet (flat blocks, mobilenet_v2-6a65762b)",
-        models=(),
-        backbones="mobilenet_v2",
-        marker="features.1.conv.3.weight",
-        rename={f"features.{i}": f"features.{i}" for i in range(18)},
-        unused=("features.18", "classifier"),
-    ),
-    Layout(
-        source="MobileNet-V2, ImageNet (torchvision)",
-        models=(),
-        backbones="mobilenet_v2",
-        marker="features.1.conv.0.0.weight",
-        rename=TORCHVISION_MOBILENET,
-        unused=("features.18", "classifier"),
-    ),
-)
+    Raises:
+        ValueError: for a checkpoint of no family in `LAYOUTS`, or of one of those with a backbone that no
+            published network of that family has.
+    """
+    tensors = _unwrap(state_dict)
+    found = _recognise(tensors)
+    if found is None:
+        families = "; ".join(dict.fromkeys(layout.source for layout in LAYOUTS))
+        raise ValueError(
+            f"the checkpoint is of no published family known here: it has {_list(tensors)}. Known: {families}"
+        )
+    return found
 
 
 def load_published(
@@ -180,23 +85,27 @@ def load_published(
         model: made by `build_model` or `build_backbone`; it is changed only if everything fits.
         state_dict: the checkpoint; the wrappers "state_dict" and "model" and the prefix "module." are taken
             off. Values are cast to the type of the parameter (half-precision files).
-        allow_missing: heads of ours, such as "aux", that the checkpoint may lack as a whole.
+        allow_missing: heads of ours, or parts of them, such as "aux" or "classifier.4", that the checkpoint
+            may lack as a whole or have for another number of classes.
 
     Returns:
-        What was mapped, dropped by declaration and left as initialised. Counters of batch norm
+        What was mapped, dropped by declaration, left as initialised and set to zero. Counters of batch norm
         (`num_batches_tracked`), which files older than PyTorch 0.4.1 lack, are left as they are.
 
     Raises:
         ValueError: listing keys without a place, parameters without a value, shapes that differ, copies of
             one tensor that differ, or the option with which the model must be built instead.
     """
-    tensors = _unwrap(state_dict)
+    tensors, heads = _unwrap(state_dict), tuple(allow_missing)
     layout = _choose_layout(model, tensors)
     _check_options(model, layout, tensors)
     target = model.state_dict()
     values, mapped, dropped, strangers = _translate(model, layout, tensors)
-    missing = [name for name in target if name not in values]
-    allowed = {name for name in missing if _may_miss(name, values, allow_missing)}
+    for head in heads:
+        _drop_misfit(head, target, values, mapped, dropped)
+    zeroed = _zeros(layout, target, values)
+    missing = [name for name in target if name not in values and name not in zeroed]
+    allowed = {name for name in missing if _may_miss(name, values, heads)}
     problems = []
     if strangers:
         problems.append(f"{len(strangers)} keys without a place in the model: {_list(strangers)}")
@@ -206,16 +115,17 @@ def load_published(
         fits = f"the checkpoint does not fit {_describe(model)} ({layout.source})"
         raise ValueError(". ".join([fits, *problems]))
     _check_shapes(model, target, values, mapped)
-    model.load_state_dict(target | {name: value.to(target[name].dtype) for name, value in values.items()})
-    return LoadReport(layout.source, mapped, tuple(dropped), tuple(missing))
+    values = {name: value.to(target[name].dtype) for name, value in values.items()}
+    model.load_state_dict(target | values | zeroed)
+    return LoadReport(layout.source, mapped, tuple(dropped), tuple(missing), tuple(zeroed))
 
 
 def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object]) -> LoadReport:
     """Load ImageNet weights into a backbone, strictly; only the declared classifier keys may be left over.
 
-    Known files: semseg's deep-stem ResNets, torchvision's ResNets and MobileNet-V2, the MobileNet-V2 of the
-    published Sketch-and-Fill code, and any weights of timm for the backbone of that name. Otherwise as
-    `load_published`.
+    Known files: the deep-stem ResNets of semseg and of SFSegNets, its DFNets and STDC networks, torchvision's
+    ResNets and MobileNet-V2, the MobileNet-V2 of the published Sketch-and-Fill code, and any weights of timm
+    for the backbone of that name. Otherwise as `load_published`.
     """
     if "num_classes" in backbone.spec:
         raise ValueError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
@@ -237,18 +147,18 @@ def _unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
     return dict(checkpoint)
 
 
-def _choose_layout(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Layout:
+def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
     """The layout for this model whose marker the checkpoint has."""
     whole = "num_classes" in model.spec
     backbone = (model.spec["backbone"] or "") if whole else model.spec["name"]
     if not whole and backbone.startswith("timm/"):
         names, unused = model.published_names()
-        return Layout(f"{backbone} (timm)", (), backbone, next(iter(names)), names, tuple(unused))
+        return Layout(f"{backbone} (timm)", None, backbone, next(iter(names)), names, tuple(unused))
     candidates = [
         layout
         for layout in LAYOUTS
         if re.fullmatch(layout.backbones, backbone)
-        and (model.spec["name"] in layout.models if whole else not layout.models)
+        and layout.model == (model.spec["name"] if whole else None)
     ]
     if not candidates:
         raise ValueError(f"no published checkpoints are known for {_describe(model)}")
@@ -258,27 +168,70 @@ def _choose_layout(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Lay
     if set(model.state_dict()) <= set(tensors):
         raise ValueError("the checkpoint is in this project's own key names: use model.load_state_dict")
     wanted = " or ".join(f"{layout.marker!r} of {layout.source}" for layout in candidates)
+    found = _recognise(tensors)
+    has = f"{found.family} on {found.backbone}" if found else _list(tensors)
     raise ValueError(
-        f"the checkpoint is in no layout known for {_describe(model)}: "
-        f"it lacks {wanted}, and has {_list(tensors)}"
+        f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {has}"
     )
 
 
-def _check_options(model: nn.Module, layout: Layout, tensors: Mapping[str, torch.Tensor]) -> None:
+def _recognise(tensors: Tensors) -> Recognised | None:
+    """What the first layout with a place for every key, and with a backbone of these shapes, says."""
+    for layout in LAYOUTS:
+        if layout.marker not in tensors:
+            continue
+        names = {key: _rename(key, layout.rename) for key in tensors}
+        unused = same(*layout.unused)
+        if any(name is None and _rename(key, unused) is None for key, name in names.items()):
+            continue
+        shapes = {name: tensors[key].shape for key, name in names.items() if name is not None}
+        backbone = _which_backbone(layout, shapes)
+        if backbone is None or (layout.model is not None and CLASSIFIER not in shapes):
+            continue
+        heads = {o: any(name.startswith(f"{head}.") for name in shapes) for head, o in layout.heads.items()}
+        options = {option: decide(tensors) for option, decide in layout.options.items()}
+        num_classes = None if layout.model is None else shapes[CLASSIFIER][0]
+        return Recognised(
+            layout.source, layout.model, num_classes, backbone, {**heads, **options, **layout.implied}
+        )
+    return None
+
+
+def _which_backbone(layout: Layout, shapes: Mapping[str, torch.Size]) -> str | None:
+    """The backbone that has exactly these parameters, given under our names; None if there is none."""
+    prefix = "" if layout.model is None else "backbone."
+    given = {
+        name.removeprefix(prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and not name.endswith(COUNTER)
+    }
+    for backbone in BACKBONES:
+        if re.fullmatch(layout.backbones, backbone):
+            with torch.device("meta"):
+                state = build_backbone(backbone).state_dict()
+            if given == {name: value.shape for name, value in state.items() if not name.endswith(COUNTER)}:
+                return backbone
+    return None
+
+
+def _check_options(model: nn.Module, layout: Layout, tensors: Tensors) -> None:
     """Raise where the model was built with another option than the checkpoint's network."""
-    for prefix, option in layout.options.items():
-        present = any(key.startswith(f"{prefix}.") for key in tensors)
-        if present != model.spec["options"][option]:
-            has = "has" if present else "lacks"
-            raise ValueError(f"the checkpoint {has} {prefix}: build the model with {option}={present}")
+    for option, decide in layout.options.items():
+        value = decide(tensors)
+        if value != model.spec["options"][option]:
+            raise ValueError(
+                f"the checkpoint's network has {option}={value!r}, not {model.spec['options'][option]!r}: "
+                f"build the model with {option}={value!r}"
+            )
 
 
 def _translate(
-    model: nn.Module, layout: Layout, tensors: Mapping[str, torch.Tensor]
+    model: nn.Module, layout: Layout, tensors: Tensors
 ) -> tuple[dict[str, torch.Tensor], dict[str, str], list[str], list[str]]:
     """Our names with values, published key -> our name, keys dropped by declaration, keys without a place."""
     ours = set(model.state_dict())
     absent = tuple(f"{head}." for head in layout.heads if getattr(model, head) is None)
+    unused = same(*layout.unused)
     values, mapped, dropped, strangers, origin = {}, {}, [], [], {}
     for key, value in tensors.items():
         name = _rename(key, layout.rename)
@@ -287,7 +240,7 @@ def _translate(
                 raise ValueError(f"{origin[name]} and {key} are one tensor in {layout.source}, but differ")
             values[name], mapped[key] = value, name
             origin.setdefault(name, key)
-        elif _rename(key, _same(*layout.unused)) or (name or "").startswith(absent):
+        elif _rename(key, unused) or (name or "").startswith(absent):
             dropped.append(key)
         else:
             strangers.append(key)
@@ -304,9 +257,34 @@ def _rename(key: str, table: Mapping[str, str]) -> str | None:
     return None
 
 
-def _may_miss(name: str, values: Mapping[str, torch.Tensor], heads: Iterable[str]) -> bool:
+def _drop_misfit(
+    head: str, target: Tensors, values: dict[str, torch.Tensor], mapped: dict[str, str], dropped: list[str]
+) -> None:
+    """Drop a head of the checkpoint, as a whole, if its shapes are not ours."""
+    inside = {key: name for key, name in mapped.items() if name.startswith(f"{head}.")}
+    if any(values[name].shape != target[name].shape for name in inside.values()):
+        for key, name in inside.items():
+            del mapped[key]
+            values.pop(name, None)
+        dropped.extend(inside)
+
+
+def _zeros(layout: Layout, target: Tensors, values: Tensors) -> dict[str, torch.Tensor]:
+    """Parameters that the published network lacks next to a weight it has, and that are zero there."""
+    if layout.zeros is None:
+        return {}
+    return {
+        name: torch.zeros_like(value)
+        for name, value in target.items()
+        if name not in values
+        and re.fullmatch(layout.zeros, name)
+        and name.removesuffix("bias") + "weight" in values
+    }
+
+
+def _may_miss(name: str, values: Tensors, heads: Iterable[str]) -> bool:
     """Whether our tensor may lack a value: a batch norm's counter, or part of a head absent as a whole."""
-    if name.endswith(".num_batches_tracked"):
+    if name.endswith(COUNTER):
         return True
     absent = [head for head in heads if not any(given.startswith(f"{head}.") for given in values)]
     return name.startswith(tuple(f"{head}." for head in absent))
@@ -314,8 +292,8 @@ def _may_miss(name: str, values: Mapping[str, torch.Tensor], heads: Iterable[str
 
 def _check_shapes(
     model: nn.Module,
-    target: Mapping[str, torch.Tensor],
-    values: Mapping[str, torch.Tensor],
+    target: Tensors,
+    values: Tensors,
     mapped: Mapping[str, str],
 ) -> None:
     """Raise where a tensor has another shape than the parameter it is meant for."""

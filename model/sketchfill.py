@@ -39,10 +39,15 @@ class CFABlock(nn.Module):
             *ConvBNReLU(2 * width, width), *ConvBNReLU(width, width, activation=nn.Sigmoid)
         )
 
-    def forward(self, skip: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Map two (N,width,H,W) to one."""
+    def forward(
+        self, skip: torch.Tensor, hidden: torch.Tensor, gates: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Map two (N,width,H,W) to one; the gate, of that shape too, is appended to `gates` if given."""
         both = torch.cat([skip, hidden], 1)
-        return hidden + self.gate(both) * (skip * self.transform(both))
+        gate = self.gate(both)
+        if gates is not None:
+            gates.append(gate)
+        return hidden + gate * (skip * self.transform(both))
 
 
 class SketchFill(SegModel):
@@ -104,18 +109,36 @@ class SketchFill(SegModel):
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Map features, from fine to coarse, to logits: "out" at stride 4, "aux" at that of level three."""
-        fine, middle, deep, last = (features[level] for level in self.levels)
-        sketch = self.aspp(last)
-        hidden = self.gate3(self.skip3(deep), resize_inside(sketch, deep.shape[-2:]))
-        hidden = self.reduce3(resize_inside(hidden, middle.shape[-2:]))
-        hidden = self.gate2(self.skip2(middle), hidden)
-        hidden = self.reduce2(resize_inside(hidden, fine.shape[-2:]))
-        hidden = self.gate1(self.skip1(fine), hidden)
-        sketch = resize_inside(sketch, fine.shape[-2:])
+        sketch, hidden = self._fill(features)
+        sketch = resize_inside(sketch, hidden.shape[-2:])
         logits = {"out": self.classifier(torch.cat([hidden, sketch], 1))}
         if self.training and self.aux is not None:
-            logits["aux"] = self.aux(deep)
+            logits["aux"] = self.aux(features[self.levels[2]])
         return logits
+
+    def gates_and_sketch(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What the network fills in, and what it had sketched, for pictures (N,3,H,W).
+
+        Returns:
+            For each level, from coarse to fine (strides 16, 8, 4 at output stride 16), the gate
+            (N,width,h,w), 0 where the detail of the skip connection is kept out and 1 where it is let in, and
+            the sketch, the output of ASPP resized to that level (N,width of the coarse level,h,w).
+        """
+        gates = []
+        sketch, _ = self._fill(self.forward_features(x), gates)
+        return [(gate, resize_inside(sketch, gate.shape[-2:])) for gate in gates]
+
+    def _fill(
+        self, features: list[torch.Tensor], gates: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sketch at the last stride and the hidden state at stride 4; gates are appended to `gates`."""
+        fine, middle, deep, last = (features[level] for level in self.levels)
+        sketch = self.aspp(last)
+        hidden = self.gate3(self.skip3(deep), resize_inside(sketch, deep.shape[-2:]), gates)
+        hidden = self.reduce3(resize_inside(hidden, middle.shape[-2:]))
+        hidden = self.gate2(self.skip2(middle), hidden, gates)
+        hidden = self.reduce2(resize_inside(hidden, fine.shape[-2:]))
+        return sketch, self.gate1(self.skip1(fine), hidden, gates)
 
 
 def _pick_levels(backbone: str, strides: list[int]) -> tuple[int, int, int, int]:

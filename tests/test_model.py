@@ -18,10 +18,15 @@ from model.sketchfill import CFABlock
 CLASSES = 5
 BACKBONE_SAMPLE = ("resnet18", "mobilenet_v2", "timm/mobilenetv3_small_050")
 SIZES = ((65, 97), (33, 47))
+NEVER_DILATED = ("dfnet_v1", "dfnet_v2", "stdc1", "stdc2")
 
 
 def takes_backbone(name: str) -> bool:
     return "backbone" in inspect.signature(models._load(MODELS[name])).parameters
+
+
+def small_backbone(name: str) -> str | None:
+    return "resnet18" if takes_backbone(name) else None
 
 
 def networks() -> Iterator[tuple[str, str | None]]:
@@ -103,7 +108,7 @@ def test_parameter_groups_cover_each_parameter_once(name, backbone):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_smallest_train_batch_is_what_training_needs(name):
-    network = build_model(name, CLASSES).train()
+    network = build_model(name, CLASSES, small_backbone(name)).train()
     enough = network.smallest_train_batch
     network(torch.randn(enough, 3, *SIZES[0]))
     if enough > 1:
@@ -115,14 +120,14 @@ def test_smallest_train_batch_is_what_training_needs(name):
 def test_auxiliary_outputs_can_be_left_out(name):
     if "auxiliary" not in inspect.signature(models._load(MODELS[name])).parameters:
         pytest.skip(f"{name} has no option auxiliary")
-    network = build_model(name, CLASSES, auxiliary=False).train()
+    network = build_model(name, CLASSES, small_backbone(name), auxiliary=False).train()
     assert network.aux is None
     assert list(network(torch.randn(2, 3, *SIZES[1]))) == ["out"]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_compiles_as_one_graph_and_exports(name):
-    network = build_model(name, CLASSES, "resnet18" if takes_backbone(name) else None).eval()
+    network = build_model(name, CLASSES, small_backbone(name)).eval()
     x = torch.randn(1, 3, 33, 47)
     torch.compiler.reset()
     with torch.no_grad():
@@ -144,7 +149,7 @@ def test_forward_needs_no_value_on_the_host(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_half_precision_ends_in_float32_logits(name):
-    network = build_model(name, CLASSES, "resnet18" if takes_backbone(name) else None).eval()
+    network = build_model(name, CLASSES, small_backbone(name)).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert network(torch.randn(1, 3, 33, 47))["out"].dtype == torch.float32
     with torch.no_grad():
@@ -154,6 +159,10 @@ def test_half_precision_ends_in_float32_logits(name):
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", [*BACKBONES, "timm/resnet18", "timm/convnext_atto", "timm/mobilenetv2_050"])
 def test_backbone_says_its_channels_and_strides(name, output_stride):
+    if name in NEVER_DILATED and output_stride != 32:
+        with pytest.raises(ValueError, match=f"output stride 32, not {output_stride}"):
+            build_backbone(name, output_stride)
+        return
     with torch.device("meta"):
         backbone = build_backbone(name, output_stride)
         assert backbone.strides[-1] == output_stride
@@ -244,6 +253,11 @@ def test_torchvision_backbone_dilates_as_torchvision():
         (lambda: build_backbone("resnet18", dilations=(2, 4)), ["four", "(2, 4)"]),
         (lambda: build_model("sketchfill", 5, "resnet18", fine_conv=False), ["fine_conv=True", "64"]),
         (lambda: build_model("sketchfill", 5, "timm/test_vit", output_stride=32), ["strides 4, 8", "16"]),
+        (lambda: build_model("semanticflow", 5, width="64"), ["width must be int or None", "'64'"]),
+        (lambda: build_model("semanticflow", 5, width=65), ["even", "65"]),
+        (lambda: build_model("semanticflow", 5, context="aspp"), ["ppm, sppm", "'aspp'"]),
+        (lambda: build_model("semanticflow_lite", 5, gate_input="mean"), ["pooled, features", "'mean'"]),
+        (lambda: build_model("pspnet", 5, "stdc1"), ["output stride 32, not 8"]),
     ],
 )
 def test_a_mistake_is_a_value_error_that_says_what_to_do(call, parts):
@@ -303,6 +317,24 @@ def test_aspp_sees_the_whole_map():
     aspp(x)[0, :, 0, 0].sum().backward()
     assert x.grad[0, :, 8, 8].any()
     assert [branch[0].dilation[0] for branch in aspp.branches] == [1, 2, 4, 6]
+
+
+def test_gates_and_sketch_are_those_of_the_forward_pass():
+    network = build_model("sketchfill", CLASSES, "mobilenet_v2").eval()
+    x, seen = torch.randn(1, 3, *SIZES[0]), []
+    for block in (network.gate3, network.gate2, network.gate1):
+        block.gate.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        network(x)
+        levels = network.gates_and_sketch(x)
+        sketch = network.aspp(network.backbone(x)[-1])
+    assert [tuple(gate.shape) for gate, _ in levels] == [(1, 48, 5, 7), (1, 32, 9, 13), (1, 24, 17, 25)]
+    for (gate, resized), expected in zip(levels, seen[:3], strict=True):
+        assert torch.equal(gate, expected)
+        assert gate.min() >= 0
+        assert gate.max() <= 1
+        size = gate.shape[-2:]
+        assert torch.equal(resized, F.interpolate(sketch, size, mode="bilinear", align_corners=False))
 
 
 def test_cfa_block_fills_the_hidden_state():

@@ -1,10 +1,12 @@
 """The one-warp augmentation against the obvious sequence: resize, rotate, blur, flip, pad, crop."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from dataset.transform import Drawn, TrainTransform, color_matrix
+from dataset.transform import Drawn, Photometric, TrainTransform, color_matrix, scaled_point
 
 MEAN = (123.675, 116.28, 103.53)
 NO_JITTER = (1.0, 1.0, 1.0, 0.0)
@@ -197,6 +199,121 @@ def test_jitter_changes_the_picture_but_not_the_label():
         image, label, np.random.default_rng(3))
     assert np.array_equal(plain[1], jittered[1]) and not np.array_equal(plain[0], jittered[0])
     assert TrainTransform((4, 4), jitter=0.25).jitter == (0.25,) * 4
+
+
+POINTS = [(0, 0), (0, 119), (89, 0), (89, 119), (45, 60), (3, 80)]
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("crop", [(30, 40), (90, 120), (101, 50), (200, 210)])
+def test_a_crop_holds_the_point_it_was_asked_for(point, crop):
+    """Whatever the scale, the angle and the mirror, and also where rotation carries a corner out."""
+    label = np.zeros((90, 120), np.uint8)
+    y, x = point
+    label[max(y - 2, 0):y + 3, max(x - 2, 0):x + 3] = 7
+    transform = TrainTransform(crop, rotate_prob=0.7, blur_prob=0)
+    for seed in range(60):
+        drawn = transform.draw(np.random.default_rng(seed), label.shape, point)
+        row, column = scaled_point(drawn, point)
+        row, column = row - drawn.top, column - drawn.left
+        assert 0 <= row < crop[0] and 0 <= column < crop[1]
+        _, mask = transform(np.dstack([label] * 3), label, np.random.default_rng(seed), point)
+        # A pixel at the very border may fall half a pixel outside.
+        assert (mask[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2] == 7).any()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_point_is_where_the_label_says(flip):
+    """Every pixel has an id of its own; at whole scales it keeps it."""
+    label = np.arange(240, dtype=np.uint8).reshape(12, 20)
+    for factor in (1, 3):
+        transform = TrainTransform((9, 11), **{**OFF, "scale": (factor, factor), "flip_prob": float(flip)})
+        for seed in range(40):
+            point = (seed * 7 % 12, seed * 3 % 20)
+            drawn = transform.draw(np.random.default_rng(seed), label.shape, point)
+            _, mask = transform.apply(np.dstack([label] * 3), label, drawn)
+            row, column = scaled_point(drawn, point)
+            assert mask[row - drawn.top, column - drawn.left] == label[point]
+            assert 0 <= drawn.top <= drawn.size[0] - 9 and 0 <= drawn.left <= drawn.size[1] - 11
+
+
+def test_the_crops_round_a_point_are_equally_frequent():
+    """In 20 columns those of width 5 that hold column 2 begin at 0, 1 or 2; those that hold 10 at 6 to 10."""
+    transform = TrainTransform((4, 5), **OFF)
+    rng = np.random.default_rng(0)
+    for column, starts in ((2, 3), (10, 5), (19, 1)):
+        lefts = [transform.draw(rng, (4, 20), (1, column)).left for _ in range(1500)]
+        values, counts = np.unique(lefts, return_counts=True)
+        assert len(values) == starts and values.max() == min(column, 15)
+        assert counts.min() > 0.8 * 1500 / starts
+
+
+def test_a_point_changes_nothing_but_the_place_of_the_crop():
+    transform = TrainTransform((50, 60), jitter=0.3, photometric=True)
+    free = transform.draw(np.random.default_rng(5), (90, 120))
+    held = transform.draw(np.random.default_rng(5), (90, 120), (2, 3))
+    assert (free.top, free.left) != (held.top, held.left)
+    assert replace(held, top=free.top, left=free.left) == free
+
+
+def slow_photometric(image, drawn):
+    """The steps of the published transform on BGR, each of its own, cut to 8 bit after each."""
+    def convert(values, factor=1.0, offset=0.0):
+        return np.clip(values.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+
+    image = convert(image[:, :, ::-1], offset=drawn.brightness)
+    if not drawn.contrast_last:
+        image = convert(image, drawn.contrast)
+    for factor, turn in ((drawn.saturation, 0), (1.0, drawn.hue)):
+        if factor == 1 and not turn:
+            continue
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        hsv[:, :, 1] = convert(hsv[:, :, 1], factor)
+        hsv[:, :, 0] = (hsv[:, :, 0].astype(int) + turn) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    if drawn.contrast_last:
+        image = convert(image, drawn.contrast)
+    return image[:, :, ::-1]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("brightness, contrast", [(0, 1), (-31.7, 1), (12.3, 0.51), (30, 1.49)])
+@pytest.mark.parametrize("saturation, hue", [(1, 0), (0.6, 0), (1.45, 0), (1, -18), (1, 17)])
+def test_photometric_distortion_is_the_sequence_of_its_steps(brightness, contrast, last, saturation, hue):
+    image, _ = noise()
+    drawn = Photometric(brightness, contrast, last, saturation, hue)
+    assert np.array_equal(drawn.apply(image), slow_photometric(image, drawn))
+
+
+def test_saturation_and_hue_together_differ_by_rounding_alone():
+    image = scene()[0]
+    drawn = Photometric(5, 1.2, True, 0.7, 11)
+    difference = np.abs(drawn.apply(image).astype(int) - slow_photometric(image, drawn))
+    assert difference.mean() < 1.5 and np.percentile(difference, 99) <= 6
+
+
+def test_distribution_of_the_photometric_distortion():
+    rng = np.random.default_rng(0)
+    draws = [Photometric.draw(rng) for _ in range(4000)]
+    for name, neutral, low, high in (("brightness", 0, -32, 32), ("contrast", 1, 0.5, 1.5),
+                                     ("saturation", 1, 0.5, 1.5), ("hue", 0, -18, 17)):
+        values = np.array([getattr(drawn, name) for drawn in draws], float)
+        near = (high - low) / 30
+        assert abs((values != neutral).mean() - (0.5 if name != "hue" else 0.5 * 35 / 36)) < 0.03
+        assert low <= values.min() < low + near and high - near < values.max() <= high
+    assert abs(np.mean([drawn.contrast_last for drawn in draws]) - 0.5) < 0.03
+
+
+def test_photometric_distortion_leaves_the_label_and_the_other_draws():
+    image, label = scene()
+    plain, distorted = (TrainTransform((100, 100), photometric=on) for on in (False, True))
+    seeds = range(8)
+    for seed in seeds:
+        draws = [t.draw(np.random.default_rng(seed), label.shape) for t in (plain, distorted)]
+        assert replace(draws[1], photometric=None) == draws[0]
+    results = [[t(image, label, np.random.default_rng(seed)) for seed in seeds] for t in (plain, distorted)]
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(*results, strict=True))
+    assert not all(np.array_equal(a[0], b[0]) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("options, message", [

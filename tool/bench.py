@@ -2,8 +2,8 @@
 
     python -m tool.bench params DATASET EXPERIMENT [--size H W] [--json FILE] [section.key=value ...]
 
-`params` counts parameters and multiply-accumulates (MACs) for one picture of any size; nothing is computed and no
-data is needed. docs/benchmark.md says what is counted and compares it with published figures.
+`params` counts parameters and multiply-accumulates (MACs) for one picture of any size; nothing is computed
+and no data is needed. docs/benchmark.md says what is counted and compares it with published figures.
 """
 
 import argparse
@@ -14,12 +14,14 @@ from dataset.base import check_classes
 from tool import common
 from tool.launch import find_experiment
 from util.config import Config
-from util.flops import COUNTED, Cost, count
+from util.flops import COUNTED, NOT_COUNTED, Cost, count
 from util.log import open_log, versions, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tool.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_params(commands)
     args, rest = parser.parse_known_args(argv)  # argparse gives up on overrides that follow an option
@@ -42,9 +44,10 @@ def _add_command(commands, name: str, run, text: str) -> argparse.ArgumentParser
 
 
 def _add_params(commands) -> None:
-    parser = _add_command(commands, "params", params, "parameters and multiply-accumulates for one picture")
+    text = "parameters and multiply-accumulates for one picture in evaluation"
+    parser = _add_command(commands, "params", params, text)
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help="of the picture (default: the experiment's data.crop)"
+        "--size", nargs=2, type=int, metavar=("H", "W"), help="of the picture (default: data.crop)"
     )
 
 
@@ -69,7 +72,7 @@ def experiment_of(args: argparse.Namespace) -> Config:
 
 
 def class_count(config: Config) -> int:
-    """Number of classes, from the experiment or from the data set's facts; no file of the data set is read."""
+    """Number of classes, from the experiment or the data set's facts; no file of the data set is read."""
     classes = config.data.classes or dataset_class(config.data.name).classes
     check_classes(classes, config.data.name)
     return len(classes)
@@ -95,6 +98,7 @@ def params_text(title: str, spec: dict, size: tuple[int, int], cost: Cost) -> st
         f"MACs        {cost.macs / 1e9:.2f} G multiply-accumulates",
         f"FLOPs       {cost.flops / 1e9:.2f} G, two for each multiply-accumulate",
         f"counted     {COUNTED}",
+        f"not         {NOT_COUNTED}",
     ])
 
 
@@ -117,6 +121,7 @@ def params_figures(args: argparse.Namespace, spec: dict, size: tuple[int, int], 
         "flops": cost.flops,
         "parts": [vars(part) for part in cost.parts],
         "counted": COUNTED,
+        "not_counted": NOT_COUNTED,
         "versions": versions(),
     }
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dataset import build_eval_loader, build_loader
 from dataset.check import check_dataset, compare_splits
 from dataset.transform import TrainTransform
+from dataset.uniform import ClassUniform, find_points
 from tool import common
 from util import dist
 from util.config import Config, dump_config
@@ -51,7 +52,8 @@ def build_data(config: Config, run: common.RunPaths):
     """Training and validation set, checked; rank 0 reads the labels for all."""
     data = config.data
     transform = TrainTransform(
-        data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter, data.mean
+        data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter,
+        data.mean, photometric=data.photometric,
     )
     train_set = common.dataset_of(config, "train", transform)
     val_set = common.dataset_of(config, "val") if config.train.val_every else None
@@ -78,6 +80,18 @@ def check_labels(sets: list, run: common.RunPaths) -> list[str]:
     return warnings
 
 
+def class_uniform(config: Config, train_set, run: common.RunPaths) -> ClassUniform | None:
+    """What draws the class-uniform share of each epoch, if there is one; rank 0 reads the labels for all."""
+    data = config.data
+    if not data.uniform:
+        return None
+    tile = data.uniform_tile or max(data.crop)
+    points = dist.main_first(lambda: find_points(train_set, tile, file=run.folder / "uniform.npz"))
+    if points.absent:
+        log.info("data.uniform: no label holds the classes %s; they are left out", ", ".join(points.absent))
+    return ClassUniform(points, len(train_set), data.uniform)
+
+
 def build_training(config: Config, train_set, device: torch.device) -> Training:
     """Network, loss, optimiser and their helpers, ready for the first step."""
     torch.manual_seed(config.seed)
@@ -98,7 +112,10 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     steps = config.train.epochs * (len(train_set) // config.train.batch_size)
     if config.train.compile:
         model.compile()
-    criterion = SegLoss(loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing)
+    criterion = SegLoss(
+        loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing, loss.name,
+        loss.options, loss.extra,
+    )
     net = dist.wrap(model, device)
     torch.manual_seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
     return Training(
@@ -135,6 +152,7 @@ def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: Su
     loader = build_loader(
         train_set, train.batch_size, dist.rank(), dist.world_size(), workers, training.config.seed,
         training.step, train.accumulate, pin_memory=training.device.type == "cuda",
+        uniform=class_uniform(training.config, train_set, run),
     )
     total = train.epochs * loader.steps_per_epoch
     if training.step >= total:
@@ -160,8 +178,8 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter) -> 
     """Scores the network on whole pictures at scale `train.val_scale`; whether it is the best so far."""
     config = training.config
     predictor = Predictor(
-        training.scored, len(val_set.classes), config.data.mean, config.data.std, (config.train.val_scale,), device=training.device,
-        amp=AMP_TYPES[config.train.amp], channels_last=config.train.channels_last,
+        training.scored, len(val_set.classes), config.data.mean, config.data.std, scales=(config.train.val_scale,),
+        amp=AMP_TYPES[config.train.amp], device=training.device, channels_last=config.train.channels_last,
     )
     confusion = ConfusionMatrix(len(val_set.classes), val_set.ignore_label, training.device)
     indices = shard(range(len(val_set)), dist.rank(), dist.world_size())

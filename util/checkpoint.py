@@ -11,8 +11,8 @@ import torch
 
 FORMAT = 1
 
-# Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are allowed:
-# the function that rebuilds it from a type and bytes (NumPy 1 called its module otherwise), and the types.
+# Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are
+# allowed: the function that rebuilds it from type and bytes, which NumPy 1 had elsewhere, and the types.
 _REBUILD_NUMBER = np.float64().__reduce__()[0]
 NUMPY_NUMBERS = [
     (_REBUILD_NUMBER, "numpy._core.multiarray.scalar"),
@@ -72,11 +72,15 @@ def load(path: str | Path) -> dict:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            reason = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error)
+        # without torch's advice to trust the file
+        reason = reason.partition("\n")[0].partition(". Please use")[0]
+        # an unknown operation: some other kind of file, such as the web page of a failed download
+        if "weights_only" in str(error).lower() and "Unsupported operand" not in reason:
             raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({error})") from None
-    except (RuntimeError, EOFError, LookupError, AttributeError, OSError) as error:  # whatever half a file provokes
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+    # whatever half a file provokes
+    except (RuntimeError, EOFError, LookupError, AttributeError, OSError, TypeError, ValueError) as error:
         if getattr(error, "filename", None) is not None:  # the operating system's word about the path
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -56,6 +56,15 @@ class DataConfig(Section):
     jitter: tuple[float, float, float, float] = Field(
         (0.0, 0.0, 0.0, 0.0), description="ranges of the random brightness, contrast, saturation and hue"
     )
+    photometric: bool = Field(
+        False, description="colour distortion of MMSegmentation (PhotoMetricDistortion), instead of jitter"
+    )
+    uniform: float = Field(
+        0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"
+    )
+    uniform_tile: int | None = Field(
+        None, ge=1, description="side of the tiles that each offer one such crop a class; default: the crop"
+    )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
     workers: int = Field(4, ge=0, description="loader processes per training process, at most its share of the cores")
@@ -92,6 +101,8 @@ class DataConfig(Section):
             raise ValueError("colors: values must be within 0..255")
         if min(self.jitter) < 0:
             raise ValueError("jitter: ranges cannot be negative")
+        if self.photometric and any(self.jitter):
+            raise ValueError("photometric: takes the place of jitter; set jitter to [0, 0, 0, 0]")
         return self
 
 
@@ -115,8 +126,18 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """What is minimised: the weighted sum over the network's outputs."""
 
-    name: Literal["cross_entropy"] = Field("cross_entropy", description="loss of every output map")
-    weights: dict[str, float] = Field({"out": 1.0, "aux": 0.4}, description="weight of each output")
+    name: Literal["cross_entropy", "ohem", "relaxed", "dice", "lovasz"] = Field(
+        "cross_entropy", description="loss of every output map; see util/losses"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="further arguments of that loss, e.g. {min_kept: 100000} of ohem"
+    )
+    weights: dict[str, float] = Field(
+        {"out": 1.0, "aux": 0.4}, description="weight of each output: out, aux, dsn0, dsn1, ..."
+    )
+    extra: dict[str, float] = Field(
+        {}, description="weight of losses added for the main output, e.g. {dice: 0.5}"
+    )
     class_weights: tuple[float, ...] | None = Field(None, description="weight of each class, in class order")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
@@ -126,8 +147,14 @@ class LossConfig(Section):
             raise ValueError("weights: the main output 'out' needs a weight")
         if any(w < 0 for w in self.weights.values()):
             raise ValueError("weights: cannot be negative")
+        if any(w < 0 for w in self.extra.values()):
+            raise ValueError("extra: cannot be negative")
         if self.class_weights is not None and (min(self.class_weights) < 0 or max(self.class_weights) == 0):
             raise ValueError("class_weights: cannot be negative, and one must be positive")
+        if self.options or self.extra or self.label_smoothing:
+            from util.loss import check_loss  # here, since it imports torch
+
+            check_loss(self.name, self.options, self.label_smoothing, self.extra)
         return self
 
 

@@ -112,6 +112,18 @@ def share(total: int, name: str) -> int:
     return total // world
 
 
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the processes of a tensor of any shape; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return all_reduce_sum_(tensor.clone())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return all_reduce_sum_(gradient.clone())
+
+
 class _CPUSyncBatchNorm(nn.BatchNorm2d):
     """Batch norm whose mean and variance are those of all processes' batches, on the CPU.
 
@@ -121,19 +133,16 @@ class _CPUSyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x):
         if not (self.training and world_size() > 1):
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce  # differentiable; imports slowly
-
         count = torch.tensor([x.numel() / x.shape[1]], dtype=torch.float64)
-        dist.all_reduce(count)
-        count = float(count)
-        wide = x.float()
-        mean = all_reduce(wide.sum((0, 2, 3))) / count
+        count = float(all_reduce_sum_(count))
+        wide = x.double()  # a CPU has the width, and rounding is what two processes differ by
+        mean = _AllReduceSum.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
-        var = all_reduce(centred.square().sum((0, 2, 3))) / count
+        var = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+            self.running_mean.lerp_(mean.float(), self.momentum)
+            self.running_var.lerp_((var * count / (count - 1)).float(), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 

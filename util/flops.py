@@ -6,10 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-COUNTED = (
-    "convolutions, linear layers and matrix products (attention). Not counted: normalisation, activations, pooling, "
-    "resizing, warping, softmax, sums and products of maps, biases"
-)
+COUNTED = "convolutions, linear layers and matrix products (attention)"
+NOT_COUNTED = "biases, normalisation, activations, pooling, resizing, warping, softmax, sums of maps"
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Part:
 class Cost:
     """What a network costs for one picture in evaluation.
 
-    `parameters` are all trainable ones, as constructed; `reached` those with a gradient path to the logits of the
-    evaluation: heads that only training uses are left out. `parts` add up to the whole.
+    `parameters` are all trainable ones, as constructed; `reached` those with a gradient path to the logits of
+    the evaluation: heads that only training uses are left out. `parts` add up to the whole.
     """
 
     parameters: int
@@ -43,12 +41,13 @@ class Cost:
 def count(model: nn.Module, size: tuple[int, int]) -> Cost:
     """Cost of `model`, which maps (1,3,H,W) to {"out": logits}, for one picture of `size` (H, W).
 
-    The forward pass runs on meta tensors, which have a shape and no values, so that size costs neither time nor
-    memory. The model is put in eval mode and else left as it is. See `COUNTED` for what the MACs are of.
+    The forward pass runs on meta tensors, which have a shape and no values, so that size costs neither time
+    nor memory. The model is put in eval mode and else left as it is. The MACs are those of `COUNTED`.
     """
     model.eval()
     parameters = {
-        name: value.detach().to("meta").requires_grad_(value.requires_grad) for name, value in model.named_parameters()
+        name: value.detach().to("meta").requires_grad_(value.requires_grad)
+        for name, value in model.named_parameters()
     }
     buffers = {name: value.to("meta") for name, value in model.named_buffers()}
     counter = FlopCounterMode(display=False)
@@ -79,7 +78,9 @@ def _leaves(output: torch.Tensor) -> set[int]:
     return leaves
 
 
-def _parts(model: nn.Module, trainable: dict[str, torch.Tensor], counter: FlopCounterMode) -> tuple[Part, ...]:
+def _parts(
+    model: nn.Module, trainable: dict[str, torch.Tensor], counter: FlopCounterMode
+) -> tuple[Part, ...]:
     """The model's children that cost something, and what they leave of the whole."""
     macs = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     parts = []

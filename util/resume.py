@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from util import checkpoint, dist
-from util.config import Config
+from util.config import Config, check_config
 from util.log import log
 from util.loop import Training
 
@@ -94,7 +94,8 @@ def refuse_changes(state: dict, config: Config, path: Path, train_set) -> None:
     """Raises ValueError with the list of what makes `config` another run than the checkpoint's."""
     if not checkpoint.is_ours(state) or "optimizer" not in state:
         raise ValueError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
-    before, after = _flat(state["config"]), _flat(config.model_dump(mode="json"))
+    earlier = check_config(state["config"], str(path))  # fills in keys that are younger than the checkpoint
+    before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     refused = [f"{k} {before.get(k)} -> {after.get(k)}" for k in changed if not k.startswith(MAY_CHANGE)]
     if tuple(state["classes"]) != tuple(train_set.classes):

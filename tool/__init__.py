@@ -1,0 +1,1 @@
+"""The commands: each module is run as `python -m tool.NAME`."""

@@ -1,0 +1,258 @@
+"""Predicts pictures with a checkpoint alone.
+
+    python -m tool.demo photo.jpg holiday/ --checkpoint exp/cityscapes/sfnet101/model/last.pth
+    python -m tool.demo photo.jpg --checkpoint FILE --flow
+
+For each picture, photo | prediction with the classes' names is written to the folder --out. --flow adds what
+the network does inside: the flow fields of Semantic Flow, the gates and the sketch of Sketch-and-Fill. A
+published checkpoint is imported first: python -m tool.import_weights FILE.
+"""
+
+import argparse
+import time
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from dataset.image import read_image
+from model import build_model
+from tool import common
+from util import checkpoint, dist
+from util.config import IMAGENET_MEAN, IMAGENET_STD
+from util.log import log, open_log
+from util.panels import (
+    enlarge,
+    feature_colors,
+    flow_colors,
+    heat,
+    legend,
+    panel_size,
+    scale_bar,
+    titled_row,
+    wheel,
+)
+from util.predict import Predictor
+from util.visual import triptych
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SMALLEST_PANEL, LARGEST_PANEL = 800, 1600  # width of photo and prediction on a sheet of --flow, pixels
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tool.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture, or folder of pictures")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="of ours, or imported")
+    parser.add_argument("--out", default="exp/demo", metavar="DIR", help="of the results (default: exp/demo)")
+    parser.add_argument("--flow", action="store_true", help="also draw flow fields, or gates and sketch")
+    parser.add_argument(
+        "--longest", type=int, default=2048, metavar="PIXELS",
+        help="longer side that larger pictures are shrunk to (default: 2048)",
+    )
+    args = parser.parse_intermixed_args(argv)
+    open_log(None)
+    if args.longest < 1:
+        raise ValueError(f"--longest {args.longest}: a picture has at least one pixel")
+    targets = name_results(args.pictures, Path(args.out))
+    state = load_state(args.checkpoint)
+    predictor = build_predictor(state, args.checkpoint, dist.init())
+    if args.flow:
+        check_flow(predictor.model, args.checkpoint)
+    for target, path in targets.items():
+        log.info("%s -> %s", path, draw(path, target, predictor, state, args))
+    return 0
+
+
+def name_results(given: list[str], out: Path) -> dict[Path, Path]:
+    """Pictures by the file of their result: in `out` as in the folder that was given, named .png.
+
+    Pictures that differ in their suffix alone keep it in the name.
+
+    Raises:
+        FileNotFoundError: a path leads nowhere.
+        ValueError: a folder holds no picture, or a result would overwrite another or a picture.
+    """
+    found = list(dict.fromkeys(find_pictures(given, out.resolve())))
+    stems = [str(inner.with_suffix("")) for _, inner in found]
+    targets = {}
+    for (path, inner), stem in zip(found, stems, strict=True):
+        target = out / f"{stem if stems.count(stem) == 1 else inner}.png"
+        if targets.get(target, path) != path:
+            raise ValueError(f"{targets[target]} and {path} have one name; give the folder that holds both")
+        targets[target] = path
+    sources = {path.resolve() for path, _ in found}
+    if over := [target for target in targets if target.resolve() in sources]:
+        raise ValueError(f"{over[0]} would be overwritten by a result; choose another folder with --out")
+    return targets
+
+
+def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
+    """The pictures, each with its path inside the folder given; earlier results in `out` are left aside."""
+    found = []
+    for path in map(Path, given):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such picture or folder")
+        if path.is_file():
+            found.append((path, PurePath(path.name)))
+            continue
+        if path.resolve() == out:
+            raise ValueError(f"{path}: pictures and results would be mixed; choose another folder with --out")
+        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if path.resolve() in out.parents:
+            pictures = [p for p in pictures if out not in p.resolve().parents]
+        if not pictures:
+            raise ValueError(f"{path}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
+        found += [(p, p.relative_to(path)) for p in pictures]
+    return found
+
+
+def load_state(file: str) -> dict:
+    """The checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, damaged, or not in this project's format.
+    """
+    state = checkpoint.load(file)
+    if not checkpoint.is_ours(state):
+        raise ValueError(
+            f"{file}: not in this project's format; import it first: python -m tool.import_weights {file}"
+        )
+    if absent := [key for key in ("classes", "colors") if key not in state]:
+        raise ValueError(f"{file}: holds no {' and '.join(absent)}")
+    return state
+
+
+def build_predictor(state: dict, file: str, device: torch.device) -> Predictor:
+    """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
+    spec, data = state["spec"], state.get("config", {}).get("data", {})
+    model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
+    checkpoint.load_strictly(model, state["model"], file)
+    mean, std = data.get("mean", IMAGENET_MEAN), data.get("std", IMAGENET_STD)
+    return Predictor(model.eval(), spec["num_classes"], mean, std, device=device)
+
+
+def check_flow(model: nn.Module, file: str) -> None:
+    """Raises ValueError where there is nothing inside the network to draw."""
+    if not hasattr(model, "flow_fields") and not hasattr(model, "gates_and_sketch"):
+        raise ValueError(
+            f"--flow draws the flow of semanticflow and semanticflow_lite, and the gates of sketchfill; "
+            f"{file} holds {model.spec['name']}"
+        )
+
+
+def draw(path: Path, target: Path, predictor: Predictor, state: dict, args: argparse.Namespace) -> str:
+    """Predicts one picture and writes the result; what to log about it."""
+    image = shrink(read_image(path), args.longest)
+    start = time.perf_counter()
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    prediction = predictor(tensor).cpu().numpy()
+    seconds = time.perf_counter() - start
+    colors = np.array(state["colors"], np.uint8)
+    if args.flow:
+        picture = sheet(image, prediction, colors, state["classes"], look_inside(predictor, tensor))
+    else:
+        picture = triptych(image, None, prediction, colors, state["classes"])
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return f"{target} ({image.shape[0]} x {image.shape[1]}, {seconds:.2f} s)"
+
+
+def shrink(image: np.ndarray, longest: int) -> np.ndarray:
+    """The picture (H, W, 3), its longer side at most `longest` pixels."""
+    factor = longest / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def look_inside(predictor: Predictor, image: torch.Tensor) -> dict[str, list]:
+    """Flow fields, or gates and sketch, of a picture uint8 (3, H, W), as float arrays.
+
+    {"flow": arrays (2, h, w) from coarse to fine}, called "dual flow" where a pair of maps is aligned, or
+    {"sketch": [array (C, h, w)], "gate": arrays (C, h, w) from coarse to fine}.
+    """
+    batch = (image.to(predictor.device).float() - predictor.mean).div_(predictor.std)[None]
+    with torch.inference_mode():
+        if hasattr(predictor.model, "flow_fields"):
+            kind = "dual flow" if predictor.model.spec["name"] == "semanticflow_lite" else "flow"
+            maps = {kind: predictor.model.flow_fields(batch)}
+        else:
+            gates, sketches = zip(*predictor.model.gates_and_sketch(batch), strict=True)
+            maps = {"sketch": sketches[:1], "gate": gates}
+        return {name: [value[0].float().cpu().numpy() for value in values] for name, values in maps.items()}
+
+
+def sheet(
+    image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: list[str], maps: dict
+) -> np.ndarray:
+    """Photo | prediction with the classes' names, and below what goes on inside the network."""
+    panel = int(np.clip(image.shape[1], SMALLEST_PANEL, LARGEST_PANEL))
+    size = panel, max(round(panel * image.shape[0] / image.shape[1]), 1)
+    smooth = cv2.INTER_AREA if panel < image.shape[1] else cv2.INTER_CUBIC
+    photo = cv2.resize(image, size, interpolation=smooth)
+    classes = cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST)
+    top = triptych(photo, None, classes, colors, names)
+    below = gate_rows if "gate" in maps else flow_rows
+    return np.vstack([top, *below(maps, image.shape[:2], top.shape[1])])
+
+
+def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
+    """The flow fields side by side, and their legend; picture: its height and width."""
+    (kind, fields), = maps.items()
+    fields = [in_pixels(flow, picture) for flow in fields]
+    names = {
+        "flow": [f"flow at stride {stride_of(flow, picture)}" for flow in fields],
+        "dual flow": ["flow of the coarse map", "flow of the fine map"],
+    }
+    size = panel_size(picture[0] / picture[1], len(fields), width)
+    panels = []
+    for name, flow in zip(names[kind], fields, strict=True):
+        longest = float(np.percentile(np.hypot(*flow), 99))
+        title = f"{name}, full colour: {longest:.1f} pixels"
+        panels.append((title, flow_colors(enlarge(flow, size), longest)))
+    lines = (
+        "Semantic flow: where, seen from each pixel, the map is read that is aligned there.",
+        "Hue is the direction, saturation the length; white: read in place.",
+        "Full colour is the length, in pixels of the picture, that 99 % of a field's vectors stay below.",
+    )
+    return [titled_row(panels, width), legend(wheel(round(width * 0.07)), lines, width)]
+
+
+def stride_of(maps: np.ndarray, picture: tuple[int, int]) -> int:
+    """Pixels of the picture (height, width) to a cell of (C, h, w), a power of two: sizes are rounded up."""
+    return 2 ** round(np.log2(max(picture) / max(maps.shape[1:])))
+
+
+def in_pixels(flow: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
+    """A field (2, h, w) in pixels of the picture: one is half a cell of the field (see `model.flow.warp`)."""
+    height, width = flow.shape[1:]
+    return flow * np.array([picture[1] / (2 * width), picture[0] / (2 * height)], np.float32)[:, None, None]
+
+
+def gate_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
+    """The sketch and the gates side by side, and their legend; picture: its height and width."""
+    size = panel_size(picture[0] / picture[1], 1 + len(maps["gate"]), width)
+    components = enlarge(feature_colors(maps["sketch"][0]), size)
+    panels = [("sketch", np.round(255 * components).astype(np.uint8).transpose(1, 2, 0))]
+    for gate in maps["gate"]:
+        mean = gate.mean(0)
+        low, high = np.percentile(mean, (1, 99))
+        title = f"gate at stride {stride_of(gate, picture)}: {low:.2f} to {high:.2f}"
+        panels.append((title, heat(enlarge(mean[None], size)[0], low, high)))
+    lines = (
+        "Sketch: output of ASPP, three principal components as red, green, blue; like colours, like context.",
+        "Gate: mean over the channels, dark is low, bright is high; 0 keeps detail out, 1 lets it in.",
+    )
+    bar = scale_bar(round(width * 0.12), round(width * 0.014))
+    return [titled_row(panels, width), legend(bar, lines, width)]
+
+
+if __name__ == "__main__":
+    common.command(main)

@@ -1,0 +1,1 @@
+"""The losses; `util.loss` lists them by name."""
