@@ -39,7 +39,7 @@ def make_data(folder: Path, train: int = 16, val: int = 5) -> Path:
     return folder
 
 
-def make_experiment(folder: Path, data: Path, **sections) -> Path:
+def make_experiment(folder: Path, data: Path, /, **sections) -> Path:
     """An experiment on it: FCN on ResNet-18, two epochs, seconds."""
     raw = {
         "data": {"name": "custom", "root": str(data), "classes": list(CLASSES), "colors": [list(c) for c in COLORS],

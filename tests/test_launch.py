@@ -29,7 +29,7 @@ def small(folder: Path, data: Path, *overrides: str) -> list[str]:
     return [
         "street", "fcn18", "--exp", str(folder), "data.name=custom", f"data.root={data}",
         f"data.classes={json.dumps(CLASSES)}", f"data.colors={json.dumps(COLORS)}", "data.crop=[48, 64]",
-        "data.workers=0", "train.epochs=1", "train.batch_size=4", "train.amp=off", *overrides,
+        "data.workers=0", "train.epochs=1", "train.batch_size=4", "train.amp=off", "loss.class_weights=", *overrides,
     ]
 
 
