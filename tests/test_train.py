@@ -16,6 +16,24 @@ def run(experiment, folder, *overrides):
     return checkpoint.load(folder / "model" / "last.pth")
 
 
+def run_to_first_checkpoint(experiment, folder):
+    """A run that is killed right after it has written its first checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    def save_then_die(*args):
+        original(*args)
+        raise Killed
+
+    original, train.save = train.save, save_then_die
+    try:
+        with pytest.raises(Killed):
+            run(experiment, folder)
+    finally:
+        train.save = original
+
+
 def logged_losses(folder):
     lines = (folder / "train.log").read_text().splitlines()
     return [float(line.split(" loss ")[1].split()[0]) for line in lines if " loss " in line]
@@ -52,21 +70,7 @@ def test_a_continued_run_has_the_weights_of_an_uninterrupted_one(tmp_path, data,
     experiment = make_experiment(tmp_path, data, train={"epochs": 3, **extra}, model={"options": {"dropout": 0.1}})
     whole = run(experiment, tmp_path / "whole")
 
-    original = train.save
-
-    class Killed(Exception):
-        pass
-
-    def save_then_die(*args):
-        original(*args)
-        raise Killed
-
-    train.save = save_then_die
-    try:
-        with pytest.raises(Killed):
-            run(experiment, tmp_path / "halves")
-    finally:
-        train.save = original
+    run_to_first_checkpoint(experiment, tmp_path / "halves")
     assert checkpoint.load(tmp_path / "halves" / "model" / "last.pth")["step"] == 4
     halves = run(experiment, tmp_path / "halves", "data.workers=2")
     assert halves["step"] == whole["step"] == 12

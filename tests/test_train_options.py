@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.conftest import make_experiment
-from tests.test_train import logged_losses, run, same
+from tests.test_train import logged_losses, run, run_to_first_checkpoint, same
 from tool import train
 from util import checkpoint
 from util.config import merge
@@ -46,19 +46,5 @@ def test_class_uniform_sampling_continues_in_the_same_order(tmp_path, data):
     """Killed after the first epoch, the run ends in the weights of the uninterrupted one."""
     experiment = make_experiment(tmp_path, data, data={"uniform": 0.5}, train={"val_every": 0})
     whole = run(experiment, tmp_path / "whole")
-    original = train.save
-
-    class Killed(Exception):
-        pass
-
-    def save_then_die(*args):
-        original(*args)
-        raise Killed
-
-    train.save = save_then_die
-    try:
-        with pytest.raises(Killed):
-            run(experiment, tmp_path / "halves")
-    finally:
-        train.save = original
+    run_to_first_checkpoint(experiment, tmp_path / "halves")
     assert same(run(experiment, tmp_path / "halves", "data.workers=2")["model"], whole["model"])
