@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -30,19 +31,21 @@ def save(path: str | Path, state: dict) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    content = io.BytesIO()  # written in one piece: torch's own writer hides the system's word about a full disk
+    torch.save({"format": FORMAT, **state}, content)
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-        full = getattr(error, "errno", None) == errno.ENOSPC or "write" in str(error)
-        if not full:
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
             raise
+        needed = content.getbuffer().nbytes / 2**20
         raise OSError(
-            errno.ENOSPC, f"{path}: the checkpoint could not be written, no space left? {_free(path)}; "
-            "the earlier checkpoint is untouched. Free some space and start the same command again"
+            errno.ENOSPC, f"{path}: no space left for the checkpoint ({needed:.0f} MiB needed, {_free(path)}); the "
+            "earlier checkpoint is untouched. Free some space and start the same command again"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -55,7 +58,7 @@ def save(path: str | Path, state: dict) -> None:
 
 def _free(path: Path) -> str:
     usage = os.statvfs(path.parent)
-    return f"{usage.f_bavail * usage.f_frsize / 2**20:.0f} MiB are free"
+    return f"{usage.f_bavail * usage.f_frsize / 2**20:.0f} MiB free"
 
 
 def load(path: str | Path) -> dict:
