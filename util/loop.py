@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -40,6 +41,13 @@ class Training:
         """The network that is validated and saved for use: the averaged one if there is one."""
         return self.model if self.ema is None else self.ema.module
 
+    @cached_property
+    def mean_std(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Colour mean and deviation, (3, 1, 1) on the device; made once, since each copy makes the host wait."""
+        data = self.config.data
+        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (data.mean, data.std))
+        return mean, std
+
 
 def train_epoch(training: Training, batches: Iterator, last: int, epoch: int, progress: Progress, writer) -> None:
     """Optimiser steps up to step `last`."""
@@ -59,11 +67,9 @@ def train_epoch(training: Training, batches: Iterator, last: int, epoch: int, pr
 
 def to_device(batch: dict, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised picture (n, 3, h, w) and label (n, h, w) on the device."""
-    data, device = training.config.data, training.device
-    image = batch["image"].to(device, non_blocking=True)
-    label = batch["label"].to(device, non_blocking=True)
-    mean = torch.tensor(data.mean, device=device)[:, None, None]
-    std = torch.tensor(data.std, device=device)[:, None, None]
+    image = batch["image"].to(training.device, non_blocking=True)
+    label = batch["label"].to(training.device, non_blocking=True)
+    mean, std = training.mean_std
     image = image.float().sub_(mean).div_(std)
     layout = torch.channels_last if training.config.train.channels_last else torch.contiguous_format
     return image.contiguous(memory_format=layout), label
