@@ -38,7 +38,7 @@ setup(
     version="0.1.0",
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
-    packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
+    packages=find_packages(include=["model*", "dataset*", "util*", "tool*", "bench*"]),
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

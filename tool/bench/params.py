@@ -1,81 +1,29 @@
-"""Measures an experiment's network.
-
-    python -m tool.bench params DATASET EXPERIMENT [--size H W] [--json FILE] [section.key=value ...]
-
-`params` counts parameters and multiply-accumulates (MACs) for one picture of any size; nothing is computed
-and no data is needed. docs/benchmark.md says what is counted and compares it with published figures.
-"""
+"""`params`: parameters and multiply-accumulates of an experiment's network; nothing is computed, no data is needed."""
 
 import argparse
 from pathlib import Path
 
-from dataset import dataset_class
-from dataset.base import check_classes
 from tool import common
-from tool.launch import find_experiment
-from util.config import Config
+from tool.bench.experiment import check_size, class_count, common_arguments, experiment_of, size_argument
 from util.flops import COUNTED, NOT_COUNTED, Cost, count
-from util.log import open_log, versions, write_json
+from util.log import versions, write_json
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_params(commands)
-    args, rest = parser.parse_known_args(argv)  # argparse gives up on overrides that follow an option
-    if unknown := [word for word in rest if word.startswith("-")]:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    args.overrides += rest
-    open_log(None)
-    return args.run(args)
-
-
-def _add_command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
-    """The parser of a subcommand on one experiment; `run(args)` gives the exit status."""
-    parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("dataset")
-    parser.add_argument("experiment")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_params(commands) -> None:
+def add(commands) -> None:
     text = "parameters and multiply-accumulates for one picture in evaluation"
-    parser = _add_command(commands, "params", params, text)
-    parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help="of the picture (default: data.crop)"
-    )
+    size_argument(common_arguments(commands, "params", run, text), "data.crop")
 
 
-def params(args: argparse.Namespace) -> int:
-    """Counts and prints; see the module's description."""
+def run(args: argparse.Namespace) -> int:
+    """Counts and prints."""
     config = experiment_of(args)
-    size = tuple(args.size or config.data.crop)
-    if min(size) < 1:
-        raise ValueError(f"--size {size[0]} {size[1]}: a picture has at least one pixel")
+    size = check_size(tuple(args.size or config.data.crop))
     model = common.network_of(config, class_count(config))
     cost = count(model, size)
     print(params_text(f"{args.dataset} {args.experiment}", model.spec, size, cost))
     if args.json:
         write_figures(args.json, params_figures(args, model.spec, size, cost))
     return 0
-
-
-def experiment_of(args: argparse.Namespace) -> Config:
-    """The checked config of the experiment that a subcommand names."""
-    path = find_experiment(args.dataset, args.experiment)
-    return common.load_experiment(str(path), args.overrides)[0]
-
-
-def class_count(config: Config) -> int:
-    """Number of classes, from the experiment or the data set's facts; no file of the data set is read."""
-    classes = config.data.classes or dataset_class(config.data.name).classes
-    check_classes(classes, config.data.name)
-    return len(classes)
 
 
 def params_text(title: str, spec: dict, size: tuple[int, int], cost: Cost) -> str:
@@ -131,6 +79,3 @@ def write_figures(path: str, figures: dict) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, figures)
 
-
-if __name__ == "__main__":
-    common.command(main)

@@ -1,0 +1,29 @@
+"""Measures an experiment: what it costs, and how much faster it is than a plain way.
+
+    python -m tool.bench params DATASET EXPERIMENT [--size H W] [--json FILE] [section.key=value ...]
+
+`params` counts parameters and multiply-accumulates (MACs) for one picture of any size; nothing is computed
+and no data is needed. docs/benchmark.md says what is counted and compares it with published figures.
+"""
+
+import argparse
+
+from tool.bench import params
+from util.log import open_log
+
+COMMANDS = (params,)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tool.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    args, rest = parser.parse_known_args(argv)  # argparse gives up on overrides that follow an option
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    args.overrides += rest
+    open_log(None)
+    return args.run(args)

@@ -1,0 +1,59 @@
+"""What the subcommands share: their arguments, and the experiment that these name."""
+
+import argparse
+
+from dataset import dataset_class
+from dataset.base import check_classes
+from tool import common
+from tool.launch import find_experiment
+from util.config import Config
+
+
+def common_arguments(commands, name: str, run, text: str) -> argparse.ArgumentParser:
+    """The parser of a subcommand on one experiment; `run(args)` gives the exit status."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("dataset")
+    parser.add_argument("experiment")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def size_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--size", nargs=2, type=int, metavar=("H", "W"), help=f"of the picture (default: {default})"
+    )
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """`size`, if there is a pixel in it."""
+    if min(size) < 1:
+        raise ValueError(f"--size {size[0]} {size[1]}: a picture has at least one pixel")
+    return size
+
+
+def rounds_argument(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        "--rounds", type=_positive, default=default, metavar="N",
+        help=f"how often each contender runs, in turn with the others (default {default})",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return int(text)
+
+
+def experiment_of(args: argparse.Namespace) -> Config:
+    """The checked config of the experiment that a subcommand names."""
+    path = find_experiment(args.dataset, args.experiment)
+    return common.load_experiment(str(path), args.overrides)[0]
+
+
+def class_count(config: Config) -> int:
+    """Number of classes, from the experiment or the data set's facts; no file of the data set is read."""
+    classes = config.data.classes or dataset_class(config.data.name).classes
+    check_classes(classes, config.data.name)
+    return len(classes)
