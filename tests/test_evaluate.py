@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from dataset.base import distinct_palette
 from util.evaluate import WAITING, Predictor, Timing, evaluate, shard
 from util.metric import ConfusionMatrix
 from util.result import (
@@ -27,10 +28,9 @@ from util.result import (
     write_results,
     write_submission,
 )
-from util.visual import palette
 
 NAMES = ("road", "sky", "tree", "boat")
-COLORS = palette(4)
+COLORS = distinct_palette(4)
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -1,9 +1,10 @@
-"""util/visual.py: colours, overlays, side-by-side pictures, the confusion picture."""
+"""util/visual.py: colours, side-by-side pictures, the confusion picture."""
 
 import numpy as np
 import pytest
 
-from util.visual import colorize, confusion_picture, overlay, palette, triptych
+from dataset.base import distinct_palette
+from util.visual import colorize, confusion_picture, triptych
 
 
 def random_label(size=(20, 30), classes=5, seed=0):
@@ -16,29 +17,8 @@ def random_photo(size=(20, 30)):
     return np.random.default_rng(9).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("num", [1, 2, 19, 150, 255])
-def test_palette_colours_differ_from_one_another_and_from_black(num):
-    colors = palette(num)
-    assert colors.shape == (num, 3)
-    assert colors.dtype == np.uint8
-    assert len(np.unique(colors, axis=0)) == num
-    assert colors.max(1).min() > 60
-    if num <= 19:
-        distance = np.linalg.norm(colors[:, None].astype(float) - colors, axis=2) + 1e9 * np.eye(num)
-        assert distance.min() > 40
-
-
-def test_longer_palette_begins_with_the_shorter():
-    assert np.array_equal(palette(30)[:7], palette(7))
-
-
-def test_palette_may_be_changed_by_its_owner():
-    palette(3)[:] = 0
-    assert palette(3).any()
-
-
 def test_colorize_looks_each_pixel_up():
-    label, colors = random_label(), palette(5)
+    label, colors = random_label(), distinct_palette(5)
     picture = colorize(label, colors)
     for y, x in np.ndindex(label.shape):
         expected = (0, 0, 0) if label[y, x] == 255 else tuple(colors[label[y, x]])
@@ -47,22 +27,13 @@ def test_colorize_looks_each_pixel_up():
 
 def test_colorize_refuses_values_without_a_colour():
     with pytest.raises(ValueError, match=r"\[7, 33\] have no colour: expected 0..4"):
-        colorize(np.array([[0, 7, 33, 255]], np.uint8), palette(5))
+        colorize(np.array([[0, 7, 33, 255]], np.uint8), distinct_palette(5))
     with pytest.raises(ValueError, match="int64"):
-        colorize(np.zeros((3, 3), np.int64), palette(5))
-
-
-def test_overlay_mixes_and_leaves_ignored_pixels():
-    photo, label, colors = random_photo(), random_label(), palette(5)
-    mixed = overlay(photo, label, colors, alpha=0.25)
-    ignored = label == 255
-    assert np.array_equal(mixed[ignored], photo[ignored])
-    expected = 0.75 * photo[~ignored] + 0.25 * colors[label[~ignored]]
-    assert np.abs(mixed[~ignored] - expected).max() <= 0.5 + 1e-6
+        colorize(np.zeros((3, 3), np.int64), distinct_palette(5))
 
 
 def test_triptych_is_photo_truth_prediction():
-    photo, truth, prediction, colors = random_photo(), random_label(), random_label(seed=1), palette(5)
+    photo, truth, prediction, colors = random_photo(), random_label(), random_label(seed=1), distinct_palette(5)
     row = triptych(photo, truth, prediction, colors)
     assert row.dtype == np.uint8
     gap = (row.shape[1] - 3 * 30) // 2
@@ -75,7 +46,7 @@ def test_triptych_is_photo_truth_prediction():
 
 
 def test_triptych_without_truth_has_two_panels():
-    photo, prediction, colors = random_photo(), random_label(), palette(5)
+    photo, prediction, colors = random_photo(), random_label(), distinct_palette(5)
     row = triptych(photo, None, prediction, colors)
     assert np.array_equal(row[:, :30], photo)
     assert np.array_equal(row[:, -30:], colorize(prediction, colors))
@@ -84,7 +55,7 @@ def test_triptych_without_truth_has_two_panels():
 
 @pytest.mark.parametrize("width", [60, 400, 3000])
 def test_legend_shows_the_classes_that_occur(width):
-    photo, colors = random_photo((20, width)), palette(6)
+    photo, colors = random_photo((20, width)), distinct_palette(6)
     truth = np.full((20, width), 1, np.uint8)
     prediction = np.full((20, width), 4, np.uint8)
     names = ["a", "road", "c", "d", "vegetation", "f"]
@@ -98,7 +69,7 @@ def test_legend_shows_the_classes_that_occur(width):
 
 def test_triptych_names_both_sizes_when_they_differ():
     with pytest.raises(ValueError, match="20 x 30, but a label map of 20 x 29"):
-        triptych(random_photo(), None, random_label((20, 29)), palette(5))
+        triptych(random_photo(), None, random_label((20, 29)), distinct_palette(5))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 19, 41, 150])

@@ -1,10 +1,9 @@
-"""Pictures for people: label colours, overlays, photo | truth | prediction, and the confusion matrix.
+"""Pictures for people: label colours, photo | truth | prediction, and the confusion matrix.
 
 Pictures are uint8 (H, W, 3) in RGB order throughout; cv2.imwrite wants them as BGR.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -12,29 +11,6 @@ import numpy as np
 IGNORE = 255
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 INK, SOFT_INK, PAPER, RULE = (35, 35, 40), (110, 110, 118), (255, 255, 255), (205, 205, 210)
-
-
-@lru_cache(maxsize=16)
-def _palette_bytes(num: int) -> bytes:
-    """Greedy farthest points in CIE L*a*b*, where distance is roughly what the eye sees (ISO/CIE 11664-4)."""
-    levels = np.linspace(0, 1, 18, dtype=np.float32)
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 1, 3)
-    lab = cv2.cvtColor(candidates, cv2.COLOR_RGB2Lab)[:, 0]
-    # neither near black, which means ignored, nor near white, nor glaring
-    fit = (lab[:, 0] > 32) & (lab[:, 0] < 90) & (np.linalg.norm(lab[:, 1:], axis=1) < 72)
-    candidates, lab = candidates[fit, 0], lab[fit]
-    first = int(np.linalg.norm(candidates - (0.25, 0.45, 0.8), axis=1).argmin())
-    chosen = [first]
-    distance = np.full(len(lab), np.inf)
-    while len(chosen) < num:
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-        chosen.append(int(distance.argmax()))
-    return np.round(candidates[chosen] * 255).astype(np.uint8).tobytes()
-
-
-def palette(num: int) -> np.ndarray:
-    """`num` distinct colours, uint8 (num, 3) RGB, none near black; a longer palette begins with a shorter."""
-    return np.frombuffer(_palette_bytes(num), np.uint8).reshape(num, 3).copy()
 
 
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -53,14 +29,6 @@ def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     table[0, : len(colors)] = colors
     table[0, IGNORE] = 0
     return cv2.LUT(cv2.merge((label, label, label)), table)
-
-
-def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """The label's colours over the picture (H, W, 3), of weight alpha; where it is 255 the picture stays."""
-    mixed = cv2.addWeighted(image, 1 - alpha, colorize(label, colors), alpha, 0)
-    ignored = label == IGNORE
-    mixed[ignored] = image[ignored]
-    return mixed
 
 
 def triptych(
