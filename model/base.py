@@ -58,4 +58,8 @@ class SegModel(nn.Module):
 def _enlarge(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return resize(logits, size) if logits.ndim == 4 else logits
+    if logits.ndim != 4:
+        return logits
+    if logits.requires_grad:  # the loss wants the classes in planes, and the small map is the cheaper to rearrange
+        logits = logits.contiguous()
+    return resize(logits, size)

@@ -31,19 +31,41 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class GroupedDilatedConv2d(nn.Conv2d):
-    """Dilated convolution in groups, (N,in,H,W) -> (N,out,H/stride,W/stride), in float32 on the CPU.
+class _Float32Gradient(torch.autograd.Function):
+    """A convolution in the precision of `x`, whose gradients are computed in float32."""
 
-    There, the bfloat16 weight gradient (seen in PyTorch 2.15, oneDNN) reads memory that was never written: it
-    is wrong, and now and then NaN.
+    @staticmethod
+    def forward(ctx, x, weight, bias, *geometry):
+        ctx.save_for_backward(x, weight)
+        ctx.geometry, ctx.biases = geometry, None if bias is None else [bias.numel()]
+        return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        gradients = torch.ops.aten.convolution_backward(
+            gradient.float(), x.float(), weight.float(), ctx.biases, stride, padding, dilation, False, [0, 0], groups,
+            ctx.needs_input_grad[:3],
+        )
+        return *gradients, None, None, None, None
+
+
+class GroupedConv2d(nn.Conv2d):
+    """Convolution in groups with a stride or a dilation, (N,in,H,W) -> (N,out,H/stride,W/stride).
+
+    On the CPU its bfloat16 gradients are computed in float32. In PyTorch 2.15 (oneDNN) the weight gradient of a
+    dilated one reads memory that was never written: it is wrong, and now and then NaN. The input gradient of a
+    strided one takes ten times as long as in float32.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,H/stride,W/stride)."""
-        if x.device.type != "cpu":
+        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if x.device.type != "cpu" or not torch.is_grad_enabled() or low != torch.bfloat16:
             return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.to(self.weight.dtype))
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return _Float32Gradient.apply(x.to(low), self.weight, self.bias, *geometry)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -67,7 +89,7 @@ class ConvBNReLU(nn.Sequential):
     ):
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
-        kind = GroupedDilatedConv2d if groups > 1 and dilation > 1 else nn.Conv2d
+        kind = GroupedConv2d if groups > 1 and max(stride, dilation) > 1 else nn.Conv2d
         conv = kind(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias
         )

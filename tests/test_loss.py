@@ -250,6 +250,29 @@ def test_any_float_type_is_computed_in_float32(batch, loss, options, dtype, labe
     assert float(value.detach()) == float(loss(x.detach().float(), label, **options))
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cross_entropy_and_its_gradient_are_those_of_pytorch(weights, layout):
+    generator = torch.Generator().manual_seed(5)
+    logits = (8 * torch.randn(2, 4, 9, 7, generator=generator)).contiguous(memory_format=layout).requires_grad_()
+    logits.data[0, 0, 5] = 500.0  # the probability of another class is zero in float32, its logarithm is not
+    label = torch.randint(0, 4, (2, 9, 7), generator=generator)
+    label[:, 2] = 255
+    expected = torch.nn.functional.cross_entropy(logits, label, table(weights), ignore_index=255)
+    gradient, = torch.autograd.grad(expected, logits)
+    value = cross_entropy(logits, label, class_weights=table(weights))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, logits)[0], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_one_map_of_probabilities_is_kept_for_backward(batch):
+    logits, label = batch
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        cross_entropy(logits.requires_grad_(), label)
+    assert sum(t.numel() for t in kept if t.is_floating_point()) <= logits.numel() + 2 * label.numel()
+
+
 @pytest.mark.parametrize("loss, options", CASES)
 def test_what_is_not_a_number_is_not_hidden(batch, loss, options):
     logits, label = batch

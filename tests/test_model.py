@@ -156,6 +156,26 @@ def test_half_precision_ends_in_float32_logits(name):
         assert network.double()(torch.randn(1, 3, 33, 47).double())["out"].dtype == torch.float64
 
 
+@pytest.mark.parametrize("stride, dilation", [(2, 1), (1, 2)])
+def test_grouped_convolutions_have_the_gradients_of_float32(stride, dilation):
+    torch.manual_seed(0)
+    conv = ConvBNReLU(16, 16, 3, stride, dilation, groups=16, activation=None)[0]
+    exact = torch.nn.Conv2d(16, 16, 3, stride, dilation, dilation, groups=16, bias=False).double()
+    # Numbers that bfloat16 holds exactly, so that only the arithmetic of the convolution can differ.
+    x = torch.randn(2, 16, 23, 30).bfloat16().float().contiguous(memory_format=torch.channels_last)
+    conv.weight.data.copy_(conv.weight.bfloat16())
+    exact.load_state_dict(conv.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x.requires_grad_())
+    gradient = torch.randn_like(y)
+    wide = x.detach().double().requires_grad_()
+    torch.testing.assert_close(y.double(), exact(wide), rtol=1e-2, atol=1e-2)
+    found = torch.autograd.grad(y, (x, conv.weight), gradient)
+    expected = torch.autograd.grad(exact(wide), (wide, exact.weight), gradient.double())
+    for value, truth, precision in zip(found, expected, (2**-8, 1e-5), strict=True):  # that of x is rounded once
+        torch.testing.assert_close(value.double(), truth, rtol=precision, atol=precision * float(truth.abs().max()))
+
+
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", [*BACKBONES, "timm/resnet18", "timm/convnext_atto", "timm/mobilenetv2_050"])
 def test_backbone_says_its_channels_and_strides(name, output_stride):

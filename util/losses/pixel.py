@@ -34,10 +34,7 @@ def cross_entropy(
     """
     if normaliser is None:
         normaliser = valid_weight(label, ignore_label, class_weights)
-    total = F.cross_entropy(
-        logits.float(), label.long(), class_weights, ignore_index=ignore_label, reduction="sum",
-        label_smoothing=label_smoothing,
-    )
+    total = _pixelwise(logits, label.long(), ignore_label, class_weights, label_smoothing).sum()
     return total / torch.where(normaliser > 0, normaliser, 1)
 
 
@@ -134,11 +131,38 @@ def ohem_cross_entropy(
 
 
 def _pixelwise(logits, label, ignore_label, class_weights=None, label_smoothing=0.0) -> Tensor:
-    """Cross entropy (N, H, W), 0 where ignored."""
-    return F.cross_entropy(
-        logits.float(), label, class_weights, ignore_index=ignore_label, reduction="none",
-        label_smoothing=label_smoothing,
-    )
+    """Cross entropy (N, H, W), 0 where ignored; the label is int64."""
+    if label_smoothing:
+        return F.cross_entropy(
+            logits.float(), label, class_weights, ignore_index=ignore_label, reduction="none",
+            label_smoothing=label_smoothing,
+        )
+    valid = label != ignore_label
+    target = torch.where(valid, label, 0)
+    loss = _NegativeLogLikelihood.apply(logits, target)
+    return torch.where(valid, loss if class_weights is None else loss * class_weights[target], 0)
+
+
+class _NegativeLogLikelihood(torch.autograd.Function):
+    """-log softmax(logits)[target], (N, H, W) float32, of logits (N, C, H, W) and target (N, H, W) without ignored
+    ones.
+
+    The gradient is made in the memory of the log-probabilities, once: `F.cross_entropy` allocates three times as
+    much, which at full size is the largest part of a step's memory.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, target):
+        scores = torch.log_softmax(logits, 1, dtype=torch.float32)
+        ctx.save_for_backward(scores, target)
+        return scores.gather(1, target[:, None])[:, 0].neg()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        scores, target = ctx.saved_tensors
+        gradient = gradient[:, None]
+        return scores.exp_().mul_(gradient).scatter_add_(1, target[:, None], -gradient), None
 
 
 def _hard(loss: Tensor, valid: Tensor, threshold: float, least: int) -> Tensor:
