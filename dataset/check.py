@@ -11,14 +11,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from dataset.base import SegDataset, check_sizes
+from dataset.files import read_bytes
 from dataset.image import apply_rotation, read_header, read_label, upright_size
 from dataset.labelmap import IGNORE, LabelMap
 
 # A part of the fingerprint: raise it when the check learns something, so that old stamps no longer count.
 VERSION = 1
 SHOWN_ERRORS = 5
+MAX_STAMP_BYTES = 1 << 20
 # Up to this size float32, in which OpenCV counts, holds every whole number.
 _EXACT_COUNT = 1 << 24
 
@@ -45,6 +48,9 @@ class Report:
     cached: bool = False
 
 
+_REPORT = TypeAdapter(Report)
+
+
 @dataclass(frozen=True)
 class _Finding:
     """One sample: size of the picture, the values of its label on disk and their pixels (None: no label, or
@@ -67,7 +73,7 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
     """
     key = fingerprint(dataset) if stamp is not None else ""
     remembered = _read_stamp(stamp, key)
-    if remembered is not None:
+    if remembered is not None and len(remembered.pixels) == len(dataset.classes):
         return remembered
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = list(pool.map(lambda index: _try(_inspect, dataset, index), range(len(dataset))))
@@ -227,14 +233,15 @@ def _read_stamp(stamp: str | Path | None, expected: str) -> Report | None:
     if stamp is None or not Path(stamp).is_file():
         return None
     try:
-        content = json.loads(Path(stamp).read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # cut short by a crash; it is written anew
+        content = json.loads(read_bytes(stamp, MAX_STAMP_BYTES, "stamp"))
+    except (ValueError, RecursionError):
+        return None  # cut short by a crash, or no stamp; it is written anew
     if not isinstance(content, dict) or content.get("fingerprint") != expected:
         return None
-    fields = {key: tuple(value) if isinstance(value, list) else value
-              for key, value in content["report"].items()}
-    return Report(**{**fields, "cached": True})
+    try:
+        return replace(_REPORT.validate_python(content.get("report")), cached=True)
+    except ValidationError:
+        return None
 
 
 def _write_stamp(stamp: Path, key: str, report: Report) -> None:

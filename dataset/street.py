@@ -17,6 +17,7 @@ import numpy as np
 
 from dataset import scene
 from dataset.base import SegDataset
+from dataset.files import read_bytes
 from dataset.scene import CLASSES, draw_scene, draw_share
 
 __all__ = ["Street", "draw_scene", "prepare"]
@@ -94,8 +95,8 @@ def prepare(root, size: tuple[int, int] = (192, 256), train: int = 400, val: int
 def _read_stamp(root: Path) -> dict | None:
     """What the set in `root` says of itself; None where there is none that can be understood."""
     try:
-        facts = json.loads((root / STAMP).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        facts = json.loads(read_bytes(root / STAMP, 1 << 12, "stamp"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     keys = {"version", "size", "train", "val", "seed"}
     return facts if isinstance(facts, dict) and set(facts) == keys else None

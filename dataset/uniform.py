@@ -13,7 +13,9 @@ stops, are left out.
 """
 
 import hashlib
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,8 @@ from dataset.labelmap import IGNORE
 
 # A part of the key: raise it when the points are found in another way, so that old files no longer count.
 VERSION = 1
+# The largest table that is believed: 67 million points.
+MAX_TABLE_BYTES = 1 << 30
 
 # See `base.AUGMENTATION_STREAM`: the random streams must not share a seed.
 UNIFORM_STREAM = 3
@@ -118,7 +122,7 @@ def find_points(dataset: SegDataset, tile: int, workers: int = 4, file: str | Pa
     if tile < 1:
         raise ValueError(f"tile: {tile} is no size in pixels")
     key = hashlib.sha256(repr((VERSION, tile, fingerprint(dataset))).encode()).hexdigest() if file else ""
-    table = _read(file, key)
+    table = _read(file, key, len(dataset))
     if table is None:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             found = list(pool.map(lambda index: _points_of(dataset, index, tile), range(len(dataset))))
@@ -166,15 +170,23 @@ def points_of_tile(label: np.ndarray) -> list[tuple[int, int, int]]:
     return points
 
 
-def _read(file: str | Path | None, key: str) -> np.ndarray | None:
-    """The remembered table, or None where there is none for this key."""
+def _read(file: str | Path | None, key: str, samples: int) -> np.ndarray | None:
+    """The remembered table, or None where there is none for this key and this number of samples."""
     if file is None or not Path(file).is_file():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_TABLE_BYTES:
+                return None
         with np.load(file, allow_pickle=False) as content:
-            return content["table"] if str(content["key"]) == key else None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            if str(content["key"]) != key:
+                return None
+            table = content["table"]
+    except (ValueError, OSError, LookupError, EOFError, TypeError, RuntimeError, MemoryError, struct.error,
+            zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         return None  # damaged; it is written anew
+    sound = table.dtype == np.int32 and table.ndim == 2 and table.shape[1] == 4 and len(table)
+    return table if sound and table.min() >= 0 and table[:, 1].max() < samples else None
 
 
 def _write(file: Path, key: str, table: np.ndarray) -> None:

@@ -5,10 +5,13 @@ import hashlib
 import io
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from util.untrusted import check_content, check_file
 
 FORMAT = 1
 
@@ -66,11 +69,24 @@ def load(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds more than tensors, plain values and NumPy numbers.
+        ValueError: the file is damaged, claims more memory than it has bytes, or holds more than a dictionary of
+            tensors, plain values and NumPy numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a checkpoint, or damaged: {error}") from None
+    state = _read(path)
+    try:
+        return check_content(state, path.stat().st_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: refused: {error}") from None
+
+
+def _read(path: Path):
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -83,7 +99,8 @@ def load(path: str | Path) -> dict:
             raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
         raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
     # whatever half a file provokes
-    except (RuntimeError, EOFError, LookupError, AttributeError, OSError, TypeError, ValueError) as error:
+    except (RuntimeError, EOFError, LookupError, AttributeError, OSError, TypeError, ValueError, ArithmeticError,
+            AssertionError, MemoryError, struct.error) as error:
         if getattr(error, "filename", None) is not None:  # the operating system's word about the path
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

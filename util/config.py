@@ -7,6 +7,7 @@
 
 import difflib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +15,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from util.files import read_text
+from util.yamltext import MAX_BYTES, ConfigError, parse_yaml
 
-class ConfigError(ValueError):
-    """An experiment that cannot be run as it is written."""
+MAX_BASES = 10  # files in a chain of `base:`
+MAX_KEY = 200  # letters of an override's key
+SHOWN_ERRORS = 20
+SHOWN_LETTERS = 200  # of a value in an error
 
 
 def _yaml_off(value):
@@ -251,54 +256,17 @@ class Config(Section):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice and reads 1e-4 as a number, as YAML 1.2 does."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int)) and key in seen:
-                mark = key_node.start_mark
-                raise ConfigError(f"{mark.name}:{mark.line + 1}: key '{key}' was given before, on line {seen[key]}")
-            seen[str(key) if not isinstance(key, (str, int)) else key] = key_node.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, name: str) -> Any:
-    """The plain value of a YAML text; `name` is what an error calls it."""
-    loader = _Loader(text)
-    loader.name = name
-    try:
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    finally:
-        loader.dispose()
-
-
 def read_yaml(path: str | Path) -> dict:
     """The mapping in a YAML file.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or is no mapping.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
     try:
-        value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file ({error.reason} at byte {error.start})") from None
+        text = read_text(path, MAX_BYTES)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+    value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected sections (data, model, train, ...), found {type(value).__name__}")
     return value
@@ -313,25 +281,31 @@ def merge(low: dict, high: dict) -> dict:
     return out
 
 
-def read_experiment(path: str | Path, _chain: tuple[Path, ...] = ()) -> dict:
+def read_experiment(path: str | Path, _chain: tuple[str, ...] = ()) -> dict:
     """The mapping of an experiment, its `base:` merged in; `base` is relative to the file that names it."""
     path = Path(path)
-    if path.resolve() in _chain:
+    if os.path.realpath(path) in _chain:
         raise ConfigError(f"{path}: 'base' leads back to this file")
+    if len(_chain) > MAX_BASES:
+        raise ConfigError(f"{path}: the chain of 'base' is longer than {MAX_BASES} files")
     raw = read_yaml(path)
     base = raw.pop("base", None)
     if base is None:
         return raw
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected the path of a YAML file, found {base!r}")
-    return merge(read_experiment(path.parent / base, (*_chain, path.resolve())), raw)
+    try:
+        low = read_experiment(path.parent / base, (*_chain, os.path.realpath(path)))
+    except ConfigError as error:
+        raise ConfigError(f"{error} (base of {path})") from None
+    return merge(low, raw)
 
 
 def apply_overrides(raw: dict, overrides: list[str]) -> dict:
     """`raw` with `section.key=value` pairs over it; values are read as YAML."""
     for pair in overrides:
         key, equals, text = pair.partition("=")
-        if not equals or not key:
+        if not equals or not key or len(key) > MAX_KEY:
             raise ConfigError(f"override '{pair}': expected section.key=value, for example train.epochs=2")
         value = parse_yaml(text, f"override '{pair}'") if text else None
         for part in reversed(key.split(".")):
@@ -371,7 +345,9 @@ def _explain(error: dict) -> str:
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return f"{key}.{message}" if key else message
-    return f"{key}: {error['msg'].lower()}, found {error['input']!r}"
+    found = repr(error["input"])
+    found = found if len(found) <= SHOWN_LETTERS else f"{found[:SHOWN_LETTERS]}..."
+    return f"{key}: {error['msg'].lower()}, found {found}"
 
 
 def check_config(raw: dict, name: str) -> Config:
@@ -385,6 +361,8 @@ def check_config(raw: dict, name: str) -> Config:
         return Config.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
         lines = list(dict.fromkeys(_explain(e) for e in error.errors()))
+        if len(lines) > SHOWN_ERRORS:
+            lines[SHOWN_ERRORS:] = [f"and {len(lines) - SHOWN_ERRORS} more mistakes"]
         raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from None
 
 

@@ -5,12 +5,14 @@ longer means anything. Their launch keys (ports, ranks, GPU lists) belong to the
 """
 
 import difflib
+import os
 from ast import literal_eval
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from util.config import ConfigError
+from util.files import read_text
 
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")
 NETWORKS = {  # arch -> (name, does the older program of this family shift ADE20K's ids itself)
@@ -44,6 +46,13 @@ DEFAULTS = {  # what the older programs assume where a key may be absent or empt
 }
 REQUIRED = ("data_root", "train_list", "val_list", "classes", "arch", "layers", "train_h", "train_w", "batch_size",
             "base_lr", "epochs")
+KINDS = {  # of the values that are worked with here; `check_config` sees to the others
+    "classes": int, "layers": int, "workers": int, "ignore_label": int, "arch": str, "opt_level": str,
+    "names_path": str, "colors_path": str, "save_path": str, "save_folder": str, "model_path": str, "weight": str,
+    "train_gpu": (list, tuple),
+}
+MAX_BYTES = 1 << 20  # of a file of names or colours
+MAX_VALUE = 1000  # letters of an override that is read as a Python value; a longer one is text
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ def translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths
         raise ConfigError("\n".join(f"{name}: missing key '{key}'" for key in missing))
     notes = [f"{key} has no meaning any more: {why}" for key, why in WITHOUT_MEANING.items() if flat.get(key)]
     get = {**DEFAULTS, **{k: v for k, v in flat.items() if v is not None}}
+    _check_kinds(get, name)
     if get["arch"] not in NETWORKS:
         raise ConfigError(f"{name}: arch '{get['arch']}' is not supported; there are {', '.join(NETWORKS)}")
     if get["zoom_factor"] != 8:
@@ -108,7 +118,7 @@ def translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths
             "weight_decay": get["weight_decay"], "power": get["power"],
         },
         "train": {
-            "epochs": get["epochs"], "batch_size": get["batch_size"], "amp": _precision(get, notes),
+            "epochs": get["epochs"], "batch_size": get["batch_size"], "amp": _precision(get, name, notes),
             "val_every": 1 if get["evaluate"] else 0, "save_every": get["save_freq"], "log_every": get["print_freq"],
         },
         "test": _test(get),
@@ -122,6 +132,8 @@ def _flatten(raw: dict, name: str) -> dict[str, Any]:
     for section, content in raw.items():
         if section not in SECTIONS:
             raise ConfigError(f"{name}: unknown section '{section}'; the older style has {', '.join(SECTIONS)}")
+        if content is not None and not isinstance(content, dict):
+            raise ConfigError(f"{name}: {section}: expected keys with values, found {type(content).__name__}")
         for key, value in (content or {}).items():
             if key not in DEFAULTS and key not in WITHOUT_MEANING and key not in REQUIRED:
                 raise ConfigError(f"{name}: unknown key '{section}.{key}'{_nearest(key)}")
@@ -129,8 +141,16 @@ def _flatten(raw: dict, name: str) -> dict[str, Any]:
     return flat
 
 
+def _check_kinds(get: dict, name: str) -> None:
+    for key, kind in KINDS.items():
+        value = get.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            wanted = {int: "a whole number", str: "text"}.get(kind, "a list")
+            raise ConfigError(f"{name}: {key}: expected {wanted}, found {type(value).__name__}")
+
+
 def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, [*REQUIRED, *DEFAULTS, *WITHOUT_MEANING], 1)
+    near = difflib.get_close_matches(str(key), [*REQUIRED, *DEFAULTS, *WITHOUT_MEANING], 1)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
@@ -140,8 +160,8 @@ def _override(flat: dict, pairs: list[str], name: str) -> None:
         if key not in DEFAULTS and key not in WITHOUT_MEANING and key not in REQUIRED:
             raise ConfigError(f"{name}: override of an unknown key '{full}'{_nearest(key)}")
         try:
-            flat[key] = literal_eval(text)
-        except (ValueError, SyntaxError):  # a bare word or a path is text
+            flat[key] = literal_eval(text) if len(text) <= MAX_VALUE else text
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # a bare word or a path is text
             flat[key] = text
 
 
@@ -175,7 +195,7 @@ def _known_data(get: dict) -> str | None:
     """The data set whose facts the older repositories ship as NAME_names.txt, if the file names that one."""
     stem = Path(get["names_path"] or "").stem
     known = stem.removesuffix("_names")
-    own_file = get["names_path"] and Path(get["names_path"]).is_file()
+    own_file = get["names_path"] and os.path.isfile(get["names_path"])
     sizes = {"cityscapes": 19, "ade20k": 150, "rugd": 24, "camvid": 11}
     is_known = stem.endswith("_names") and known in KNOWN_DATA and sizes[known] == get["classes"]
     return known if is_known and not own_file else None
@@ -184,10 +204,9 @@ def _known_data(get: dict) -> str | None:
 def _names(get: dict, name: str) -> list[str]:
     if not get["names_path"]:
         raise ConfigError(f"{name}: missing key 'names_path', a text file with one class name a line")
-    path = Path(get["names_path"])
-    if not path.is_file():
-        raise ConfigError(f"{name}: names_path: {path} is missing; one class name a line is expected")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    path = get["names_path"]
+    lines = _read_lines(path, f"{name}: names_path", "one class name a line")
+    names = [line.strip() for line in lines if line.strip()]
     if len(names) != get["classes"]:
         raise ConfigError(f"{name}: names_path: {path} has {len(names)} names, but classes is {get['classes']}")
     return names
@@ -196,20 +215,27 @@ def _names(get: dict, name: str) -> list[str]:
 def _colors(get: dict, name: str, classes: int) -> list[list[int]] | None:
     if not get["colors_path"]:
         return None
-    path = Path(get["colors_path"])
-    if not path.is_file():
-        raise ConfigError(f"{name}: colors_path: {path} is missing; one 'R G B' a line is expected")
+    path = get["colors_path"]
     colors = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_read_lines(path, f"{name}: colors_path", "one 'R G B' a line"), 1):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 3 or not all(f.isdecimal() and int(f) < 256 for f in fields):
-            raise ConfigError(f"{path}:{number}: expected three values 0..255, found '{line.strip()}'")
+        if len(fields) != 3 or not all(f.isdecimal() and len(f) < 4 and int(f) < 256 for f in fields):
+            raise ConfigError(f"{path}:{number}: expected three values 0..255, found '{line.strip()[:40]}'")
         colors.append([int(f) for f in fields])
     if len(colors) < classes:
         raise ConfigError(f"{name}: colors_path: {path} has {len(colors)} colours for {classes} classes")
     return colors[:classes]
+
+
+def _read_lines(path: str, where: str, wanted: str) -> list[str]:
+    try:
+        return read_text(path, MAX_BYTES).splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: {path} is missing; {wanted} is expected") from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _model(get: dict, notes: list[str]) -> dict:
@@ -232,11 +258,11 @@ def _model(get: dict, notes: list[str]) -> dict:
     return model
 
 
-def _precision(get: dict, notes: list[str]) -> str:
+def _precision(get: dict, name: str, notes: list[str]) -> str:
     if not get["use_apex"] or get["opt_level"] == "O0":
         return "off"
     if get["opt_level"] not in ("O1", "O2", "O3"):
-        raise ConfigError(f"opt_level '{get['opt_level']}': expected O0, O1, O2 or O3")
+        raise ConfigError(f"{name}: opt_level '{get['opt_level']}': expected O0, O1, O2 or O3")
     notes.append(f"use_apex with opt_level {get['opt_level']}: PyTorch's own autocast in fp16")
     return "fp16"
 

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -181,8 +182,8 @@ def _read_prediction(path: Path) -> np.ndarray:
 
 
 def _checked_name(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or parts[0] == "/":
+    parts = PurePosixPath(name.replace("\\", "/")).parts  # a zip may be unpacked where both separate folders
+    if not parts or ".." in parts or parts[0] == "/" or re.match("[A-Za-z]:/", name.replace("\\", "/")) or "\0" in name:
         raise ValueError(f"sample name {name!r} leads out of the result folder")
     return name
 

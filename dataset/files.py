@@ -1,0 +1,34 @@
+"""Files that may be anything: what is opened at all, how much of it is read, and errors that name it."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def require_file(path: str | Path, what: str = "file") -> int:
+    """Size in bytes of the ordinary file `path`; nothing is opened, so a pipe without a writer cannot block.
+
+    Raises FileNotFoundError for a missing one, OSError or ValueError for a name or a kind that cannot be read.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except ValueError:  # a NUL byte, or half a surrogate pair
+        raise ValueError(f"{str(path)!r}: no possible name of a {what}") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise ValueError(f"{path}: is {kind}, not a {what}")
+    return status.st_size
+
+
+def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
+    """The content of an ordinary file of at most `limit` bytes.
+
+    Raises as `require_file`, and ValueError for a larger file, before any of it is read.
+    """
+    size = require_file(path, what)
+    if size > limit:
+        raise ValueError(f"{path}: {size:,} bytes; a {what} of more than {limit:,} is not read")
+    with open(path, "rb") as file:
+        return file.read(limit)
