@@ -8,7 +8,9 @@ before. With class-uniform sampling (`uniform.py`) the order of an epoch, then n
 """
 
 import itertools
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -207,9 +209,20 @@ def _unchanged(item):
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone reports it and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a scheduler's signals reach the whole process group; the parent alone answers them and ends
+    # the workers when it is done.
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     cv2.setNumThreads(0)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends the worker at a SIGTERM of its parent; takes no notice of one sent to the whole group."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _raise_errors(loader: DataLoader) -> Iterator[dict]:

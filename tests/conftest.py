@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import reliability
 from util.config import merge
 
 CLASSES = ("sky", "grass", "ball")
@@ -62,3 +63,26 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def experiment(tmp_path, data) -> Path:
     return make_experiment(tmp_path, data)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--reliability", metavar="FILE", help="JSON file that takes what the fault tests record")
+
+
+@pytest.fixture(scope="session")
+def _fault_rows(request):
+    rows: list[reliability.Row] = []
+    yield rows
+    file = request.config.getoption("--reliability")
+    if file and rows:
+        reliability.write(Path(file), rows)
+
+
+@pytest.fixture
+def record_fault(_fault_rows):
+    """record_fault(fault, repetitions, outcome): a row of the reliability table, once all repetitions are good."""
+
+    def record(fault: str, repetitions: int, outcome: str) -> None:
+        _fault_rows.append(reliability.Row(fault, repetitions, outcome))
+
+    return record

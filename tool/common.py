@@ -15,7 +15,7 @@ import torch
 from dataset import build_dataset
 from model import build_model
 from model.published import load_backbone_weights, load_published
-from util import checkpoint, dist, legacy
+from util import checkpoint, dist, legacy, signals
 from util.config import Config, apply_overrides, check_config, read_experiment
 from util.log import log
 
@@ -151,9 +151,12 @@ def command(main: Callable[[], int]) -> None:
     """Runs a command and exits with its status; a user's mistake is one message and status 2, without traceback."""
     try:
         status = main()
+    except signals.Stopped as stop:
+        _report(f"stopped by {stop} before there was anything to save; the same command starts again")
+        status = stop.status
     except KeyboardInterrupt:
         _report("interrupted; the same command continues from the last checkpoint")
-        status = 130
+        status = signals.INTERRUPTED
     except torch.OutOfMemoryError as error:
         _report(f"{str(error).splitlines()[0]} Use a smaller train.batch_size or data.crop, train.accumulate, or amp")
         status = 2

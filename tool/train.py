@@ -7,6 +7,8 @@ The same command continues a run that has a checkpoint. `sh tool/train.sh DATASE
 and evaluates the result. Old YAML files (sections DATA, TRAIN, TEST) are read as they are.
 """
 
+from itertools import takewhile
+
 import torch
 from tensorboardX import SummaryWriter
 from torch import nn
@@ -17,13 +19,13 @@ from dataset.check import check_dataset, compare_splits
 from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
 from tool import common
-from util import dist
+from util import dist, signals
 from util.config import Config, dump_config
 from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
 from util.loop import AMP_TYPES, Training, train_epoch
 from util.loss import SegLoss
-from util.metric import ConfusionMatrix
+from util.metric import ConfusionMatrix, Scores
 from util.optim import build_optimizer, build_schedule
 from util.predict import Predictor
 from util.resume import resume, save
@@ -35,17 +37,19 @@ PICTURES_SHOWN = 4  # predictions in TensorBoard after each validation
 def main(argv: list[str] | None = None) -> int:
     args = common.parser(__doc__).parse_intermixed_args(argv)
     open_log(None)
-    config, run = common.load_experiment(args.config, args.overrides, args.exp)
-    device = dist.init()
-    open_log(run.folder / "train.log")
-    train_set, val_set = build_data(config, run)
-    training = build_training(config, train_set, device)
-    resume(training, run.last, train_set)
-    writer = open_run(config, run, device)
-    fit(training, train_set, val_set, run, writer)
-    writer.close()
-    log.info("finished: %s", run.last)
-    return 0
+    with signals.Stop() as stop:
+        config, run = common.load_experiment(args.config, args.overrides, args.exp)
+        device = dist.init()
+        open_log(run.folder / "train.log")
+        train_set, val_set = build_data(config, run)
+        training = build_training(config, train_set, device)
+        resume(training, run.last, train_set)
+        writer = open_run(config, run, device)
+        status = fit(training, train_set, val_set, run, writer, stop)
+        writer.close()
+    if not status:
+        log.info("finished: %s", run.last)
+    return status
 
 
 def build_data(config: Config, run: common.RunPaths):
@@ -146,8 +150,8 @@ def open_run(config: Config, run: common.RunPaths, device: torch.device) -> Summ
     return SummaryWriter(str(run.folder), write_to_disk=dist.is_main())
 
 
-def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: SummaryWriter) -> None:
-    """All epochs that are left: train, validate, save."""
+def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: SummaryWriter, stop: signals.Stop) -> int:
+    """All epochs that are left: train, validate, save; 0, or the exit status of a run that a signal stopped."""
     train, workers = training.config.train, common.loader_workers(training.config)
     loader = build_loader(
         train_set, train.batch_size, dist.rank(), dist.world_size(), workers, training.config.seed,
@@ -155,27 +159,51 @@ def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: Su
         uniform=class_uniform(training.config, train_set, run),
     )
     total = train.epochs * loader.steps_per_epoch
-    if training.step >= total:
+    if training.closed >= train.epochs:
         log.info("nothing to do: %d epochs are done", train.epochs)
-        return
+        return 0
+    stop.hold()
     progress = Progress(training.step, total, train.batch_size)
     batches = iter(loader)
+    status = 0
+
+    def border() -> bool:
+        nonlocal status
+        status = stop.poll()
+        return status != 0
+
     try:
-        for epoch in range(training.step // loader.steps_per_epoch, train.epochs):
-            train_epoch(training, batches, (epoch + 1) * loader.steps_per_epoch, epoch, progress, writer)
-            last = epoch + 1 == train.epochs
-            improved = False
-            if val_set is not None and ((epoch + 1) % train.val_every == 0 or last):
-                improved = validate(training, val_set, epoch, writer)
-                progress.pause()
-            if improved or last or (epoch + 1) % train.save_every == 0:
-                save(training, (run.last, run.best), train_set, improved)
+        for epoch in range(training.closed, train.epochs):
+            train_epoch(training, batches, (epoch + 1) * loader.steps_per_epoch, epoch, progress, writer, border)
+            status = status or close_epoch(training, epoch, train_set, val_set, run, writer, stop)
+            if status:
+                save(training, (run.last, run.best), train_set, False)
+                log.info("stopped by a signal at step %d, which is saved: the same command continues", training.step)
+                return status
+            progress.pause()
     finally:
         progress.close()
+    return 0
 
 
-def validate(training: Training, val_set, epoch: int, writer: SummaryWriter) -> bool:
-    """Scores the network on whole pictures at scale `train.val_scale`; whether it is the best so far."""
+def close_epoch(training: Training, epoch: int, train_set, val_set, run, writer, stop: signals.Stop) -> int:
+    """Validates and saves where it is due; the exit status if a signal came in between: then it is not closed."""
+    train, improved = training.config.train, False
+    last = epoch + 1 == train.epochs
+    if val_set is not None and ((epoch + 1) % train.val_every == 0 or last):
+        scores = validate(training, val_set, epoch, writer, stop)
+        if scores is None:
+            return stop.agree()
+        improved = scores.mIoU > training.best
+        training.best = max(training.best, scores.mIoU)
+    training.closed = epoch + 1
+    if improved or last or (epoch + 1) % train.save_every == 0:
+        save(training, (run.last, run.best), train_set, improved)
+    return 0
+
+
+def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, stop: signals.Stop) -> Scores | None:
+    """Scores the network on whole pictures at scale `train.val_scale`; None if a signal cut it short."""
     config = training.config
     predictor = Predictor(
         training.scored, len(val_set.classes), config.data.mean, config.data.std, scales=(config.train.val_scale,),
@@ -192,16 +220,16 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter) -> 
             writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
 
     samples = build_eval_loader(val_set, indices, common.loader_workers(config))
-    result, _ = evaluate(predictor, samples, confusion, show)
-    improved = result.mIoU > training.best
-    training.best = max(training.best, result.mIoU)
+    result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
+    if stop.agree():
+        return None
     log.info(
         "validation after epoch %d: mIoU %.4f mAcc %.4f allAcc %.4f%s",
-        epoch + 1, result.mIoU, result.mAcc, result.allAcc, " (best so far)" if improved else "",
+        epoch + 1, result.mIoU, result.mAcc, result.allAcc, " (best so far)" if result.mIoU > training.best else "",
     )
     for name in ("mIoU", "mAcc", "allAcc"):
         writer.add_scalar(f"val/{name}", getattr(result, name), training.step)
-    return improved
+    return result
 
 
 if __name__ == "__main__":

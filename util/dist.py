@@ -39,7 +39,8 @@ def init() -> torch.device:
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         try:
-            dist.init_process_group("nccl" if use_gpu else "gloo", timeout=TIMEOUT)
+            # gloo beside NCCL: what the hosts tell one another must not wait for the devices
+            dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=TIMEOUT)
         except dist.DistNetworkError as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             reason = "its port is in use" if "EADDRINUSE" in str(error) else "it cannot be reached"
@@ -65,6 +66,41 @@ def all_reduce_sum_(tensor: torch.Tensor) -> torch.Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def largest(value: int) -> int:
+    """The largest `value` that a process gives, on every process."""
+    box = torch.tensor(value)
+    if world_size() > 1:
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
+class Agreement:
+    """Learns at the same call of every process the largest number that one of them gave, and waits for nobody.
+
+    Each call starts an exchange and returns the result of the call before; on one process, its own at once.
+    """
+
+    def __init__(self):
+        self._pending: tuple | None = None
+
+    def poll(self, value: int) -> int:
+        if world_size() == 1:
+            return value
+        known = self.settle()
+        box = torch.tensor(value)  # on the CPU: reading it does not wait for the device
+        self._pending = dist.all_reduce(box, dist.ReduceOp.MAX, async_op=True), box
+        return known
+
+    def settle(self) -> int:
+        """The result of the last call, 0 if there was none."""
+        if self._pending is None:
+            return 0
+        work, box = self._pending
+        self._pending = None
+        work.wait()
+        return int(box)
 
 
 def gather_objects(value) -> list:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +33,7 @@ class Training:
     scaler: torch.amp.GradScaler
     ema: AveragedModel | None
     step: int = 0
+    closed: int = 0  # epochs that are trained and, where it is due, validated
     best: float = -1.0
     window: list = field(default_factory=list)  # (step, terms, names) since the last log line
 
@@ -49,8 +50,10 @@ class Training:
         return mean, std
 
 
-def train_epoch(training: Training, batches: Iterator, last: int, epoch: int, progress: Progress, writer) -> None:
-    """Optimiser steps up to step `last`."""
+def train_epoch(
+    training: Training, batches: Iterator, last: int, epoch: int, progress: Progress, writer, border: Callable[[], bool]
+) -> None:
+    """Optimiser steps up to step `last`, or until `border`, called between two of them, says to stop."""
     train = training.config.train
     training.net.train()
     while training.step < last:
@@ -63,6 +66,8 @@ def train_epoch(training: Training, batches: Iterator, last: int, epoch: int, pr
         progress.step(waited)
         if training.step % train.log_every == 0 or training.step == last:
             report(training, epoch, progress, writer)
+        if border():
+            return
 
 
 def to_device(batch: dict, training: Training) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,7 +37,7 @@ def save(training: Training, files: tuple[Path, Path], train_set, improved: bool
             "classes": list(train_set.classes),
             "colors": [list(map(int, color)) for color in train_set.colors],
             "step": training.step,
-            "epoch": training.step // (len(train_set) // training.config.train.batch_size),
+            "epoch": training.closed,
             "best": training.best,
             "optimizer": training.optimizer.state_dict(),
             "schedule": training.schedule.state_dict(),
@@ -79,7 +79,7 @@ def resume(training: Training, last: Path, train_set) -> None:
     training.optimizer.load_state_dict(state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
     training.scaler.load_state_dict(state["scaler"])
-    training.step, training.best = state["step"], state["best"]
+    training.step, training.closed, training.best = state["step"], state["epoch"], state["best"]
     if len(state["random"]) == dist.world_size():
         own = state["random"][dist.rank()]
         torch.set_rng_state(own["cpu"])

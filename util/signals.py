@@ -1,0 +1,95 @@
+"""Signals that end a run early: it saves at the next step border, and its exit status says what to do.
+
+    status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back: saved, the
+                             same command continues
+    status 130               SIGINT (Ctrl-C): saved as well; a second one ends the process at once, unsaved
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from util import dist
+
+PREEMPTED = 75
+INTERRUPTED = 130
+STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGUSR1: PREEMPTED, signal.SIGINT: INTERRUPTED}
+# One Ctrl-C may arrive twice, from the terminal and from the launcher that passes it on.
+SAME_KEYSTROKE = 1.0
+
+
+class Stopped(BaseException):
+    """The process was asked to end where there is nothing to save. Not an Exception, as KeyboardInterrupt."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.status = STATUS[number]
+
+
+class Stop:
+    """Catches the signals while it is entered: `with Stop() as stop`.
+
+    A signal raises `Stopped` at once, until `hold()` is called: from then on it is only noted, for `poll()`.
+    """
+
+    def __init__(self):
+        self.noted: int | None = None
+        self._at = 0.0
+        self._held = False
+        self._before: dict = {}
+        self._agreement = dist.Agreement()
+
+    def __enter__(self) -> "Stop":
+        self._before = {number: signal.signal(number, self._receive) for number in STATUS}
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._agreement.settle()
+        if self.noted is None:  # a run that is ending already is not ended again, by its launcher for example
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """From now on there is a state to save: signals are noted, not raised."""
+        self._held = True
+
+    def poll(self) -> int:
+        """The exit status that the processes have agreed on, or 0. Called by all of them at every step border.
+
+        With several processes a signal is answered one step later, by all at the same step.
+        """
+        return self._agreement.poll(STATUS[self.noted] if self.noted else 0)
+
+    def agree(self) -> int:
+        """The same at once, waiting for the other processes."""
+        return dist.largest(STATUS[self.noted] if self.noted else 0)
+
+    def _receive(self, number: int, frame) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and self.noted == number and now - self._at > SAME_KEYSTROKE:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if self.noted is None:
+            self.noted, self._at = number, now
+            if not self._held:
+                raise Stopped(number)
+
+
+@contextmanager
+def passed_on(child: int) -> Iterator[None]:
+    """While a launcher waits for its child process (its pid): what stops the launcher goes to the child."""
+
+    def forward(number, frame):
+        try:
+            os.kill(child, number)
+        except ProcessLookupError:
+            return  # it has just ended
+
+    before = {number: signal.signal(number, forward) for number in STATUS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
