@@ -151,6 +151,8 @@ def command(main: Callable[[], int]) -> None:
     """Runs a command and exits with its status; a user's mistake is one message and status 2, without traceback."""
     try:
         status = main()
+        if status in signals.STATUS.values():
+            signals.ignore()
     except signals.Stopped as stop:
         _report(f"stopped by {stop} before there was anything to save; the same command starts again")
         status = stop.status

@@ -47,9 +47,8 @@ class Stop:
 
     def __exit__(self, *error) -> None:
         self._agreement.settle()
-        if self.noted is None:  # a run that is ending already is not ended again, by its launcher for example
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def hold(self) -> None:
         """From now on there is a state to save: signals are noted, not raised."""
@@ -75,6 +74,12 @@ class Stop:
             self.noted, self._at = number, now
             if not self._held:
                 raise Stopped(number)
+
+
+def ignore() -> None:
+    """A process that is ending with its status already is not ended again, by its launcher for example."""
+    for number in STATUS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
