@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset.files import read_bytes
-from dataset.image import read_image, read_label
 from dataset.labelmap import IGNORE, MAX_CLASSES, LabelMap
+from dataset.source import Files
 
 Sample = tuple[str, str | None]
 
@@ -40,7 +40,9 @@ class SegDataset(Dataset):
 
     root: the folder that relative paths of the list start from. list_file: None for `root/<split>.txt`.
     split: "train", "val", "test" or another name; lines of "test" may name a picture without a label.
-    transform: None, or a callable (image (H,W,3), label (H,W), rng[, point]) -> (image, label).
+    transform: None, or a callable (image (H,W,3), label (H,W), rng[, point]) -> (image, label). One with an
+    attribute `crop`, the (height, width) of all its results, is also called with `out=(image, label)`, arrays to
+    write to; it must read its arguments by `.shape` and `[rows, columns]` only (see `source.py`).
     classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
 
     Raises ValueError for facts that contradict one another and for a faulty list file, naming file and line;
@@ -63,6 +65,7 @@ class SegDataset(Dataset):
         self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
         self.samples: list[Sample] = read_list(self.list_file, self.root, needs_label=split != "test")
         self._names = unique_names([image for image, _ in self.samples], self.root)
+        self.source = Files(self)
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
@@ -105,42 +108,44 @@ class SegDataset(Dataset):
         position in the epoch, from which the augmentation is drawn too, and None or a pixel (row, column) of
         the picture, which the transform then gets as its fourth argument.
         """
+        index, image, label = self._augmented(key)
+        sample = {"image": torch.from_numpy(_own(image)).permute(2, 0, 1), "name": self.sample_name(index)}
+        if label is not None:
+            sample["label"] = torch.from_numpy(_own(label))
+        return sample
+
+    def fill(self, key: int | tuple, image: np.ndarray, label: np.ndarray) -> None:
+        """Write sample `key` into `image` uint8 (h,w,3) and `label` uint8 (h,w) of the transform's crop size."""
+        self._augmented(key, (image, label))
+
+    def _augmented(self, key: int | tuple, out: tuple[np.ndarray, np.ndarray] | None = None):
+        """Index, picture and label of a sample; written to `out` where it is given."""
         epoch, index, *place = key if isinstance(key, tuple) else (0, key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index = int(index) % len(self)
-        image, label = self.read(index)
-        if self.transform is not None and label is not None:
-            rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, index, *place[:1]])
-            point = [p for p in place[1:] if p is not None]
-            image, label = self.transform(image, label, rng, *point)
-        sample = {"image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
-                  "name": self.sample_name(index)}
-        if label is not None:
-            sample["label"] = torch.from_numpy(np.ascontiguousarray(label))
-        return sample
+        image, label = self.source.open(index)
+        if self.transform is None or label is None:
+            return index, image, label
+        if not hasattr(self.transform, "crop"):
+            image, label = _own(image), _own(label)
+        rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, index, *place[:1]])
+        point = [p for p in place[1:] if p is not None]
+        target = {} if out is None else {"out": out}
+        return index, *self.transform(image, label, rng, *point, **target)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Picture uint8 (H,W,3) and label uint8 (H,W) in training ids, or None, before any augmentation.
 
         Raises ValueError naming the file: unreadable, sizes that differ, a value outside the label map.
         """
-        image_path, label_path = self.samples[index]
-        if label_path is None:
-            return read_image(image_path), None
-        label = self.map_for(label_path).apply(read_label(label_path), label_path)
-        image = read_image(image_path, label.shape)
-        check_sizes(image_path, image.shape[:2], label_path, label.shape)
-        return image, label
+        image, label = self.source.open(index)
+        return _own(image), None if label is None else _own(label)
 
 
-def check_sizes(image_path: str, image_size, label_path: str, label_size) -> None:
-    """Raise ValueError naming both files unless picture and label are of one size, (height, width)."""
-    if tuple(image_size) != tuple(label_size):
-        raise ValueError(
-            f"{label_path}: the label is {label_size[1]}x{label_size[0]} (width x height), its picture "
-            f"{image_path} {image_size[1]}x{image_size[0]}; pair the right files, or resize the label by "
-            "nearest neighbour")
+def _own(array) -> np.ndarray:
+    """A contiguous array that may be written to; a copy of one that the source keeps."""
+    return np.require(array, requirements=["C", "W"])
 
 
 def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Sample]:

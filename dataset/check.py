@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from dataset.base import SegDataset, check_sizes
+from dataset.base import SegDataset
 from dataset.files import read_bytes
 from dataset.image import apply_rotation, read_header, read_label, upright_size
 from dataset.labelmap import IGNORE, LabelMap
+from dataset.source import check_sizes
 
 # A part of the fingerprint: raise it when the check learns something, so that old stamps no longer count.
 VERSION = 1

@@ -8,22 +8,27 @@ before. With class-uniform sampling (`uniform.py`) the order of an epoch, then n
 """
 
 import itertools
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from dataset.base import SegDataset
+from dataset.threads import run_ahead
 from dataset.uniform import ClassUniform
 
 # See `base.AUGMENTATION_STREAM`: the two random streams must not share a seed.
 ORDER_STREAM = 2
+# Batches that threads have begun before they are asked for; processes have two each, as torch does it.
+AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -106,36 +111,37 @@ class TrainLoader:
     memory is channels last. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
     """
 
-    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool):
+    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str):
         self.dataset = dataset
         self.steps_per_epoch = sampler.steps_per_epoch
-        self._loader = _loader(_Batches(dataset), sampler, workers, pin_memory=pin_memory)
+        self._open = _opener(partial(begin_batch, dataset), sampler, workers, loader, pin_memory)
 
     def __iter__(self) -> Iterator[dict]:
-        return _raise_errors(self._loader)
+        return self._open()
 
 
 class EvalLoader:
     """Iterable over single samples (as `SegDataset.__getitem__` gives them) in the order of `indices`."""
 
-    def __init__(self, dataset: SegDataset, indices: Sequence[int], workers: int):
+    def __init__(self, dataset: SegDataset, indices: Sequence[int], workers: int, loader: str):
         self.dataset = dataset
         self.indices = [int(index) for index in indices]
-        self._loader = _loader(_Singles(dataset), self.indices, workers, persistent_workers=workers > 0)
+        self._open = _opener(partial(Single, dataset), self.indices, workers, loader)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[dict]:
-        return _raise_errors(self._loader)
+        return self._open()
 
 
 def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size: int = 1,
                  workers: int = 0, seed: int = 0, start_step: int = 0, accumulate: int = 1,
-                 pin_memory: bool = False, uniform: ClassUniform | None = None) -> TrainLoader:
+                 pin_memory: bool = False, uniform: ClassUniform | None = None, loader: str = "auto") -> TrainLoader:
     """The training batches of process `rank`; `batch_size` counts a step's pictures on all processes.
 
-    uniform: class-uniform sampling, see `uniform.py`; None: every sample once an epoch.
+    uniform: class-uniform sampling, see `uniform.py`; None: every sample once an epoch. loader: what the workers
+    are, see `worker_kind`.
 
     Raises ValueError for a batch size that does not divide or exceeds the data set, and for samples without
     label. A file that cannot be read raises, from the iteration, the same error with and without workers.
@@ -146,50 +152,100 @@ def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size
                          f"(first: {unlabelled[0]}); training needs `image label` on every line")
     sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate,
                           uniform)
-    return TrainLoader(dataset, sampler, workers, pin_memory)
+    dataset.source.prepare(workers)
+    return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader))
 
 
-def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0) -> EvalLoader:
+def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0,
+                      loader: str = "auto") -> EvalLoader:
     """The samples `indices` one by one, not stacked, in that order, whatever the number of workers."""
-    return EvalLoader(dataset, indices, workers)
+    dataset.source.prepare(workers)
+    return EvalLoader(dataset, indices, workers, worker_kind(dataset, loader))
 
 
-class _Batches(Dataset):
-    """Micro-batch keys to stacked batches; a user's mistake comes back as a value (see `_raise_errors`)."""
+def worker_kind(dataset: SegDataset, loader: str = "auto") -> str:
+    """"threads" or "processes", as `loader` says; for "auto", threads where the data set's source only copies or
+    unpacks (packed data, the memory cache), and processes where files are decoded.
 
-    def __init__(self, dataset: SegDataset):
-        self.dataset = dataset
-
-    def __getitem__(self, key: MicroBatch) -> dict | Exception:
-        try:
-            return _stack([self.dataset[each] for each in key.keys], key)
-        except (ValueError, OSError) as error:
-            return error
-
-
-class _Singles(Dataset):
-    def __init__(self, dataset: SegDataset):
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> dict | Exception:
-        try:
-            return self.dataset[index]
-        except (ValueError, OSError) as error:
-            return error
+    Threads write straight into the batch, and nothing is sent between processes; but the fast PNG decoder, and a
+    transform written in Python, let only one thread run at a time.
+    """
+    if loader not in ("auto", "threads", "processes"):
+        raise ValueError(f"loader: {loader!r}; auto, threads or processes")
+    if loader == "auto":
+        return "threads" if dataset.source.threads else "processes"
+    return loader
 
 
-def _stack(samples: list[dict], key: MicroBatch) -> dict:
-    first = samples[0]
-    for sample in samples[1:]:
-        if sample["image"].shape != first["image"].shape:
-            raise ValueError(f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "
-                             "pictures of different sizes cannot be stacked; give the data set a transform "
-                             "with a crop size")
-    # default_collate stacks straight into shared memory in a worker.
-    image = default_collate([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-    label = default_collate([sample["label"] for sample in samples])
-    return {"image": image, "label": label, "name": [sample["name"] for sample in samples],
-            "epoch": key.epoch, "step": key.step}
+class FilledBatch:
+    """A batch whose samples, all of the transform's crop size, are written straight into their places."""
+
+    def __init__(self, dataset: SegDataset, key: MicroBatch, new: Callable[[tuple[int, ...]], torch.Tensor]):
+        size = (len(key.indices), *dataset.transform.crop)
+        self.dataset, self.key = dataset, key
+        self.image, self.label = new((*size, 3)), new(size)
+        places = zip(key.keys, self.image.numpy(), self.label.numpy(), strict=True)
+        self.jobs = [partial(dataset.fill, *place) for place in places]
+
+    def finish(self) -> dict:
+        return {"image": self.image.permute(0, 3, 1, 2), "label": self.label, **_names(self.dataset, self.key)}
+
+
+class StackedBatch:
+    """A batch of samples whose size is known only when they are read."""
+
+    def __init__(self, dataset: SegDataset, key: MicroBatch):
+        self.dataset, self.key = dataset, key
+        self.samples: list[dict | None] = [None] * len(key.indices)
+        self.jobs = [partial(self._read, place, each) for place, each in enumerate(key.keys)]
+
+    def _read(self, place: int, key: tuple) -> None:
+        self.samples[place] = self.dataset[key]
+
+    def finish(self) -> dict:
+        first = self.samples[0]
+        for sample in self.samples[1:]:
+            if sample["image"].shape != first["image"].shape:
+                raise ValueError(f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "
+                                 "pictures of different sizes cannot be stacked; give the data set a transform "
+                                 "with a crop size")
+        image = torch.stack([sample["image"].permute(1, 2, 0) for sample in self.samples]).permute(0, 3, 1, 2)
+        label = torch.stack([sample["label"] for sample in self.samples])
+        return {"image": image, "label": label, **_names(self.dataset, self.key)}
+
+
+class Single:
+    """One sample as the data set gives it."""
+
+    def __init__(self, dataset: SegDataset, index: int, pin_memory: bool = False):
+        self.dataset, self.index, self.sample = dataset, index, {}
+        self.jobs = [self._read]
+
+    def _read(self) -> None:
+        self.sample = self.dataset[self.index]
+
+    def finish(self) -> dict:
+        return self.sample
+
+
+def begin_batch(dataset: SegDataset, key: MicroBatch, pin_memory: bool = False) -> FilledBatch | StackedBatch:
+    """The batch of `key`, its memory taken and its jobs not yet run. pin_memory: take page-locked memory."""
+    if hasattr(dataset.transform, "crop"):
+        return FilledBatch(dataset, key, partial(_new, pin_memory=pin_memory))
+    return StackedBatch(dataset, key)
+
+
+def _new(shape: tuple[int, ...], pin_memory: bool) -> torch.Tensor:
+    """Memory for a part of a batch; in a worker process, memory that the parent sees too."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+    # As torch's own collation does: filled in place, nothing is copied when the batch is sent.
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+
+
+def _names(dataset: SegDataset, key: MicroBatch) -> dict:
+    return {"name": [dataset.sample_name(index) for index in key.indices], "epoch": key.epoch, "step": key.step}
 
 
 def _size(sample: dict) -> str:
@@ -197,11 +253,32 @@ def _size(sample: dict) -> str:
     return f"{width}x{height}"
 
 
-def _loader(dataset: Dataset, sampler, workers: int, **options) -> DataLoader:
+def _opener(begin: Callable, keys, workers: int, kind: str, pin_memory: bool = False) -> Callable[[], Iterator[dict]]:
+    """What starts an iteration over `begin(key).finish()`, its jobs done here, in threads or in processes."""
+    if kind == "threads" and workers:
+        return lambda: run_ahead(keys, partial(begin, pin_memory=pin_memory), workers, AHEAD)
     # Without a generator of its own a loader draws from the global one, and a continued run, which makes
     # its loaders at other moments, would see other dropout.
-    return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=_unchanged,
-                      worker_init_fn=_start_worker, generator=torch.Generator(), **options)
+    loader = DataLoader(_Done(begin), batch_size=None, sampler=keys, num_workers=workers, collate_fn=_unchanged,
+                        worker_init_fn=_start_worker, generator=torch.Generator(), pin_memory=pin_memory,
+                        persistent_workers=workers > 0 and isinstance(keys, list))
+    return lambda: _raise_errors(loader)
+
+
+class _Done(Dataset):
+    """Keys to finished batches or samples; a user's mistake comes back as a value (see `_raise_errors`)."""
+
+    def __init__(self, begin: Callable):
+        self.begin = begin
+
+    def __getitem__(self, key) -> dict | Exception:
+        try:
+            item = self.begin(key)
+            for job in item.jobs:
+                job()
+            return item.finish()
+        except (ValueError, OSError) as error:
+            return error
 
 
 def _unchanged(item):

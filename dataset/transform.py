@@ -118,12 +118,12 @@ class TrainTransform:
         self.photometric = photometric
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
-                 point: tuple[int, int] | None = None):
+                 point: tuple[int, int] | None = None, out: tuple[np.ndarray, np.ndarray] | None = None):
         """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width).
 
-        point: (row, column) of a pixel that the crop must hold; None: any crop.
+        point: (row, column) of a pixel that the crop must hold; None: any crop. out: see `apply`.
         """
-        return self.apply(image, label, self.draw(rng, label.shape, point))
+        return self.apply(image, label, self.draw(rng, label.shape, point), out)
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int],
              point: tuple[int, int] | None = None) -> Drawn:
@@ -152,26 +152,43 @@ class TrainTransform:
         return replace(drawn, top=_offset_around(row, scaled[0], self.crop[0], u[5]),
                        left=_offset_around(column, scaled[1], self.crop[1], u[6]))
 
-    def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn):
-        """The crop of picture and label that `drawn` describes."""
-        label = self._warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, margin=0)
-        margin = BLUR_MARGIN if drawn.blur else 0
-        image = self._warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin)
-        if drawn.blur:
-            image = cv2.GaussianBlur(image, (BLUR_SIZE, BLUR_SIZE), 0)
-            image = np.ascontiguousarray(image[margin:-margin, margin:-margin])
-        if any(self.jitter):
-            image = cv2.transform(image, color_matrix(drawn.jitter, image))
-        if drawn.photometric is not None:
-            image = drawn.photometric.apply(image)
-        return image, label
+    def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn,
+              out: tuple[np.ndarray, np.ndarray] | None = None):
+        """The crop of picture and label that `drawn` describes, written to the arrays of `out` if given.
 
-    def _warp(self, source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int) -> np.ndarray:
+        Of `image` and `label` only the part is read that the crop shows.
+        """
+        image_out, label_out = out or (None, None)
+        label = self._warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
+        jitter, photometric = any(self.jitter), drawn.photometric
+        margin = BLUR_MARGIN if drawn.blur else 0
+        warped_is_last = not (drawn.blur or jitter or photometric)
+        image = self._warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, image_out if warped_is_last else None)
+        if drawn.blur:
+            blurred = cv2.GaussianBlur(image, (BLUR_SIZE, BLUR_SIZE), 0)
+            image = blurred[margin:-margin, margin:-margin]
+        if jitter:
+            image = cv2.transform(image, color_matrix(drawn.jitter, image), dst=None if photometric else image_out)
+        if photometric is not None:
+            image = photometric.apply(image)
+        return _written(image, image_out), _written(label, label_out)
+
+    def _warp(self, source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int,
+              out: np.ndarray | None) -> np.ndarray:
         matrix = source_matrix(drawn, margin)
         height, width = self.crop[0] + 2 * margin, self.crop[1] + 2 * margin
         source, matrix = _window(source, matrix, height, width)
-        return cv2.warpAffine(source, matrix, (width, height), flags=interpolation | cv2.WARP_INVERSE_MAP,
+        return cv2.warpAffine(source, matrix, (width, height), dst=out, flags=interpolation | cv2.WARP_INVERSE_MAP,
                               borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+
+
+def _written(result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """`result` in `out`, where OpenCV did not put it there already, or as an array of its own."""
+    if out is None:
+        return np.ascontiguousarray(result)
+    if not np.may_share_memory(result, out):
+        np.copyto(out, result)
+    return out
 
 
 def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dataset import build_dataset
+from dataset import build_dataset, cache
 from model import build_model
 from model.published import load_backbone_weights, load_published
 from util import checkpoint, dist, legacy, signals
@@ -87,6 +87,17 @@ def dataset_of(config: Config, split: str, transform: Callable | None = None):
     return build_dataset(
         data.name, data.root, list_file, split, transform, config.seed, data.classes, data.colors, data.label_map
     )
+
+
+def keep_in_memory(config: Config, sets: list) -> None:
+    """Gives the data sets a memory cache, if `data.cache` says so; it is filled when their loaders are made.
+
+    Raises:
+        ValueError: the memory does not suffice, with the arithmetic.
+    """
+    if config.data.cache == "memory":
+        size = cache.keep_in_memory(sets, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        log.info("data.cache: %d pictures, %.1f GiB decoded, will be kept in memory", sum(map(len, sets)), size / 2**30)
 
 
 def loader_workers(config: Config) -> int:

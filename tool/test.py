@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
     record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
-    samples = build_eval_loader(data, mine, common.loader_workers(config))
+    samples = build_eval_loader(data, mine, common.loader_workers(config), config.data.loader)
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
     if dist.is_main():
@@ -153,7 +153,7 @@ def score_existing(config: Config, run: common.RunPaths, data, indices, confusio
         raise ValueError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
     if not dist.is_main():
         return
-    samples = build_eval_loader(data, indices, common.loader_workers(config))
+    samples = build_eval_loader(data, indices, common.loader_workers(config), config.data.loader)
     labels = ((sample["name"], sample["label"]) for sample in samples)
     number = score_predictions(run.result, labels, confusion)
     timing = Timing(number, float("nan"), float("nan"))

@@ -68,6 +68,7 @@ def build_data(config: Config, run: common.RunPaths):
         run.folder.mkdir(parents=True, exist_ok=True)
         for warning in dist.main_first(lambda: check_labels(sets, run)):
             log.info("data: %s", warning)
+    common.keep_in_memory(config, sets)
     return train_set, val_set
 
 
@@ -156,7 +157,7 @@ def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: Su
     loader = build_loader(
         train_set, train.batch_size, dist.rank(), dist.world_size(), workers, training.config.seed,
         training.step, train.accumulate, pin_memory=training.device.type == "cuda",
-        uniform=class_uniform(training.config, train_set, run),
+        uniform=class_uniform(training.config, train_set, run), loader=training.config.data.loader,
     )
     total = train.epochs * loader.steps_per_epoch
     if training.closed >= train.epochs:
@@ -219,7 +220,7 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
             writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
 
-    samples = build_eval_loader(val_set, indices, common.loader_workers(config))
+    samples = build_eval_loader(val_set, indices, common.loader_workers(config), config.data.loader)
     result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
     if stop.agree():
         return None

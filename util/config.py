@@ -72,7 +72,13 @@ class DataConfig(Section):
     )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
-    workers: int = Field(4, ge=0, description="loader processes per training process, at most its share of the cores")
+    workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
+    loader: Literal["auto", "threads", "processes"] = Field(
+        "auto", description="what the workers are; auto: threads for cached data, else processes"
+    )
+    cache: Literal["none", "memory"] = Field(
+        "none", description="memory: keep all decoded pictures in memory, in each training process"
+    )
     check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
 
     @field_validator("label_map", mode="after")
