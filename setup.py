@@ -15,8 +15,9 @@ REQUIRES = [
 ]
 OPENCV = "opencv-python-headless>=4.9"  # either build serves; a present opencv-python is kept
 EXTRAS = {
-    "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
-    "test": ["pytest>=8.0", "ruff>=0.6", "scikit-learn>=1.4", "hypothesis>=6.100"],
+    # kornia-rs decodes PNG twice as fast as OpenCV, with the same pixels; lz4 is a codec of packed data
+    "fast": ["kornia-rs>=0.1.8", "lz4>=4.3"],
+    "test": ["pytest>=8.0", "ruff>=0.6", "scikit-learn>=1.4", "hypothesis>=6.100", "lz4>=4.3"],
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dataset import build_dataset, cache
+from dataset import build_dataset, cache, packed
 from model import build_model
 from model.published import load_backbone_weights, load_published
 from util import checkpoint, dist, legacy, signals
@@ -84,20 +84,41 @@ def dataset_of(config: Config, split: str, transform: Callable | None = None):
     """The data set of one split, as the experiment describes it."""
     data = config.data
     list_file = {"train": data.train_list, "val": data.val_list, "test": data.test_list}[split]
-    return build_dataset(
+    dataset = build_dataset(
         data.name, data.root, list_file, split, transform, config.seed, data.classes, data.colors, data.label_map
     )
+    if data.packed is not None:
+        read_packed(dataset, data.packed)
+    return dataset
+
+
+def read_packed(dataset, folder: str) -> None:
+    """Lets the data set read from the packed data in `folder`; "auto": those in its root, if any.
+
+    A split that is not packed is read from its files, but for that of a training from a folder that was named.
+
+    Raises:
+        FileNotFoundError, ValueError: the packed data are missing, damaged, or do not fit the files.
+    """
+    place = dataset.root / "packed" if folder == "auto" else Path(folder)
+    if packed.index_file(place, dataset.split).is_file() or (folder != "auto" and dataset.split == "train"):
+        dataset.source = packed.Packed(place, dataset)
+        log.info("%s: packed data %s", dataset.split, dataset.source.path)
+    else:
+        log.info("%s: no packed data in %s, the files are read", dataset.split, place)
 
 
 def keep_in_memory(config: Config, sets: list) -> None:
-    """Gives the data sets a memory cache, if `data.cache` says so; it is filled when their loaders are made.
+    """Reads the data sets into memory, if `data.cache` says so.
 
     Raises:
         ValueError: the memory does not suffice, with the arithmetic.
     """
     if config.data.cache == "memory":
         size = cache.keep_in_memory(sets, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        log.info("data.cache: %d pictures, %.1f GiB decoded, will be kept in memory", sum(map(len, sets)), size / 2**30)
+        log.info("data.cache: reading %d pictures, %.1f GiB decoded, into memory", sum(map(len, sets)), size / 2**30)
+        for part in sets:
+            part.source.prepare(loader_workers(config))
 
 
 def loader_workers(config: Config) -> int:

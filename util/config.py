@@ -74,7 +74,10 @@ class DataConfig(Section):
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
     workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
     loader: Literal["auto", "threads", "processes"] = Field(
-        "auto", description="what the workers are; auto: threads for cached data, else processes"
+        "auto", description="what the workers are; auto: threads for packed or cached data, else processes"
+    )
+    packed: str | None = Field(
+        None, description="folder of packed data (tool.prepare pack) to read; auto: ROOT/packed, if it holds the split"
     )
     cache: Literal["none", "memory"] = Field(
         "none", description="memory: keep all decoded pictures in memory, in each training process"
@@ -112,6 +115,8 @@ class DataConfig(Section):
             raise ValueError("colors: values must be within 0..255")
         if min(self.jitter) < 0:
             raise ValueError("jitter: ranges cannot be negative")
+        if self.packed and self.cache != "none":
+            raise ValueError("cache: packed data need no cache, the system keeps them in memory; set one of the two")
         if self.photometric and any(self.jitter):
             raise ValueError("photometric: takes the place of jitter; set jitter to [0, 0, 0, 0]")
         return self
