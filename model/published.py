@@ -139,9 +139,10 @@ def _unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
             checkpoint = checkpoint[wrapper]
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise ValueError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
-    strange = [str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
+    strange = [str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor)
+               or not isinstance(key, str)]
     if strange:
-        raise ValueError(f"the checkpoint has entries that are no tensors: {_list(strange)}")
+        raise ValueError(f"the checkpoint has entries that are no tensors with a name: {_list(strange)}")
     if all(key.startswith("module.") for key in checkpoint):
         return {key.removeprefix("module."): value for key, value in checkpoint.items()}
     return dict(checkpoint)

@@ -168,13 +168,28 @@ def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Modul
         model = network_of(config, num_classes)
         log.info("published checkpoint %s: %s", path, load_published(model, state))
         return model
+    checkpoint.check_ours(state, path)
     spec = state["spec"]
     if spec["num_classes"] != num_classes:
         raise ValueError(
-            f"{path}: trained for {spec['num_classes']} classes ({', '.join(state['classes'][:4])}, ...), "
+            f"{path}: trained for {spec['num_classes']} classes ({', '.join(state.get('classes', ())[:4])}, ...), "
             f"but data set {config.data.name} has {num_classes}"
         )
-    model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
+    return rebuild(state, path)
+
+
+def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
+    """The trained network of a checkpoint of ours.
+
+    Raises:
+        ValueError: the checkpoint does not say which network it holds, or its weights do not fit.
+    """
+    checkpoint.check_ours(state, path)
+    spec = state["spec"]
+    try:
+        model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: its network cannot be built ({error})") from error
     checkpoint.load_strictly(model, state["model"], str(path))
     return model
 

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from dataset.image import read_image
-from model import build_model
 from tool import common
 from util import checkpoint, dist
 from util.config import IMAGENET_MEAN, IMAGENET_STD
@@ -129,8 +128,7 @@ def load_state(file: str) -> dict:
 def build_predictor(state: dict, file: str, device: torch.device) -> Predictor:
     """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
     spec, data = state["spec"], state.get("config", {}).get("data", {})
-    model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
-    checkpoint.load_strictly(model, state["model"], file)
+    model = common.rebuild(state, file)
     mean, std = data.get("mean", IMAGENET_MEAN), data.get("std", IMAGENET_STD)
     return Predictor(model.eval(), spec["num_classes"], mean, std, device=device)
 

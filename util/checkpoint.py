@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from util.untrusted import check_content, check_file
+from util.untrusted import check_content, check_file, check_network
 
 FORMAT = 1
 
@@ -112,6 +112,14 @@ def is_ours(state: object) -> bool:
     return isinstance(state, dict) and isinstance(state.get("model"), dict) and "spec" in state
 
 
+def check_ours(state: dict, path: str | Path) -> None:
+    """Raises ValueError unless a checkpoint with this project's format says soundly which network it holds."""
+    try:
+        check_network(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def sha256(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -133,6 +141,9 @@ def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tup
     Raises:
         ValueError: lists what is missing, left over, or of another shape.
     """
+    strange = [key for key, value in weights.items() if not isinstance(key, str) or not isinstance(value, torch.Tensor)]
+    if strange:
+        raise ValueError(f"{source} holds what is no named tensor: {strange[0]!r}")
     own = module.state_dict()
     skipped = [k for k in own if skip and k.startswith(tuple(skip))]
     weights = {k: v for k, v in weights.items() if not (skip and k.startswith(tuple(skip)))}

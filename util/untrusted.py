@@ -136,7 +136,7 @@ def check_content(content: Any, size: int) -> dict:
     size: bytes of the file, which no tensor may exceed. Raises ValueError, without the file's name, otherwise.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"it holds no dictionary, but {type(content).__name__}")
+        raise ValueError(f"a checkpoint maps names to tensors; this is {type(content).__name__}")
     counts: dict[int, int] = {}
     _count(content, size, counts, set(), 0)
     return content
@@ -166,3 +166,31 @@ def _count(value: Any, size: int, counts: dict[int, int], above: set[int], depth
     above.remove(id(value))
     counts[id(value)] = total
     return total
+
+
+def check_network(state: dict) -> None:
+    """Raises ValueError, without the file's name, unless `state` says which network it holds, in the right types."""
+    spec, classes = state["spec"], state.get("classes")
+    sound = isinstance(spec, dict) and isinstance(spec.get("name"), str) and isinstance(spec.get("options"), dict)
+    if not sound or not isinstance(spec.get("backbone", 0), str | None):
+        raise ValueError("'spec' does not say which network it is")
+    number = spec.get("num_classes")
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 255:
+        raise ValueError(f"'spec' says {number!r} classes, where 1 to 255 are possible")
+    if not all(isinstance(name, str) for name in spec["options"]):
+        raise ValueError("'spec' has options without a name")
+    if classes is not None and not (_is_list(classes, number) and all(isinstance(name, str) for name in classes)):
+        raise ValueError(f"'classes' are not the names of {number} classes")
+    colors = state.get("colors")
+    if colors is not None and not (_is_list(colors, number) and all(map(_is_color, colors))):
+        raise ValueError(f"'colors' are not those of {number} classes")
+    if not isinstance(state.get("config", {}), dict):
+        raise ValueError("'config' is no experiment")
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == length
+
+
+def _is_color(value: Any) -> bool:
+    return _is_list(value, 3) and all(isinstance(part, int) and 0 <= part <= 255 for part in value)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from model import build_model
 from tests.fuzz import hostile
+from tool import common
 from util import checkpoint
 
 
@@ -121,7 +123,7 @@ def test_nesting_and_cycles_are_refused(tmp_path):
 @pytest.mark.parametrize("value", [[1, 2], "text", 5, None, torch.zeros(3), (1,)])
 def test_what_is_no_dictionary_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "top.pth")
-    refused(tmp_path / "top.pth", "it holds no dictionary")
+    refused(tmp_path / "top.pth", "maps names to tensors")
 
 
 def test_compressed_and_forged_archives_are_refused_unread(tmp_path):
@@ -191,12 +193,41 @@ def test_what_trainers_save_is_read(tmp_path):
     layer(torch.ones(2, 30)).sum().backward()
     adam.step()
     big = torch.arange(1000.0)
-    state = {"model": layer.state_dict(), "tied": {"a": layer.weight, "b": layer.weight}, "optimizer": adam.state_dict(),
-             "view": big[10:20], "half": big.half(), "step": 2**62, "best": np.float64(0.25), "seed": 2**64 - 1,
-             "empty": torch.zeros(0, 5), "none": torch.zeros(()), "random": torch.get_rng_state(),
-             "names": [["a", ("b", (1, 2))]] * 9, "set": {1, 2}, "dtype": torch.float16, "size": torch.Size([1, 2])}
+    state = {"model": layer.state_dict(), "tied": {"a": layer.weight, "b": layer.weight},
+             "optimizer": adam.state_dict(), "view": big[10:20], "half": big.half(), "step": 2**62,
+             "best": np.float64(0.25), "seed": 2**64 - 1, "empty": torch.zeros(0, 5), "none": torch.zeros(()),
+             "random": torch.get_rng_state(), "names": [["a", ("b", (1, 2))]] * 9, "set": {1, 2},
+             "dtype": torch.float16, "size": torch.Size([1, 2])}
     for modern in (True, False):
         torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=modern)
         loaded = checkpoint.load(tmp_path / "a.pth")
         assert loaded.keys() == state.keys() and torch.equal(loaded["view"], state["view"])
         assert loaded["names"] == state["names"] and loaded["seed"] == 2**64 - 1 and loaded["best"] == 0.25
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"spec": None}, "'spec'"), ({"spec": {"name": "fcn"}}, "'spec'"), ({"name": 5}, "'spec'"),
+    ({"name": "none"}, "cannot be built"), ({"backbone": "none"}, "cannot be built"), ({"backbone": [1]}, "'spec'"),
+    ({"num_classes": 10**12}, "classes"), ({"num_classes": -1}, "classes"), ({"num_classes": "3"}, "classes"),
+    ({"options": [1]}, "'spec'"), ({"options": {1: 2}}, "options"), ({"options": {"nothing": 2}}, "nothing"),
+    ({"options": {"dropout": "x"}}, "cannot be built"), ({"options": {"dropout": 2.0}}, "cannot be built"),
+    ({"options": {"dropout": []}}, "cannot be built"),
+    ({"model": {"w": 5}}, "no named tensor"), ({"model": {}}, "missing"), ({"model": {5: torch.zeros(1)}}, "no named tensor"),
+    ({"classes": 5}, "'classes'"), ({"classes": ["a"]}, "'classes'"), ({"classes": [1, 2, 3]}, "'classes'"),
+    ({"colors": [[1, 2]] * 3}, "'colors'"), ({"colors": [[1, 2, 999]] * 3}, "'colors'"),
+    ({"config": [5]}, "'config'"),
+])
+def test_a_checkpoint_of_ours_that_contradicts_itself_is_refused(tmp_path, small_network, change, reason):
+    state = {"model": small_network.state_dict(), "spec": dict(small_network.spec), "classes": ["a", "b", "c"],
+             "colors": [[0, 0, 0]] * 3, "config": {}}
+    assert common.rebuild(state, "x.pth") is not None
+    for key, value in change.items():
+        (state if key in state else state["spec"])[key] = value
+    checkpoint.save(tmp_path / "bad.pth", state)
+    with hostile.bounded(), pytest.raises(ValueError, match=f"bad.pth.*{reason}"):
+        common.rebuild(checkpoint.load(tmp_path / "bad.pth"), tmp_path / "bad.pth")
+
+
+@pytest.fixture(scope="module")
+def small_network():
+    return build_model("fcn", 3, "resnet18")
