@@ -1,7 +1,8 @@
-"""The networks: what there is, by name, and the two functions that build one.
+"""The networks: what there is, by name, and the functions that build one.
 
 >>> model = build_model("sketchfill", num_classes=19, backbone="resnet101")
 >>> logits = model(images)["out"]                       # (N, 19, H, W) for images (N, 3, H, W)
+>>> faster = optimize_for_inference(model)              # the same logits, norms folded; see model/optimize.py
 
 To add a network, copy `model/fcn.py`, change it, and add one line to `MODELS`; likewise for `BACKBONES`.
 """
@@ -17,6 +18,7 @@ from types import NoneType, UnionType
 from torch import nn
 
 from model.base import SegModel
+from model.optimize import optimize_for_inference as optimize_for_inference
 
 MODELS = {
     "fcn": "model.fcn.FCN",

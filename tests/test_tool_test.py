@@ -95,3 +95,8 @@ test: {{split: test, submission: true}}
         ids = cv2.imdecode(np.frombuffer(archive.read(f"{stem}.png"), np.uint8), cv2.IMREAD_UNCHANGED)
     gray = cv2.imread(str(run / "result" / "gray" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
     assert ids.shape == (64, 96) and np.array_equal(ids, np.array(official, np.uint8)[gray])
+
+
+def test_an_optimised_network_scores_the_same(trained):
+    plain, folded = score(*trained), score(*trained, "test.optimize=fold", "test.keep_memory=false")
+    assert folded["mIoU"] == pytest.approx(plain["mIoU"], abs=1e-3)

@@ -19,10 +19,6 @@ import torch
 from tool import common
 from util import dist
 
-# glibc returns large blocks to the system and fetches fresh pages for the next step; kept, a step on the CPU is
-# about a sixth faster. Read by the C library when a process starts, so that only a parent can set them.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-
 
 def find_experiment(dataset: str, experiment: str, root: Path = Path("config")) -> Path:
     """The YAML file of an experiment.
@@ -62,9 +58,6 @@ def processes() -> int:
 
 def start(module: str, arguments: list[str], count: int) -> int:
     """Runs `python -m module arguments` in `count` processes on this machine; the exit status."""
-    if not torch.cuda.is_available():
-        for name, value in KEEP_MEMORY.items():
-            os.environ.setdefault(name, value)
     if count == 1 and int(os.environ.get("NNODES", 1)) == 1:
         return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,12 +12,14 @@ from pathlib import Path
 import cv2
 
 from dataset import build_eval_loader
+from model import optimize_for_inference
 from tool import common
 from util import dist
 from util.config import Config
 from util.evaluate import Timing, evaluate, shard
 from util.log import log, open_log
 from util.loop import AMP_TYPES
+from util.memory import keep_memory
 from util.metric import ConfusionMatrix
 from util.predict import Predictor, protocol_settings
 from util.result import PredictionWriter, score_predictions, write_results, write_submission
@@ -32,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     config, run = common.load_experiment(args.config, args.overrides, args.exp)
     device = dist.init()
     open_log(run.folder / "test.log")
+    if device.type == "cpu" and config.test.keep_memory:
+        keep_memory()
     data = common.dataset_of(config, config.test.split)
     indices = selection(config, len(data))
     labelled = all(data.samples[i][1] is not None for i in indices)
@@ -40,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         score_existing(config, run, data, indices, confusion)
         return 0
     file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
-    model = common.load_network(file, config, len(data.classes))
+    model = common.load_network(file, config, len(data.classes)).to(device)
+    if config.test.optimize != "none":
+        model = optimize_for_inference(model, AMP_TYPES[config.test.amp], config.test.optimize == "compile")
     predictor = build_predictor(config, model, len(data.classes), device)
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())

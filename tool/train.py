@@ -25,6 +25,7 @@ from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
 from util.loop import AMP_TYPES, Training, train_epoch
 from util.loss import SegLoss
+from util.memory import keep_memory
 from util.metric import ConfusionMatrix, Scores
 from util.optim import build_optimizer, build_schedule
 from util.predict import Predictor
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         config, run = common.load_experiment(args.config, args.overrides, args.exp)
         device = dist.init()
         open_log(run.folder / "train.log")
+        if device.type == "cpu":
+            keep_memory()
         train_set, val_set = build_data(config, run)
         training = build_training(config, train_set, device)
         resume(training, run.last, train_set)

@@ -228,6 +228,10 @@ class TestConfig(Section):
     base_size: int | None = Field(None, ge=1, description="long side at scale 1, pixels; default: as it is")
     window_batch: int = Field(4, ge=1, description="windows per forward pass")
     amp: Precision = Field("off", description="precision of the forward pass")
+    optimize: Literal["none", "fold", "compile"] = Field(
+        "none", description="fold norms into convolutions (scores change by rounding); compile: and torch.compile"
+    )
+    keep_memory: bool = Field(True, description="on a CPU: keep freed memory for the next tensor; faster, larger")
     save_gray: bool = Field(True, description="write predictions as class ids")
     save_color: bool = Field(True, description="write predictions in colour")
     pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")
