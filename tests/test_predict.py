@@ -1,6 +1,7 @@
 """util/predict.py against a slow prediction written out pixel by pixel in float64."""
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import cv2
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from util import predict
-from util.predict import PROTOCOLS, Predictor, first_argmax, protocol_settings, resize
+from util import maps, predict
+from util.maps import Interpolation, first_argmax, resize
+from util.predict import PROTOCOLS, Predictor, protocol_settings
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CLASSES = 5
@@ -146,11 +148,19 @@ CASES = {
 }
 
 
+@cache
+def slow_case(name, size):
+    return slow_probabilities(SmallNet(), random_picture(*size), **CASES[name])
+
+
+@pytest.mark.parametrize("cached", [None, 250, 2000])
 @pytest.mark.parametrize("size", [(30, 41), (41, 30), (16, 16), (9, 60)], ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_probabilities_equal_the_slow_prediction(name, size):
+def test_probabilities_equal_the_slow_prediction(name, size, cached, monkeypatch):
+    if cached:  # floats in a block: of one row, and of a few
+        monkeypatch.setattr(maps, "CACHED_NUMBERS", cached)
     net, image = SmallNet(), random_picture(*size)
-    expected = slow_probabilities(net, image, **CASES[name])
+    expected = slow_case(name, size)
     predictor = Predictor(net, CLASSES, MEAN, STD, window_batch=3, **CASES[name])
     probabilities = predictor.probabilities(image)
     assert probabilities.dtype == torch.float32
@@ -168,7 +178,8 @@ def test_code_for_accelerators_gives_the_same(name, monkeypatch):
     net, image = SmallNet(), random_picture(37, 52)
     predictor = Predictor(net, CLASSES, MEAN, STD, **CASES[name])
     prediction, probabilities = predictor(image), predictor.probabilities(image)
-    monkeypatch.setattr(predict, "_on_cpu", lambda tensor: False)
+    for module in (maps, predict):
+        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
     assert torch.allclose(predictor.probabilities(image), probabilities, atol=2e-5)
     assert (predictor(image) == prediction).float().mean() > 0.999
 
@@ -286,6 +297,29 @@ def test_resize_is_that_of_opencv_and_torch(size):
     assert np.abs(resize(planes, size).numpy() - expected).max() < 1e-5
     assert np.abs(F.interpolate(planes[None], size, mode="bilinear")[0].numpy() - expected).max() < 1e-5
     assert resize(planes, (30, 41)) is planes
+
+
+@pytest.mark.parametrize("offset", [-300.0, -90.0, -60.0, 0.0, 60.0, 90.0, 300.0])
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_softmax_of_extreme_logits(offset, spread):
+    logits = torch.randn(2, 19, 7, 31, generator=torch.Generator().manual_seed(0)) * spread + offset
+    logits[0, 3, 2] = -math.inf  # a class that is ruled out
+    for kind, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-6)):
+        given = logits.to(kind)
+        found = maps.softmax_(given, torch.empty(2, 19, 7, 31), torch.empty(2, 7, 31))
+        assert (found - given.double().softmax(1)).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(("old", "new"), [(5, 5), (1, 4), (7, 1), (10, 23), (23, 10), (9, 60)])
+def test_interpolation_in_parts_is_that_of_opencv(old, new):
+    values = np.random.default_rng(0).random((old, 3)).astype(np.float32)
+    expected = cv2.resize(values, (3, new), interpolation=cv2.INTER_LINEAR)
+    for step in (1, 2, old):
+        found = torch.zeros(new, 3)
+        for first in range(0, old, step):
+            rows, shares = Interpolation(old, new).part(first, min(first + step, old))
+            found[rows] += shares @ torch.from_numpy(values[first : first + step])
+        assert np.abs(found.numpy() - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -8,10 +8,11 @@ Axes: C classes, H and W the picture's height and width; every map of scores is 
 import math
 from collections.abc import Sequence
 
-import cv2
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from util.maps import Memory, first_argmax, mirror, on_cpu, resize
+from util.sums import DeviceScores, Grid, HostScores
 
 # Settings of the evaluations behind published numbers; window "crop" is the size of the training crop. What
 # they leave to the experiment (several scales, base_size) its configuration says.
@@ -20,8 +21,6 @@ PROTOCOLS = {
     "semseg": {"scales": (1.0,), "flip": True, "window": "crop", "stride_rate": 2 / 3, "base_size": None},
     "sketchfill": {"scales": (1.0,), "flip": True, "window": "crop", "stride_rate": 1 / 2, "base_size": None},
 }
-CACHED_NUMBERS = 1 << 18  # floats of a block of rows that a CPU core keeps in its cache (1 MiB)
-PLANES_AT_ONCE = 16  # class maps that an accelerator resizes together
 
 
 def protocol_settings(name: str, crop: tuple[int, int], **changes) -> dict:
@@ -95,7 +94,7 @@ class Predictor:
         self.window_batch = window_batch
         self.amp = amp
         self.channels_last = channels_last
-        self._memory: dict[str, Tensor] = {}
+        self._memory = Memory(self.device)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Class of each pixel, the first of equal ones: uint8 (3, H, W), RGB -> uint8 (H, W).
@@ -133,20 +132,17 @@ class Predictor:
             raise ValueError(f"a picture must be uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
         self.model.eval()
         height, width = image.shape[1:]
-        picture = image.to(self.device).float()
+        picture = self._memory("picture", 3, height, width).copy_(image)
         sizes = [self._scaled_size(height, width, scale) for scale in self.scales]
-        if sizes == [(height, width)]:
-            scores = self._window_scores(picture, divide)
-        else:
-            scores = self._zeros("scales", (self.num_classes, height, width))
-            for size in sizes:
-                _add_resized_(scores, self._window_scores(resize(picture, size), divide=True))
-            if divide:
-                scores /= len(sizes)
+        kind = HostScores if on_cpu(picture) else DeviceScores
+        scores = kind(self._memory, self.num_classes, (height, width), self.flip, sizes == [(height, width)])
+        for size in sizes:
+            self._add_scale(scores, picture, size)
+        values = scores.values(divide)
         # softmax spreads a NaN over all classes of its pixel, so that one class tells
-        if not torch.isfinite(scores[0].sum()):
+        if not torch.isfinite(values[0].sum()):
             raise ValueError("the network's output is not finite; check its weights, or try without amp")
-        return scores
+        return values
 
     def _scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         if self.base_size is None:
@@ -156,44 +152,42 @@ class Predictor:
             return longer, max(round(longer / float(height) * width), 1)
         return max(round(longer / float(width) * height), 1), longer
 
-    def _window_scores(self, picture: Tensor, divide: bool) -> Tensor:
-        """The sum, or the mean, of the windows' probabilities: float32 (3, h, w), 0..255 -> (C, h, w)."""
-        height, width = picture.shape[1:]
-        window_h, window_w = self.window or (height, width)
-        pad_h, pad_w = max(window_h - height, 0), max(window_w - width, 0)
-        top, left = pad_h // 2, pad_w // 2
-        # zero is the mean colour once the mean is subtracted
-        picture = F.pad((picture - self.mean).div_(self.std), (left, pad_w - left, top, pad_h - top))
-        rows = _window_starts(picture.shape[1], window_h, self.stride_rate)
-        columns = _window_starts(picture.shape[2], window_w, self.stride_rate)
-        scores = self._zeros("windows", (self.num_classes, *picture.shape[1:]))
-        corners = [(y, x) for y in rows for x in columns]
-        self._add_windows_(scores, picture, corners, (window_h, window_w))
-        if divide:
-            over_rows = _coverage(rows, window_h, scores.shape[1]).to(self.device)
-            over_columns = _coverage(columns, window_w, scores.shape[2]).to(self.device)
-            scores /= torch.outer(over_rows, over_columns) * (2 if self.flip else 1)
-        return scores[:, top : top + height, left : left + width]
+    def _add_scale(self, scores: HostScores | DeviceScores, picture: Tensor, size: tuple[int, int]) -> None:
+        """Adds the windows of the picture, float32 (3, H, W) in 0..255, resized to (h, w)."""
+        window = self.window or size
+        canvas, inside = self._canvas(picture, size, window)
+        rows, columns = (_window_starts(canvas.shape[i + 1], window[i], self.stride_rate) for i in (0, 1))
+        grid = Grid(rows, columns, canvas.shape[1:], window, inside)
+        sums = scores.scale(grid)
+        for start in range(0, len(grid.corners), self.window_batch):
+            corners = grid.corners[start : start + self.window_batch]
+            logits = self._forward(self._batch(canvas, corners, window))
+            sums.add(corners, logits.unflatten(0, (-1, len(corners))))
+            del logits  # before the next forward pass makes others
+        sums.close()
 
-    def _add_windows_(
-        self, scores: Tensor, picture: Tensor, corners: list[tuple[int, int]], window: tuple[int, int]
-    ) -> None:
-        """Adds the probabilities of the windows with these upper left corners (y, x) to scores (C, h, w)."""
-        window_h, window_w = window
-        width = picture.shape[2]
-        mirrored = picture.flip(2) if self.flip else picture
-        for start in range(0, len(corners), self.window_batch):
-            chunk = corners[start : start + self.window_batch]
-            crops = [picture[:, y : y + window_h, x : x + window_w] for y, x in chunk]
+    def _canvas(self, picture: Tensor, size: tuple[int, int], window: tuple[int, int]) -> tuple[Tensor, tuple]:
+        """The normalised picture at one scale, padded to at least a window, and where in it the picture lies."""
+        (height, width), (window_h, window_w) = size, window
+        canvas = self._memory("canvas", 3, max(height, window_h), max(width, window_w))
+        top, left = (canvas.shape[1] - height) // 2, (canvas.shape[2] - width) // 2
+        inside = slice(top, top + height), slice(left, left + width)
+        if canvas.shape[1:] != size:
+            canvas.zero_()  # the mean colour, once the mean is subtracted
+        target = canvas[:, inside[0], inside[1]]
+        resize(picture, size, out=target).sub_(self.mean).div_(self.std)
+        return canvas, inside
+
+    def _batch(self, canvas: Tensor, corners: list[tuple[int, int]], window: tuple[int, int]) -> Tensor:
+        """The windows at these corners (y, x), and after them, with flip, the mirrored ones: (N, 3, h, w)."""
+        count = len(corners)
+        batch = self._memory("batch", (2 if self.flip else 1) * count, 3, *window)
+        for index, (y, x) in enumerate(corners):
+            crop = canvas[:, y : y + window[0], x : x + window[1]]
+            batch[index].copy_(crop)
             if self.flip:
-                ends = [(y, width - x) for y, x in chunk]
-                crops += [mirrored[:, y : y + window_h, x - window_w : x] for y, x in ends]
-            logits = self._forward(torch.stack(crops))
-            for index, (y, x) in enumerate(chunk):
-                target = scores[:, y : y + window_h, x : x + window_w]
-                _add_softmax_(target, logits[index])
-                if self.flip:
-                    _add_softmax_(target, logits[index + len(chunk)], mirrored=True)
+                mirror(crop, out=batch[count + index])
+        return batch
 
     def _forward(self, batch: Tensor) -> Tensor:
         """batch: (N, 3, h, w). Returns logits (N, C, h, w)."""
@@ -206,87 +200,12 @@ class Predictor:
             raise ValueError(f"the network's output is {tuple(logits.shape)}, expected {expected}")
         return logits
 
-    def _zeros(self, name: str, shape: tuple[int, int, int]) -> Tensor:
-        """Zeros in memory kept under that name: on a CPU fresh pages would cost as much as the sums."""
-        size = math.prod(shape)
-        if name not in self._memory or self._memory[name].numel() < size:
-            self._memory[name] = torch.empty(size, device=self.device)
-        return self._memory[name][:size].view(shape).zero_()
-
-
-def _on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
-
-
-def first_argmax(scores: Tensor) -> Tensor:
-    """Class of the largest score, the first of equal ones: (C, H, W), C at most 256 -> uint8 (H, W)."""
-    if not _on_cpu(scores):
-        return scores.argmax(0).to(torch.uint8)
-    # torch.argmax over the first axis takes ten times as long on a CPU
-    last = scores.shape[0] - 1
-    descending = torch.arange(last, -1, -1, dtype=torch.uint8).view(-1, 1, 1)
-    result = torch.empty(scores.shape[1:], dtype=torch.uint8)
-    for rows in _row_blocks(scores):
-        block = scores[:, rows]
-        result[rows] = last - ((block == block.amax(0)) * descending).amax(0)
-    return result
-
-
-def resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, half-pixel centres, no low-pass filter, as cv2.resize: float32 (n, h, w) -> (n, *size)."""
-    if tuple(planes.shape[1:]) == size:
-        return planes
-    if not _on_cpu(planes):
-        return F.interpolate(planes[None], size, mode="bilinear", align_corners=False)[0]
-    # plane by plane: OpenCV 5 refuses more than 128 channels; F.interpolate takes six times as long on a CPU
-    resized = torch.empty((len(planes), *size))
-    for source, target in zip(planes, resized, strict=True):
-        cv2.resize(source.numpy(), size[::-1], dst=target.numpy(), interpolation=cv2.INTER_LINEAR)
-    return resized
-
-
-def _add_resized_(total: Tensor, planes: Tensor) -> None:
-    """total (C, H, W) += planes (C, h, w) resized to (H, W)."""
-    step = 1 if _on_cpu(total) else PLANES_AT_ONCE
-    for some, target in zip(planes.split(step), total.split(step), strict=True):
-        target += resize(some, tuple(total.shape[1:]))
-
-
-def _add_softmax_(total: Tensor, logits: Tensor, mirrored: bool = False) -> None:
-    """total (C, h, w) += softmax of logits (C, h, w) over the classes, turned left to right if mirrored."""
-    for rows in _row_blocks(total):
-        probabilities = logits[:, rows].softmax(0, dtype=torch.float32)
-        total[:, rows] += _mirror(probabilities) if mirrored else probabilities
-
-
-def _mirror(block: Tensor) -> Tensor:
-    """Contiguous (C, h, w) turned left to right."""
-    if not _on_cpu(block):
-        return block.flip(2)
-    # Tensor.flip moves single numbers on a CPU, OpenCV vectors
-    return torch.from_numpy(cv2.flip(block.view(-1, block.shape[2]).numpy(), 1)).view(block.shape)
-
-
-def _row_blocks(scores: Tensor) -> list[slice]:
-    """Slices over the rows of scores (C, h, w): on a CPU blocks that fit in the cache, elsewhere all rows."""
-    classes, height, width = scores.shape
-    step = max(CACHED_NUMBERS // (classes * width), 1) if _on_cpu(scores) else height
-    return [slice(top, top + step) for top in range(0, height, step)]
-
 
 def _window_starts(length: int, window: int, stride_rate: float) -> list[int]:
     """First pixels of the windows along one side; the last window is flush with the far edge."""
     stride = math.ceil(window * stride_rate)
     count = math.ceil((length - window) / stride) + 1
     return [min(index * stride, length - window) for index in range(count)]
-
-
-def _coverage(starts: list[int], window: int, length: int) -> Tensor:
-    """float32 (length,): the number of windows over each pixel of a side."""
-    count = torch.zeros(length)
-    for start in starts:
-        count[start : start + window] += 1
-    return count
 
 
 def _check_settings(num_classes, scales, window, stride_rate, base_size, window_batch, amp) -> None:

@@ -1,0 +1,138 @@
+"""Arithmetic on maps of class scores: softmax, sums, resizing, argmax.
+
+Axes: C classes, H and W the picture's height and width. On a CPU everything is done in blocks of rows that stay in
+a core's cache, because each pass over a whole map costs more than the arithmetic in it; an accelerator gets few
+large operations. All maps are float32.
+"""
+
+import math
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CACHED_NUMBERS = 1 << 17  # floats of a block of rows: several such blocks fit in a CPU core's cache (512 KiB)
+PLANES_AT_ONCE = 16  # class maps that an accelerator resizes together
+# Between these the sum of exponentials is as exact without subtracting the largest logit first: a class that
+# vanishes below float32 there has a probability under 1e-12.
+SAFE_SUMS = (1e-25, 1e30)
+
+
+class Memory:
+    """Buffers by name, kept from picture to picture: on a CPU fresh pages would cost as much as the arithmetic."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised float32 tensor; the next call with that name overwrites it."""
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].numel() < size:
+            self._buffers.pop(name, None)  # before the larger one is there, or both would count
+            self._buffers[name] = torch.empty(size, device=self.device)
+        return self._buffers[name][:size].view(shape)
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def first_argmax(scores: Tensor) -> Tensor:
+    """Class of the largest score, the first of equal ones: (C, H, W), C at most 256 -> uint8 (H, W)."""
+    if not on_cpu(scores):
+        return scores.argmax(0).to(torch.uint8)
+    # torch.argmax over the first axis takes ten times as long on a CPU
+    classes, height, width = scores.shape
+    descending = torch.arange(classes - 1, -1, -1, dtype=torch.uint8).view(-1, 1, 1)
+    result = torch.empty((height, width), dtype=torch.uint8)
+    blocks = row_blocks(0, height, classes * width)
+    largest = torch.empty((blocks[0].stop, width))
+    marks = torch.empty((classes, *largest.shape), dtype=torch.uint8)
+    for rows in blocks:
+        block, count = scores[:, rows], rows.stop - rows.start
+        top, mark = largest[:count], marks[:, :count]
+        torch.amax(block, 0, out=top)
+        torch.eq(block, top, out=mark)
+        torch.amax(mark.mul_(descending), 0, out=result[rows])
+    return torch.sub(classes - 1, result, out=result)
+
+
+def resize(planes: Tensor, size: tuple[int, int], out: Tensor | None = None) -> Tensor:
+    """Bilinear, half-pixel centres, no low-pass filter, as cv2.resize: float32 (n, h, w) -> (n, *size)."""
+    if tuple(planes.shape[1:]) == tuple(size):
+        return planes if out is None else out.copy_(planes)
+    if not on_cpu(planes):
+        resized = F.interpolate(planes[None], size, mode="bilinear", align_corners=False)[0]
+        return resized if out is None else out.copy_(resized)
+    # plane by plane: OpenCV 5 refuses more than 128 channels; F.interpolate takes six times as long on a CPU
+    resized = torch.empty((len(planes), *size)) if out is None else out
+    for source, target in zip(planes, resized, strict=True):
+        cv2.resize(source.numpy(), size[::-1], dst=target.numpy(), interpolation=cv2.INTER_LINEAR)
+    return resized
+
+
+def mirror(planes: Tensor, out: Tensor | None = None) -> Tensor:
+    """(..., h, w) turned left to right."""
+    if not on_cpu(planes):
+        return planes.flip(-1) if out is None else out.copy_(planes.flip(-1))
+    # Tensor.flip moves single numbers on a CPU, OpenCV vectors
+    out = torch.empty(planes.shape) if out is None else out
+    if planes.is_contiguous() and out.is_contiguous():
+        planes, out_planes = planes.view(1, -1, planes.shape[-1]), out.view(1, -1, out.shape[-1])
+    else:
+        out_planes = out
+    for source, target in zip(planes, out_planes, strict=True):
+        cv2.flip(source.numpy(), 1, dst=target.numpy())
+    return out
+
+
+def softmax_(logits: Tensor, out: Tensor, sums: Tensor) -> Tensor:
+    """Softmax over the classes of a block, on a CPU: (k, C, h, w) of any strides -> `out`, float32 (k, C, h, w).
+
+    sums: float32 (k, h, w), overwritten. torch.softmax over an axis that is not the last takes three times as long.
+    """
+    if logits.dtype == torch.float32:
+        torch.exp(logits, out=out)
+    else:
+        out.copy_(logits).exp_()
+    low, high = torch.aminmax(torch.sum(out, 1, out=sums))
+    if SAFE_SUMS[0] < float(low) and float(high) < SAFE_SUMS[1]:
+        return out.mul_(sums.reciprocal_().unsqueeze(1))
+    return out.copy_(logits.softmax(1, dtype=torch.float32))
+
+
+def row_blocks(first: int, last: int, numbers: int, period: int | None = None) -> list[slice]:
+    """Slices over the rows first..last - 1, of `numbers` floats each: blocks that fit in the cache.
+
+    period: no block goes over a multiple of it.
+    """
+    step = max(CACHED_NUMBERS // numbers, 1)
+    blocks = []
+    while first < last:
+        edge = last if period is None else min(last, (first // period + 1) * period)
+        blocks.append(slice(first, min(first + step, edge)))
+        first = blocks[-1].stop
+    return blocks
+
+
+class Interpolation:
+    """Linear interpolation along one axis as in `resize`, from `length` to `new` points, part by part."""
+
+    def __init__(self, length: int, new: int):
+        position = np.clip((np.arange(new) + 0.5) * length / new - 0.5, 0, length - 1)
+        self.before = np.minimum(position.astype(np.int64), max(length - 2, 0))
+        self.after = np.minimum(self.before + 1, length - 1)
+        self.share = (position - self.before).astype(np.float32)
+
+    def part(self, first: int, last: int) -> tuple[slice, Tensor]:
+        """The new points that the old ones first..last - 1 contribute to, and the matrix (new, old) of their shares."""
+        points = slice(int(np.searchsorted(self.after, first)), int(np.searchsorted(self.before, last)))
+        before, after, share = self.before[points], self.after[points], self.share[points]
+        matrix = np.zeros((len(share), last - first), np.float32)
+        for place, part in ((before, 1 - share), (after, share)):
+            inside = np.flatnonzero((place >= first) & (place < last))
+            matrix[inside, place[inside] - first] += part[inside]
+        return points, torch.from_numpy(matrix)
