@@ -18,6 +18,7 @@ from dataset import build_eval_loader, build_loader
 from dataset.check import check_dataset, compare_splits
 from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
+from model.recompute import recompute_blocks
 from tool import common
 from util import dist, signals
 from util.config import Config, dump_config
@@ -29,6 +30,7 @@ from util.memory import keep_memory
 from util.metric import ConfusionMatrix, Scores
 from util.optim import build_optimizer, build_schedule
 from util.predict import Predictor
+from util.prefetch import Prefetch
 from util.resume import resume, save
 from util.visual import triptych
 
@@ -113,6 +115,8 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     ema = None
     if config.train.ema is not None:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema), use_buffers=True)
+    if config.train.checkpointing:
+        recompute_blocks(model.backbone)
     o, loss = config.optim, config.loss
     optimizer = build_optimizer(
         model.parameter_groups(), o.name, o.lr, o.head_factor, o.momentum, o.weight_decay, o.decay_norm
@@ -124,7 +128,7 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
         loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing, loss.name,
         loss.options, loss.extra,
     )
-    net = dist.wrap(model, device)
+    net = dist.wrap(model, device, static=config.train.accumulate == 1 and not config.train.compile)
     torch.manual_seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
     return Training(
         config, device, model, net, criterion.to(device), optimizer,
@@ -168,7 +172,7 @@ def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: Su
         return 0
     stop.hold()
     progress = Progress(training.step, total, train.batch_size)
-    batches = iter(loader)
+    batches = Prefetch(iter(loader), training.device, train.accumulate)
     status = 0
 
     def border() -> bool:

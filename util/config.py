@@ -197,6 +197,9 @@ class TrainConfig(Section):
     amp: Precision = Field("off", description="precision of the forward pass")
     channels_last: bool = Field(True, description="memory format N,H,W,C")
     compile: bool = Field(False, description="torch.compile the network")
+    checkpointing: bool = Field(
+        False, description="compute the backbone's activations again in the backward pass: less memory, more time"
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
     val_every: int = Field(1, ge=0, description="epochs between validations; 0: none")
     val_scale: float = Field(1.0, gt=0, description="scale at which a validation sees the whole pictures")
@@ -208,6 +211,8 @@ class TrainConfig(Section):
     def _consistent(self):
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.checkpointing and self.compile:
+            raise ValueError("checkpointing: a compiled network chooses itself what to compute again; use one of them")
         return self
 
 

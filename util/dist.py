@@ -195,12 +195,17 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module
     return module
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` in DistributedDataParallel; itself on one process."""
+def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Module:
+    """`model` in DistributedDataParallel; itself on one process.
+
+    static: every step uses the same parameters, in one backward pass each: then parameters that no output depends on
+    are allowed. With several passes (`no_sync`) or a compiled network PyTorch does not support it.
+    """
     if world_size() == 1:
         return model
     return DistributedDataParallel(
-        model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True,
+        static_graph=static,
     )
 
 

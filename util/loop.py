@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from util import dist
 from util.config import Config
 from util.log import Progress, log, peak_memory
 from util.loss import SegLoss
+from util.prefetch import Prefetch
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,19 +52,22 @@ class Training:
 
 
 def train_epoch(
-    training: Training, batches: Iterator, last: int, epoch: int, progress: Progress, writer, border: Callable[[], bool]
+    training: Training, batches: Prefetch, last: int, epoch: int, progress: Progress, writer, border: Callable[[], bool]
 ) -> None:
     """Optimiser steps up to step `last`, or until `border`, called between two of them, says to stop."""
     train = training.config.train
     training.net.train()
     while training.step < last:
         began = time.perf_counter()
-        parts = [next(batches) for _ in range(train.accumulate)]
+        parts = next(batches)
         waited = time.perf_counter() - began
         terms = optimizer_step(training, [to_device(part, training) for part in parts])
         training.window.append((training.step, terms, [name for part in parts for name in part["name"]]))
         training.step += 1
-        progress.step(waited)
+        began = time.perf_counter()
+        if training.step < progress.total:
+            batches.stage()
+        progress.step(waited + time.perf_counter() - began)
         if training.step % train.log_every == 0 or training.step == last:
             report(training, epoch, progress, writer)
         if border():
@@ -107,8 +111,30 @@ def optimizer_step(training: Training, parts: list) -> dict[str, torch.Tensor]:
     training.optimizer.zero_grad(set_to_none=True)
     training.schedule.step()
     if training.ema is not None:
-        training.ema.update_parameters(training.model)
+        # The average starts as what the first step gave; the weights before it were never trained.
+        update_average(training.ema, training.model, training.config.train.ema if training.step else 0.0)
     return sums
+
+
+@torch.no_grad()
+def update_average(average: AveragedModel, model: nn.Module, decay: float) -> None:
+    """Moves the averaged weights and buffers towards the network's, as `AveragedModel.update_parameters` does.
+
+    That one reads on the host how many networks are in it, and copies the number to the device in every step.
+    """
+    means, values = [], []
+    for mean, value in zip(_tensors(average.module), _tensors(model), strict=True):
+        if mean.is_floating_point():
+            means.append(mean)
+            values.append(value)
+        else:
+            mean.copy_(value)  # the counts of batch norm
+    torch._foreach_lerp_(means, values, 1 - decay)
+    average.n_averaged += 1
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def report(training: Training, epoch: int, progress: Progress, writer) -> None:

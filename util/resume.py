@@ -12,9 +12,9 @@ from util.loop import Training
 # What may differ between a run and its continuation; anything else would make it another run.
 MAY_CHANGE = (
     "data.root", "data.train_list", "data.val_list", "data.test_list", "data.workers", "data.loader",
-    "data.packed", "data.cache", "data.check",
-    "train.epochs", "train.compile", "train.channels_last", "train.val_every", "train.val_scale", "train.save_every",
-    "train.log_every", "train.resume", "model.weights", "model.init", "model.init_skip", "model.sync_bn", "test.",
+    "data.packed", "data.cache", "data.check", "train.epochs", "train.compile", "train.checkpointing",
+    "train.channels_last", "train.val_every", "train.val_scale", "train.save_every", "train.log_every",
+    "train.resume", "model.weights", "model.init", "model.init_skip", "model.sync_bn", "test.",
 )
 
 
