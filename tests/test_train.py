@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import make_experiment
 from tool import common, test, train
-from util import checkpoint
+from util import checkpoint, loop
 
 
 def run(experiment, folder, *overrides):
@@ -81,14 +81,14 @@ def test_a_continued_run_has_the_weights_of_an_uninterrupted_one(tmp_path, data,
 def test_the_averaged_weights_are_the_running_mean_of_the_trained(tmp_path, data, monkeypatch):
     experiment = make_experiment(tmp_path, data, train={"ema": 0.75, "val_every": 0})
     trained = []
-    original = train.AveragedModel.update_parameters
+    original = loop.update_average
 
-    def record(self, model):
+    def record(average, model, decay):
         trained.append(model.classifier[4].weight.detach().clone() if hasattr(model, "classifier") else
                        next(model.parameters()).detach().clone())
-        original(self, model)
+        original(average, model, decay)
 
-    monkeypatch.setattr(train.AveragedModel, "update_parameters", record)
+    monkeypatch.setattr(loop, "update_average", record)
     state = run(experiment, tmp_path / "run")
     expected = trained[0]
     for weight in trained[1:]:
