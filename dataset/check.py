@@ -118,6 +118,22 @@ def fingerprint(dataset: SegDataset) -> str:
     return digest.hexdigest()
 
 
+def facts(dataset: SegDataset) -> dict[str, object]:
+    """What makes two data sets the same to a run: JSON values that stay when the root folder moves.
+
+    pictures: how many. list: SHA-256 of the samples in their order, below the root. classes: names.
+    label_map: SHA-256 of the maps from the values on disk to classes.
+    """
+    root = os.path.abspath(dataset.root) + os.sep
+    names = [[path and os.path.abspath(path).removeprefix(root) for path in paths] for paths in dataset.samples]
+    maps = {id(map_): map_ for _, label in dataset.samples if label for map_ in [dataset.map_for(label)]}
+    known = repr([(map_.ids, map_.colors) for map_ in maps.values()])
+    return {
+        "pictures": len(dataset), "list": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "classes": list(dataset.classes), "label_map": hashlib.sha256(known.encode()).hexdigest(),
+    }
+
+
 def _try(function: Callable, *arguments):
     """The result, or the user's mistake as a value, so that one bad file does not hide the next."""
     try:

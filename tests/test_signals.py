@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.conftest import make_experiment
-from tests.faults.runs import Run, final, same
+from tests.faults.runs import TOY, Run, final, same
 from util import signals
 
 
@@ -14,7 +14,7 @@ def whole(tmp_path_factory, data):
     """An experiment, and the folder of its uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     experiment = make_experiment(folder, data, train={"epochs": 3, "log_every": 1, "ema": 0.9},
-                                 model={"options": {"dropout": 0.1}})
+                                 model=TOY)
     assert Run(experiment, folder / "run").wait() == [0]
     return experiment, folder / "run"
 
@@ -36,7 +36,7 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_continues(tmp_path
 
 
 def test_two_processes_stop_at_the_same_step_where_one_is_asked(tmp_path, data):
-    experiment = make_experiment(tmp_path, data, train={"epochs": 3, "log_every": 1})
+    experiment = make_experiment(tmp_path, data, train={"epochs": 3, "log_every": 1}, model=TOY)
     assert Run(experiment, tmp_path / "whole", world=2).wait() == [0, 0]
     run = Run(experiment, tmp_path / "run", world=2)
     run.until(lambda: "step 2/12" in run.output())

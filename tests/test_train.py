@@ -22,8 +22,8 @@ def run_to_first_checkpoint(experiment, folder):
     class Killed(Exception):
         pass
 
-    def save_then_die(*args):
-        original(*args)
+    def save_then_die(*args, **options):
+        original(*args, **options)
         raise Killed
 
     original, train.save = train.save, save_then_die

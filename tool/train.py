@@ -7,6 +7,7 @@ The same command continues a run that has a checkpoint. `sh tool/train.sh DATASE
 and evaluates the result. Old YAML files (sections DATA, TRAIN, TEST) are read as they are.
 """
 
+import os
 from itertools import takewhile
 
 import torch
@@ -15,12 +16,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dataset import build_eval_loader, build_loader
-from dataset.check import check_dataset, compare_splits
+from dataset.check import check_dataset, compare_splits, facts
 from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
 from model.recompute import recompute_blocks
 from tool import common
-from util import dist, signals
+from util import dist, random_state, signals
 from util.config import Config, dump_config
 from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
@@ -31,7 +32,8 @@ from util.metric import ConfusionMatrix, Scores
 from util.optim import build_optimizer, build_schedule
 from util.predict import Predictor
 from util.prefetch import Prefetch
-from util.resume import resume, save
+from util.resume import Data, resume, save
+from util.store import Store
 from util.visual import triptych
 
 PICTURES_SHOWN = 4  # predictions in TensorBoard after each validation
@@ -47,10 +49,14 @@ def main(argv: list[str] | None = None) -> int:
         if device.type == "cpu":
             keep_memory()
         train_set, val_set = build_data(config, run)
+        make_deterministic(config)
         training = build_training(config, train_set, device)
-        resume(training, run.last, train_set)
-        writer = open_run(config, run, device)
-        status = fit(training, train_set, val_set, run, writer, stop)
+        checkpoints = Store(run.last.parent, config.train.keep_last, config.train.keep_every)
+        data = data_of(train_set, val_set)
+        resume(training, checkpoints, data)
+        writer = open_run(config, run, device, training.step)
+        loader = build_batches(training, train_set, run)
+        status = fit(training, loader, val_set, checkpoints, data, writer, stop)
         writer.close()
     if not status:
         log.info("finished: %s", run.last)
@@ -75,6 +81,20 @@ def build_data(config: Config, run: common.RunPaths):
             log.info("data: %s", warning)
     common.keep_in_memory(config, sets)
     return train_set, val_set
+
+
+def data_of(train_set, val_set) -> Data:
+    """What a checkpoint says of the data, and a continued run must find again."""
+    sets = {part.split: facts(part) for part in (train_set, val_set) if part is not None}
+    return Data(tuple(train_set.classes), [list(map(int, color)) for color in train_set.colors], sets)
+
+
+def make_deterministic(config: Config) -> None:
+    """Has every operation repeat bit for bit, or raise RuntimeError with its name, if `train.deterministic`."""
+    if config.train.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first product is computed
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(config.train.deterministic)  # cuDNN's choice included
 
 
 def check_labels(sets: list, run: common.RunPaths) -> list[str]:
@@ -104,7 +124,7 @@ def class_uniform(config: Config, train_set, run: common.RunPaths) -> ClassUnifo
 
 def build_training(config: Config, train_set, device: torch.device) -> Training:
     """Network, loss, optimiser and their helpers, ready for the first step."""
-    torch.manual_seed(config.seed)
+    random_state.seed(config.seed)
     model = common.network_of(config, len(train_set.classes))
     common.load_initial_weights(model, config)
     check_batch(config, model)
@@ -121,7 +141,7 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     optimizer = build_optimizer(
         model.parameter_groups(), o.name, o.lr, o.head_factor, o.momentum, o.weight_decay, o.decay_norm
     )
-    steps = config.train.epochs * (len(train_set) // config.train.batch_size)
+    steps_per_epoch = len(train_set) // config.train.batch_size
     if config.train.compile:
         model.compile()
     criterion = SegLoss(
@@ -129,11 +149,11 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
         loss.options, loss.extra,
     )
     net = dist.wrap(model, device, static=config.train.accumulate == 1 and not config.train.compile)
-    torch.manual_seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
+    random_state.seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
     return Training(
         config, device, model, net, criterion.to(device), optimizer,
-        build_schedule(optimizer, max(steps, 1), o.power, o.warmup_iters),
-        torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16"), ema,
+        build_schedule(optimizer, max(config.train.epochs * steps_per_epoch, 1), o.power, o.warmup_iters),
+        torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16"), ema, steps_per_epoch,
     )
 
 
@@ -150,51 +170,66 @@ def check_batch(config: Config, model: nn.Module) -> None:
         )
 
 
-def open_run(config: Config, run: common.RunPaths, device: torch.device) -> SummaryWriter:
-    """Writes config.yaml and env.json into the run's folder; the TensorBoard writer (a dummy off rank 0)."""
+def open_run(config: Config, run: common.RunPaths, device: torch.device, step: int) -> SummaryWriter:
+    """Writes config.yaml and env.json into the run's folder; the TensorBoard writer (a dummy off rank 0).
+
+    step: where the run continues; TensorBoard leaves out what was recorded after it before.
+    """
     if dist.is_main():
         (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         write_json(run.folder / "env.json", environment(device))
-    return SummaryWriter(str(run.folder), write_to_disk=dist.is_main())
+    return SummaryWriter(str(run.folder), purge_step=step + 1 if step else None, write_to_disk=dist.is_main())
 
 
-def fit(training: Training, train_set, val_set, run: common.RunPaths, writer: SummaryWriter, stop: signals.Stop) -> int:
-    """All epochs that are left: train, validate, save; 0, or the exit status of a run that a signal stopped."""
-    train, workers = training.config.train, common.loader_workers(training.config)
-    loader = build_loader(
-        train_set, train.batch_size, dist.rank(), dist.world_size(), workers, training.config.seed,
-        training.step, train.accumulate, pin_memory=training.device.type == "cuda",
-        uniform=class_uniform(training.config, train_set, run), loader=training.config.data.loader,
+def build_batches(training: Training, train_set, run: common.RunPaths):
+    """This process's training batches, from the step on where the run continues."""
+    config = training.config
+    return build_loader(
+        train_set, config.train.batch_size, dist.rank(), dist.world_size(), common.loader_workers(config), config.seed,
+        training.step, config.train.accumulate, pin_memory=training.device.type == "cuda",
+        uniform=class_uniform(config, train_set, run), loader=config.data.loader,
     )
-    total = train.epochs * loader.steps_per_epoch
+
+
+def fit(
+    training: Training, loader, val_set, checkpoints: Store, data: Data, writer: SummaryWriter, stop: signals.Stop
+) -> int:
+    """All epochs that are left: train, validate, save; 0, or the exit status of a run that a signal stopped."""
+    train = training.config.train
     if training.closed >= train.epochs:
         log.info("nothing to do: %d epochs are done", train.epochs)
         return 0
-    stop.hold()
-    progress = Progress(training.step, total, train.batch_size)
+    progress = Progress(training.step, train.epochs * loader.steps_per_epoch, train.batch_size)
     batches = Prefetch(iter(loader), training.device, train.accumulate)
+    stop.hold()
     status = 0
 
     def border() -> bool:
         nonlocal status
         status = stop.poll()
+        if not status and train.save_steps and training.step % train.save_steps == 0:
+            save(training, checkpoints, data)
         return status != 0
 
     try:
         for epoch in range(training.closed, train.epochs):
             train_epoch(training, batches, (epoch + 1) * loader.steps_per_epoch, epoch, progress, writer, border)
-            status = status or close_epoch(training, epoch, train_set, val_set, run, writer, stop)
+            status = status or close_epoch(training, epoch, val_set, checkpoints, data, writer, stop)
             if status:
-                save(training, (run.last, run.best), train_set, False)
+                save(training, checkpoints, data, wait=True)
                 log.info("stopped by a signal at step %d, which is saved: the same command continues", training.step)
                 return status
             progress.pause()
+        dist.main_first(checkpoints.wait)
     finally:
         progress.close()
+        checkpoints.close()
     return 0
 
 
-def close_epoch(training: Training, epoch: int, train_set, val_set, run, writer, stop: signals.Stop) -> int:
+def close_epoch(
+    training: Training, epoch: int, val_set, checkpoints: Store, data: Data, writer, stop: signals.Stop
+) -> int:
     """Validates and saves where it is due; the exit status if a signal came in between: then it is not closed."""
     train, improved = training.config.train, False
     last = epoch + 1 == train.epochs
@@ -206,7 +241,7 @@ def close_epoch(training: Training, epoch: int, train_set, val_set, run, writer,
         training.best = max(training.best, scores.mIoU)
     training.closed = epoch + 1
     if improved or last or (epoch + 1) % train.save_every == 0:
-        save(training, (run.last, run.best), train_set, improved)
+        save(training, checkpoints, data, improved)
     return 0
 
 

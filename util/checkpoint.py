@@ -2,10 +2,13 @@
 
 import errno
 import hashlib
-import io
 import os
 import pickle
 import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from util.untrusted import check_content, check_file, check_network
 
 FORMAT = 1
+TEMPORARY = ".part"  # end of the name of a file that is being written; a killed run may leave one
 
 # Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are
 # allowed: the function that rebuilds it from type and bytes, which NumPy 1 had elsewhere, and the types.
@@ -26,42 +30,106 @@ NUMPY_NUMBERS = [
 ]
 
 
-def save(path: str | Path, state: dict) -> None:
+def save(path: str | Path, state: dict) -> tuple[str, int]:
     """Writes `state` so that `path` is at every moment the old file or the new one, whole.
 
+    The file is written beside it, synced, read back from the disk and compared, and only then renamed.
+
+    Returns:
+        SHA-256 and size of the file.
+
     Raises:
-        OSError: the disk is full or not writable; the file that was there is untouched.
+        OSError: the disk is full, not writable, or gives back other bytes; the file that was there is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    content = io.BytesIO()  # written in one piece: torch's own writer hides the system's word about a full disk
-    torch.save({"format": FORMAT, **state}, content)
+    with replacing(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                sink = _Sink(file)
+                torch.save({"format": FORMAT, **state}, sink)
+                if sink.error is not None:
+                    raise sink.error
+                if hasattr(os, "posix_fadvise"):
+                    # so that it is read back from the disk, not from memory
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise _told(error, path, state) from None
+        if sha256(temporary) != sink.digest.hexdigest():
+            raise OSError(errno.EIO, f"{path}: the disk gives back other bytes than were written")
+    return sink.digest.hexdigest(), sink.size
+
+
+class _Sink:
+    """What torch.save writes into: hashes the bytes on their way, and keeps the first error of the system, which
+    torch would hide behind its own."""
+
+    def __init__(self, file):
+        self.file, self.digest, self.size, self.error = file, hashlib.sha256(), 0, None
+
+    def write(self, block) -> int:
+        if self.error is not None:
+            return len(block)
+        try:
+            self.file.write(block)
+        except OSError as error:
+            self.error = error
+        self.digest.update(block)
+        self.size += len(block)
+        return len(block)
+
+    def flush(self) -> None:  # torch.save calls it at the end
+        if self.error is not None:
+            return
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            self.error = error
+
+
+def _told(error: OSError, path: Path, state: dict) -> OSError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    needed = sum(value.nbytes for value in tensors(state)) / 2**20
+    usage = os.statvfs(path.parent)
+    free = usage.f_bavail * usage.f_frsize / 2**20
+    return OSError(
+        errno.ENOSPC, f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "
+        "the earlier checkpoint is untouched. Free some space and start the same command again"
+    )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives the name of a temporary file that takes the place of `path` afterwards, if nothing was raised."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        needed = content.getbuffer().nbytes / 2**20
-        raise OSError(
-            errno.ENOSPC, f"{path}: no space left for the checkpoint ({needed:.0f} MiB needed, {_free(path)}); the "
-            "earlier checkpoint is untouched. Free some space and start the same command again"
-        ) from None
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def sync_folder(folder: Path) -> None:
+    """Renames and deletions in a folder survive a power cut only after this."""
+    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself must survive a power cut
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
-def _free(path: Path) -> str:
-    usage = os.statvfs(path.parent)
-    return f"{usage.f_bavail * usage.f_frsize / 2**20:.0f} MiB free"
+def tensors(state) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dictionaries and lists."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, (list, tuple)):
+        for value in state:
+            yield from tensors(value)
 
 
 def load(path: str | Path) -> dict:
@@ -105,6 +173,17 @@ def _read(path: Path):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+
+
+def damage(path: Path) -> str | None:
+    """Why a file cannot be used, by the checksums that torch.save puts inside; None if it is whole."""
+    try:
+        load(path)
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error)
+    return f"the checksum of {wrong} in it is wrong" if wrong else None
 
 
 def is_ours(state: object) -> bool:

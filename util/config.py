@@ -204,8 +204,14 @@ class TrainConfig(Section):
     val_every: int = Field(1, ge=0, description="epochs between validations; 0: none")
     val_scale: float = Field(1.0, gt=0, description="scale at which a validation sees the whole pictures")
     save_every: int = Field(1, ge=1, description="epochs between checkpoints")
+    save_steps: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; none: epochs only")
+    keep_last: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
+    keep_every: int = Field(0, ge=0, description="each epoch whose number this divides stays as well; 0: none")
     log_every: int = Field(10, ge=1, description="optimiser steps between log lines")
-    resume: Literal["auto", "never"] = Field("auto", description="continue from the run's last checkpoint")
+    resume: Literal["auto", "never", "force"] = Field(
+        "auto", description="continue the run that is there; force: also if experiment or data changed"
+    )
+    deterministic: bool = Field(False, description="only operations that repeat bit for bit; any other is an error")
 
     @model_validator(mode="after")
     def _consistent(self):

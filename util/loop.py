@@ -33,6 +33,7 @@ class Training:
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
     ema: AveragedModel | None
+    steps_per_epoch: int
     step: int = 0
     closed: int = 0  # epochs that are trained and, where it is due, validated
     best: float = -1.0

@@ -13,9 +13,11 @@ import torch
 from util import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tool.train"])
+CONTEXT.set_forkserver_preload(["tool.train", "tests.faults.toy", "torch._inductor", "PIL.Image"])
 LIMIT = 120.0  # seconds after which a run counts as hanging
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1", "NGPU": "0"}
+
+TOY = {"name": "toy", "backbone": None, "options": {"dropout": 0.2}}
 
 
 class Run:
@@ -77,8 +79,10 @@ def _train(arguments: list[str], rank: int, world: int, port: str, output: str, 
     os.environ.update(ENVIRONMENT, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
                       LOCAL_WORLD_SIZE=str(world), MASTER_PORT=port)
     torch.set_num_threads(1)
+    import model
     from tool import common, train
 
+    model.MODELS["toy"] = "tests.faults.toy.Toy"
     if before is not None:
         before(rank)
     common.command(lambda: train.main(arguments))
@@ -94,7 +98,7 @@ def final(folder: Path) -> dict:
     """What must agree bit for bit between an uninterrupted run and one that was killed."""
     state = checkpoint.load(folder / "model" / "last.pth")
     return {key: state.get(key) for key in ("model", "train_model", "optimizer", "schedule", "scaler", "step",
-                                            "epoch", "best", "averaged", "random")}
+                                            "epoch", "best", "averaged", "ranks")}
 
 
 def same(a, b) -> bool:

@@ -1,0 +1,37 @@
+"""The random streams of a process: set, read and put back, as values that a checkpoint may hold."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def seed(value: int) -> None:
+    """Starts every stream of this process anew."""
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)  # of the GPUs too
+
+
+def state(device: torch.device) -> dict:
+    """Where the streams of Python, NumPy, PyTorch and this process's GPU stand."""
+    version, words, gauss = random.getstate()
+    name, keys, *numpy_rest = np.random.get_state()
+    found = {
+        "cpu": torch.get_rng_state(),
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *numpy_rest],
+    }
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def restore(found: dict, device: torch.device) -> None:
+    torch.set_rng_state(found["cpu"])
+    version, words, gauss = found["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    name, keys, *numpy_rest = found["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *numpy_rest))
+    if "cuda" in found and device.type == "cuda":
+        torch.cuda.set_rng_state(found["cuda"], device)
