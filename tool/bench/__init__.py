@@ -1,17 +1,19 @@
 """Measures an experiment: what it costs, and how much faster it is than a plain way.
 
     python -m tool.bench params DATASET EXPERIMENT [--size H W] [--json FILE] [section.key=value ...]
+    python -m tool.bench train DATASET EXPERIMENT [--size H W] [--batch N] [--threads N] [--compile] [--grow] ...
 
 `params` counts parameters and multiply-accumulates (MACs) for one picture of any size; nothing is computed
-and no data is needed. docs/benchmark.md says what is counted and compares it with published figures.
+and no data is needed. docs/benchmark.md says what is counted and compares it with published figures. `train` runs
+the training step against the obvious loop.
 """
 
 import argparse
 
-from tool.bench import params
+from tool.bench import params, train
 from util.log import open_log
 
-COMMANDS = (params,)
+COMMANDS = (params, train)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,289 @@
+"""`train`: a step of the training loop against the obvious loop on the same network, loss and pictures."""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+
+from bench.train_plain import PlainLoop
+from tool import common
+from tool.bench import train_grow
+from tool.bench.experiment import (
+    check_size,
+    class_count,
+    common_arguments,
+    experiment_of,
+    rounds_argument,
+    size_argument,
+)
+from tool.bench.report import Report, Table
+from tool.launch import find_experiment
+from tool.train import build_training
+from util import loop
+from util.config import Config
+from util.memory import keep_memory
+from util.timing import alternate, summarise
+
+STAGES = ("data", "forward", "loss", "backward", "optimiser")
+PLAIN = "plain loop, float32 NCHW"
+# Each adds to the one before; what a contender does not say is off.
+OURS = {
+    "ours, float32 NCHW": {"amp": "off", "channels_last": False},
+    "+ fused optimiser": {"amp": "off", "channels_last": False, "fused": True},
+    "+ channels_last": {"amp": "off", "channels_last": True, "fused": True},
+    "+ bf16": {"amp": "bf16", "channels_last": True, "fused": True},
+    "+ checkpointing": {"amp": "bf16", "channels_last": True, "fused": True, "checkpointing": True},
+    "bf16 + compile": {"amp": "bf16", "channels_last": True, "fused": True, "compile": True},
+}
+BEST = "+ bf16"
+CLOCK = {"wall": "wall clock", "cpu": "processor seconds of all threads", "cuda": "wall clock, GPU synchronised"}
+METHOD = (
+    "seconds of whole steps, {clock}; {threads}; the contenders take turns in one process; the plain loop is the "
+    "first row. Peak memory is what a process of its own adds while it builds the contender and runs two steps. "
+    "{allocator}"
+)
+INCLUDED = (
+    "uint8 batch to the device, normalisation, forward pass, loss, backward pass, optimiser, schedule; not reading "
+    "pictures, averaged weights, or logging. Pictures and labels are drawn at random"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: the experiment, the number of classes, a batch size and the size of its pictures."""
+
+    config: Config
+    classes: int
+    batch: int
+    size: tuple[int, int]
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class FakeSet:
+    """As much of a data set as `build_training` asks for."""
+
+    classes: tuple[str, ...]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def add(commands) -> None:
+    text = "a training step against the obvious loop: pictures per second, memory, stages, growth, processes"
+    parser = common_arguments(commands, "train", run, text)
+    size_argument(parser, "data.crop")
+    rounds_argument(parser, 7)
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="pictures of a step (default 4)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads on a CPU (default: PyTorch's)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="on a CPU (default wall)")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too, which takes minutes")
+    parser.add_argument("--grow", action="store_true", help="also: size, classes, batch and processes growing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints."""
+    if args.batch < 2:
+        raise ValueError(f"--batch {args.batch}: batch norm behind global pooling needs 2 pictures")
+    args.overrides += ["model.weights=none", "model.init=null", "train.ema=null", f"train.batch_size={args.batch}",
+                       "train.accumulate=1"]
+    config = experiment_of(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kept = device == "cpu" and keep_memory()
+    size = check_size(tuple(args.size or config.data.crop))
+    task = Task(config, class_count(config), args.batch, size, device, torch.get_num_threads())
+    clock = "cuda" if device == "cuda" else args.clock
+    names = [name for name in (PLAIN, *OURS) if args.compile or "compile" not in name]
+    table, stages = measure(task, names, args.rounds, clock)
+    tables = [table]
+    if args.grow:
+        tables += train_grow.growth(task, OURS[BEST], build_ours, max(3, args.rounds // 2), clock)
+        path = str(find_experiment(args.dataset, args.experiment))
+        words = [path, str(task.batch), *map(str, size), *args.overrides]
+        tables.append(train_grow.processes(words, 3))
+    parameters = list(common.network_of(config, task.classes).parameters())
+    figures = {
+        "stages, seconds a picture": stages,
+        "model of a cluster": train_grow.cluster(task, stages[BEST], parameters, list(draw_batch(task))),
+    }
+    report(args, task, clock, kept, tables, figures).show(args.json)
+    print(f"\n{stages_text(stages)}", flush=True)
+    return 0
+
+
+def report(args, task: Task, clock: str, kept: bool, tables: list[Table], figures: dict) -> Report:
+    """Everything in one; says how it was measured."""
+    allocator = f"Freed memory is {'kept for the next tensor' if kept else 'handled as usual'}, on both sides alike"
+    threads = f"{task.threads} thread{'s' if task.threads > 1 else ''}" if task.device == "cpu" else "one GPU"
+    return Report(
+        "train", f"{args.dataset} {args.experiment}, {task.batch} pictures of {task.size[0]} x {task.size[1]}",
+        METHOD.format(clock=CLOCK[clock], threads=threads, allocator=allocator), INCLUDED,
+        "float32, or bf16 autocast with float32 weights, loss and optimiser, as each row says", tables, figures,
+    )
+
+
+def measure(task: Task, names: list[str], rounds: int, clock: str) -> tuple[Table, dict]:
+    """Seconds of a step of each contender, with its memory; and the seconds of the stages."""
+    contenders, timed = {}, {}
+    for name in names:
+        contenders[name], timed[name] = build(task, name)
+    rows = summarise(alternate(contenders, rounds, warmup=2, clock=clock), task.batch)
+    facts = {row.name: {"pictures/s": round(1 / row.median, 2)} for row in rows}
+    for name in names:
+        facts[name]["peak MiB"] = round(peak_of(task, name))
+    stages = {}
+    for name in names:
+        spent = [timed[name]() for _ in range(3)]
+        stages[name] = {stage: median(one[stage] for one in spent) / task.batch for stage in STAGES}
+    return Table("training step", rows, "ms a picture", 1000.0, facts), stages
+
+
+def build(task: Task, name: str) -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
+    """A contender: what runs a step, and what runs one and gives the seconds of its stages."""
+    batch = draw_batch(task)
+    if name == PLAIN:
+        plain = build_plain(task)
+        return partial(plain.step, *batch), partial(plain_stages, plain, *batch)
+    training, step = build_ours(task, OURS[name])
+    return step, partial(stages_of, training, step)
+
+
+def draw_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image uint8 (n, 3, h, w), channels last as the loader gives it, and label uint8 (n, h, w) with ignored rows."""
+    generator = torch.Generator().manual_seed(0)
+    n, (height, width) = task.batch, task.size
+    image = torch.randint(0, 256, (n, height, width, 3), generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
+    cells = torch.randint(0, task.classes, (n, -(-height // 16), -(-width // 16)), generator=generator)
+    label = cells.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].to(torch.uint8).contiguous()
+    label[:, : height // 20] = 255
+    return image, label
+
+
+def build_plain(task: Task) -> PlainLoop:
+    """The plain loop on a network as ours starts from.
+
+    Raises:
+        ValueError: the experiment has a loss that the plain loop has not.
+    """
+    loss, optim, data = task.config.loss, task.config.optim, task.config.data
+    if loss.name not in ("cross_entropy", "ohem") or loss.extra or loss.label_smoothing:
+        raise ValueError("loss: the plain loop has cross_entropy and ohem, without smoothing or further losses")
+    torch.manual_seed(task.config.seed)
+    network = common.network_of(task.config, task.classes)
+    hard = None
+    if loss.name == "ohem":
+        hard = loss.options.get("threshold", 0.7), loss.options.get("min_kept", 10_000)
+    weights = None if loss.class_weights is None else torch.tensor(loss.class_weights)
+    make = {"sgd": partial(torch.optim.SGD, momentum=optim.momentum), "adamw": torch.optim.AdamW}[optim.name]
+    make = partial(make, lr=optim.lr, weight_decay=optim.weight_decay)
+    return PlainLoop(network, loss.weights, weights, hard, make, data.mean, data.std, task.device)
+
+
+def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], object]]:
+    """The state that `tool.train` trains, and a step of its loop."""
+    options = dict(options)
+    fused = options.pop("fused", False)
+    train = task.config.train.model_copy(update=options)
+    config = task.config.model_copy(update={"train": train})
+    names = tuple(str(index) for index in range(task.classes))
+    training = build_training(config, FakeSet(names, 1000 * task.batch), torch.device(task.device))
+    for group in training.optimizer.param_groups:
+        group["fused"] = fused
+    training.net.train()
+    image, label = draw_batch(task)
+    if task.device == "cuda":
+        image, label = image.pin_memory(), label.pin_memory()
+
+    def step(done: Callable[[str], None] = lambda stage: None):
+        parts = [loop.to_device({"image": image, "label": label}, training)]
+        done("data")
+        return loop.optimizer_step(training, parts)
+
+    return training, step
+
+
+class Watch:
+    """Seconds between marks, by the name of what has just ended; on a GPU each mark waits for it."""
+
+    def __init__(self, device: str):
+        self.device, self.seconds = device, dict.fromkeys(STAGES, 0.0)
+        self.begin()
+
+    def begin(self) -> None:
+        self.last = self._now()
+
+    def mark(self, stage: str) -> None:
+        now = self._now()
+        self.seconds[stage] += now - self.last
+        self.last = now
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def plain_stages(plain: PlainLoop, image: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
+    watch = Watch(str(plain.device))
+    plain.step(image, label, watch.mark)
+    return watch.seconds
+
+
+def stages_of(training: loop.Training, step: Callable) -> dict[str, float]:
+    """Seconds of each stage of one step of the real loop, told by hooks."""
+    watch = Watch(training.device.type)
+    hooks = [
+        training.net.register_forward_hook(lambda *_: watch.mark("forward")),
+        training.criterion.register_forward_hook(lambda *_: watch.mark("loss")),
+        training.optimizer.register_step_pre_hook(lambda *_: watch.mark("backward")),
+    ]
+    watch.begin()
+    step(watch.mark)
+    watch.mark("optimiser")
+    for hook in hooks:
+        hook.remove()
+    return watch.seconds
+
+
+def stages_text(stages: dict[str, dict[str, float]]) -> str:
+    """The table of stages as text."""
+    width = max(map(len, stages))
+    lines = [f"{'stages, ms a picture':<{width}}  " + "  ".join(f"{stage:>9}" for stage in STAGES)]
+    for name, seconds in stages.items():
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{1000 * seconds[stage]:9.1f}" for stage in STAGES))
+    return "\n".join(lines)
+
+
+def peak_of(task: Task, name: str) -> float:
+    """MiB that building a contender and running two steps adds at its peak: of a fresh process, or of the GPU."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_here, (task, name))
+
+
+def _peak_here(task: Task, name: str) -> float:
+    torch.set_num_threads(task.threads)
+    if task.device == "cpu":
+        keep_memory()
+    before = _memory("VmRSS") if task.device == "cpu" else 0.0
+    step, _ = build(task, name)
+    step()
+    step()
+    if task.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _memory("VmHWM") - before
+
+
+def _memory(entry: str) -> float:
+    """MiB of an entry of Linux's /proc/self/status; `resource` would count the parent's peak as well."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        found = [line.split() for line in file if line.startswith(entry)]
+    return int(found[0][1]) / 1024
