@@ -108,10 +108,12 @@ class SegDataset(Dataset):
         position in the epoch, from which the augmentation is drawn too, and None or a pixel (row, column) of
         the picture, which the transform then gets as its fourth argument.
         """
-        index, image, label = self._augmented(key)
+        index, image, label, *drawn = self._augmented(key)
         sample = {"image": torch.from_numpy(_own(image)).permute(2, 0, 1), "name": self.sample_name(index)}
         if label is not None:
             sample["label"] = torch.from_numpy(_own(label))
+        if drawn:
+            sample["drawn"] = drawn[0]
         return sample
 
     def fill(self, key: int | tuple, image: np.ndarray, label: np.ndarray) -> None:

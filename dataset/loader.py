@@ -108,7 +108,8 @@ class TrainLoader:
     """Iterable over training micro-batches, without end; every `iter` begins at the start step.
 
     A batch: dict(image uint8 (n,3,h,w), label uint8 (n,h,w), name list of n, epoch, step); the pictures'
-    memory is channels last. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
+    memory is channels last. With a `DeviceTransform` image and label are lists of n, of any size, and "drawn"
+    says what is to be done to them. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
     """
 
     def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str):
@@ -204,6 +205,9 @@ class StackedBatch:
 
     def finish(self) -> dict:
         first = self.samples[0]
+        if "drawn" in first:
+            lists = {name: [sample[name] for sample in self.samples] for name in ("image", "label", "drawn")}
+            return {**lists, **_names(self.dataset, self.key)}
         for sample in self.samples[1:]:
             if sample["image"].shape != first["image"].shape:
                 raise ValueError(f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dataset import build_eval_loader, build_loader
 from dataset.check import check_dataset, compare_splits, facts
+from dataset.device import DeviceTransform
 from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
 from model.recompute import recompute_blocks
@@ -70,6 +71,8 @@ def build_data(config: Config, run: common.RunPaths):
         data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter,
         data.mean, photometric=data.photometric,
     )
+    if data.augment == "device":
+        transform = DeviceTransform(transform)
     train_set = common.dataset_of(config, "train", transform)
     val_set = common.dataset_of(config, "val") if config.train.val_every else None
     sets = [part for part in (train_set, val_set) if part is not None]
@@ -200,6 +203,8 @@ def fit(
         log.info("nothing to do: %d epochs are done", train.epochs)
         return 0
     progress = Progress(training.step, train.epochs * loader.steps_per_epoch, train.batch_size)
+    if training.config.data.augment == "device":
+        training.augment = loader.dataset.transform.apply
     batches = Prefetch(iter(loader), training.device, train.accumulate)
     stop.hold()
     status = 0

@@ -64,6 +64,9 @@ class DataConfig(Section):
     photometric: bool = Field(
         False, description="colour distortion of MMSegmentation (PhotoMetricDistortion), instead of jitter"
     )
+    augment: Literal["host", "device"] = Field(
+        "host", description="where crops are made: loader workers, or the device, from whole decoded pictures"
+    )
     uniform: float = Field(
         0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"
     )

@@ -15,7 +15,7 @@ from util import dist
 from util.config import Config
 from util.log import Progress, log, peak_memory
 from util.loss import SegLoss
-from util.prefetch import Prefetch
+from util.prefetch import MOVED, Prefetch, copied
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,6 +37,7 @@ class Training:
     step: int = 0
     closed: int = 0  # epochs that are trained and, where it is due, validated
     best: float = -1.0
+    augment: Callable | None = None  # (images, labels, drawn) -> batch, where the device augments
     window: list = field(default_factory=list)  # (step, terms, names) since the last log line
 
     @property
@@ -77,8 +78,9 @@ def train_epoch(
 
 def to_device(batch: dict, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised picture (n, 3, h, w) and label (n, h, w) on the device."""
-    image = batch["image"].to(training.device, non_blocking=True)
-    label = batch["label"].to(training.device, non_blocking=True)
+    image, label = (copied(batch[name], training.device) for name in MOVED)
+    if training.augment is not None:
+        image, label = training.augment(image, label, batch["drawn"])
     mean, std = training.mean_std
     image = image.float().sub_(mean).div_(std)
     layout = torch.channels_last if training.config.train.channels_last else torch.contiguous_format

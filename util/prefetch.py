@@ -31,7 +31,8 @@ class Prefetch:
             computing.wait_stream(self.stream)
             for part in ready:
                 for name in MOVED:
-                    part[name].record_stream(computing)  # else its memory could be given to the next copy too early
+                    for tensor in part[name] if isinstance(part[name], list) else [part[name]]:
+                        tensor.record_stream(computing)  # else the next copy could be given its memory too early
         return ready
 
     def stage(self, always: bool = False) -> None:
@@ -41,5 +42,12 @@ class Prefetch:
         parts = [next(self.batches) for _ in range(self.parts)]
         if self.stream is not None:
             with torch.cuda.stream(self.stream):
-                parts = [part | {n: part[n].to(self.device, non_blocking=True) for n in MOVED} for part in parts]
+                parts = [part | {name: copied(part[name], self.device) for name in MOVED} for part in parts]
         self.staged = parts
+
+
+def copied(value: torch.Tensor | list[torch.Tensor], device: torch.device) -> torch.Tensor | list[torch.Tensor]:
+    """A tensor, or a list of them, on the device; from pinned memory the host does not wait."""
+    if isinstance(value, list):
+        return [copied(each, device) for each in value]
+    return value.to(device, non_blocking=True)
