@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from dataset import packed
-from dataset.packed import CODECS, STRIP, Index, Record, describe, index_file, read_index
+from dataset.packed import CODECS, TILE, Index, Record, describe, index_file, read_index
 from dataset.source import sample_size
 
 PAGE = 4096
@@ -212,11 +212,18 @@ def encode(dataset, codec: str, index: int) -> tuple[list[bytes], tuple[int, int
     facts = (*arrays[0].shape[:2], label is not None)
     if codec == "raw":
         return [array.tobytes() for array in arrays], facts
-    strips = [packed.lz4_block.compress(array[top:top + STRIP].tobytes(), mode="high_compression", compression=LEVEL,
-                                        store_size=False)
-              for array in arrays for top in range(0, len(array), STRIP)]
-    table = np.array([(len(strip), zlib.crc32(strip)) for strip in strips], "<u4")
-    return [table.tobytes(), *strips], facts
+    tiles = [packed.lz4_block.compress(tile.tobytes(), mode="high_compression", compression=LEVEL, store_size=False)
+             for array in arrays for tile in cut(array)]
+    table = np.array([(len(tile), zlib.crc32(tile)) for tile in tiles], "<u4")
+    return [table.tobytes(), *tiles], facts
+
+
+def cut(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The tiles of a picture or label, row by row."""
+    height, width = TILE
+    for top in range(0, array.shape[0], height):
+        for left in range(0, array.shape[1], width):
+            yield array[top:top + height, left:left + width]
 
 
 def _check_room(dataset, folder: Path, codec: str, done: int) -> None:

@@ -5,15 +5,16 @@ A folder holds, for each split, the index `SPLIT.json` and the data file that it
 starts on a page and is one sample:
 
 - codec "raw": picture uint8 (H,W,3), then the label uint8 (H,W) where there is one;
-- codec "lz4": a table uint32 (strips, 2) of length and CRC-32 of every strip, then the strips: LZ4 blocks of `STRIP`
-  rows, first the picture's and then the label's.
+- codec "lz4": a table uint32 (tiles, 2) of length and CRC-32 of every tile, then the tiles: LZ4 blocks of `TILE`
+  pixels, row by row, first the picture's and then the label's.
 
-The index has a CRC-32 of every record. Reading verifies the strips that it unpacks; raw records are verified by
+The index has a CRC-32 of every record. Reading verifies the tiles that it unpacks; raw records are verified by
 `verify` alone, since a checksum needs all of a picture where a crop needs a part of it. `pack.py` writes both files.
 """
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import threading
@@ -30,7 +31,7 @@ except ImportError:
     lz4_block = None
 
 FORMAT = 1
-STRIP = 64
+TILE = (128, 256)  # height, width
 CODECS = ("raw", "lz4")
 
 
@@ -166,11 +167,11 @@ class Packed:
             yield self.index.records[place]
 
     def open(self, index: int):
-        """Picture and label: views of the mapped file, or `Strips`."""
+        """Picture and label: views of the mapped file, or `Tiles`."""
         record = self.records[index]
         self._forget_last(record)
         if self.index.codec == "lz4":
-            return self._open_strips(index, record)
+            return self._open_tiles(index, record)
         height, width = record.height, record.width
         image = np.frombuffer(self._map, np.uint8, height * width * 3, record.start).reshape(height, width, 3)
         if not record.labelled:
@@ -186,25 +187,30 @@ class Packed:
             self._map.madvise(mmap.MADV_DONTNEED, last.start, last.length)
         self._last.record = record
 
-    def _open_strips(self, index: int, record: Record):
+    def _open_tiles(self, index: int, record: Record):
         where = f"{self.path.with_name(self.index.data)}: sample {self.names[index]} is damaged"
-        count = -(-record.height // STRIP)
+        count = math.prod(tile_counts((record.height, record.width)))
         kinds = 2 if record.labelled else 1
         table = np.frombuffer(self._map, "<u4", 2 * count * kinds, record.start).reshape(-1, 2)
         starts = record.start + table.nbytes + np.cumsum([0, *table[:, 0]], dtype=np.int64)
         if int(starts[-1]) != record.start + record.length:
-            raise ValueError(f"{where} (its table of strips); {_anew(self.path)}")
+            raise ValueError(f"{where} (its table of tiles); {_anew(self.path)}")
         data = memoryview(self._map)
-        parts = [Strips(data, starts[first:first + count + 1].tolist(), table[first:first + count, 1].tolist(),
-                        (record.height, record.width, *more), f"{where}; {_anew(self.path)}")
+        parts = [Tiles(data, starts[first:first + count + 1].tolist(), table[first:first + count, 1].tolist(),
+                       (record.height, record.width, *more), f"{where}; {_anew(self.path)}")
                  for first, more in ((0, (3,)), (count, ()))[:kinds]]
         return parts[0], parts[1] if record.labelled else None
 
 
-class Strips:
-    """An array uint8 of `shape` whose rows are unpacked when they are asked for: `strips[rows, columns]`.
+def tile_counts(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many tiles a picture has below and beside one another."""
+    return -(-shape[0] // TILE[0]), -(-shape[1] // TILE[1])
 
-    Raises ValueError for a strip whose checksum is wrong.
+
+class Tiles:
+    """An array uint8 of `shape` whose tiles are unpacked when they are asked for: `tiles[rows, columns]`.
+
+    Raises ValueError for a tile whose checksum is wrong.
     """
 
     dtype = np.dtype(np.uint8)
@@ -213,24 +219,31 @@ class Strips:
         self.data, self.starts, self.checksums, self.shape, self.damage = data, starts, checksums, shape, damage
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = (slice(*part.indices(side)) for part, side in zip(window, self.shape, strict=False))
-        out = np.empty((rows.stop - rows.start, columns.stop - columns.start, *self.shape[2:]), np.uint8)
-        for number in range(rows.start // STRIP, -(-rows.stop // STRIP)):
-            top = number * STRIP
-            first, last = max(rows.start, top), min(rows.stop, top + STRIP)
-            out[first - rows.start:last - rows.start] = self._strip(number)[first - top:last - top, columns]
+        top, bottom, _ = window[0].indices(self.shape[0])
+        left, right, _ = window[1].indices(self.shape[1])
+        out = np.empty((bottom - top, right - left, *self.shape[2:]), np.uint8)
+        for row in range(top // TILE[0], -(-bottom // TILE[0])):
+            y = row * TILE[0]
+            first, last = max(top, y), min(bottom, y + TILE[0])
+            for column in range(left // TILE[1], -(-right // TILE[1])):
+                x = column * TILE[1]
+                begin, end = max(left, x), min(right, x + TILE[1])
+                out[first - top:last - top, begin - left:end - left] = \
+                    self._tile(row, column)[first - y:last - y, begin - x:end - x]
         return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self[:, :] if dtype is None else self[:, :].astype(dtype)
 
-    def _strip(self, number: int) -> np.ndarray:
+    def _tile(self, row: int, column: int) -> np.ndarray:
+        number = row * tile_counts(self.shape)[1] + column
         packed = self.data[self.starts[number]:self.starts[number + 1]]
         if zlib.crc32(packed) != self.checksums[number]:
             raise ValueError(self.damage)
-        shape = (min(STRIP, self.shape[0] - number * STRIP), *self.shape[1:])
-        size = int(np.prod(shape))
-        return np.frombuffer(lz4_block.decompress(packed, uncompressed_size=size), np.uint8).reshape(shape)
+        shape = (min(TILE[0], self.shape[0] - row * TILE[0]), min(TILE[1], self.shape[1] - column * TILE[1]),
+                 *self.shape[2:])
+        unpacked = lz4_block.decompress(packed, uncompressed_size=math.prod(shape))
+        return np.frombuffer(unpacked, np.uint8).reshape(shape)
 
 
 def verify(folder: str | Path, split: str) -> int:

@@ -16,6 +16,7 @@ thin structures alias. Shrink the files themselves (by area) if a recipe needs m
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ from dataset.labelmap import IGNORE
 
 BLUR_SIZE = 5
 BLUR_MARGIN = BLUR_SIZE // 2
+# How many starts are tried for the window of `resize`; the best of 16 is about 0.03 pixels off.
+WINDOW_SEARCH = 15
 
 # Rec. 601 luma, and the NTSC chroma axes I and Q in which a hue turns and grey stays.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -158,37 +161,106 @@ class TrainTransform:
 
         Of `image` and `label` only the part is read that the crop shows.
         """
-        image_out, label_out = out or (None, None)
-        label = self._warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
-        jitter, photometric = any(self.jitter), drawn.photometric
+        image_out, label_out = out or (np.empty((*self.crop, 3), np.uint8), np.empty(self.crop, np.uint8))
+        warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
         margin = BLUR_MARGIN if drawn.blur else 0
-        warped_is_last = not (drawn.blur or jitter or photometric)
-        image = self._warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, image_out if warped_is_last else None)
+        size = (self.crop[0] + 2 * margin, self.crop[1] + 2 * margin)
+        plain = not (drawn.blur or any(self.jitter) or drawn.photometric)
+        crop = image_out if plain else _SCRATCH.take("crop", (*size, 3))
+        if drawn.angle or not resize(image, drawn, self.mean, margin, crop):
+            warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, crop)
         if drawn.blur:
-            blurred = cv2.GaussianBlur(image, (BLUR_SIZE, BLUR_SIZE), 0)
-            image = blurred[margin:-margin, margin:-margin]
-        if jitter:
-            image = cv2.transform(image, color_matrix(drawn.jitter, image), dst=None if photometric else image_out)
-        if photometric is not None:
-            image = photometric.apply(image)
-        return _written(image, image_out), _written(label, label_out)
-
-    def _warp(self, source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int,
-              out: np.ndarray | None) -> np.ndarray:
-        matrix = source_matrix(drawn, margin)
-        height, width = self.crop[0] + 2 * margin, self.crop[1] + 2 * margin
-        source, matrix = _window(source, matrix, height, width)
-        return cv2.warpAffine(source, matrix, (width, height), dst=out, flags=interpolation | cv2.WARP_INVERSE_MAP,
-                              borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+            blurred = cv2.GaussianBlur(crop, (BLUR_SIZE, BLUR_SIZE), 0, dst=_SCRATCH.take("blurred", crop.shape))
+            crop = blurred[margin:-margin, margin:-margin]
+        if any(self.jitter):
+            jittered = image_out if drawn.photometric is None else _SCRATCH.take("jittered", image_out.shape)
+            crop = cv2.transform(crop, color_matrix(drawn.jitter, crop), dst=jittered)
+        if drawn.photometric is not None:
+            crop = drawn.photometric.apply(crop)
+        if crop is not image_out:
+            np.copyto(image_out, crop)
+        return image_out, label_out
 
 
-def _written(result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """`result` in `out`, where OpenCV did not put it there already, or as an array of its own."""
-    if out is None:
-        return np.ascontiguousarray(result)
-    if not np.may_share_memory(result, out):
-        np.copyto(out, result)
-    return out
+class Scratch(threading.local):
+    """Memory that a thread uses again for each sample: the system takes longer to give fresh pages than OpenCV to
+    fill them."""
+
+    def __init__(self):
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].size < size:
+            self.buffers[name] = np.empty(size, np.uint8)
+        return self.buffers[name][:size].reshape(shape)
+
+
+_SCRATCH = Scratch()
+
+
+def warp(source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int, out: np.ndarray) -> None:
+    """The crop of `source` that `drawn` describes, with `margin` pixels more on all sides, into `out`."""
+    height, width = out.shape[:2]
+    source, matrix = _window(source, source_matrix(drawn, margin), height, width)
+    done = cv2.warpAffine(source, matrix, (width, height), dst=out, flags=interpolation | cv2.WARP_INVERSE_MAP,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+    assert np.may_share_memory(done, out)
+
+
+def resize(source: np.ndarray, drawn: Drawn, border, margin: int, out: np.ndarray) -> bool:
+    """As a bilinear `warp`, without rotation, in a quarter of the time. False where the window cannot be placed.
+
+    `cv2.resize` takes no offset, so a window of the source is resized that begins a few pixels further out, where a
+    pixel of the scaled picture begins too, all but a few hundredths of a pixel.
+    """
+    height, width = out.shape[:2]
+    left = drawn.size[1] - (drawn.left - margin) - width if drawn.flip else drawn.left - margin
+    rows = _Axis.place(drawn.top - margin, height, drawn.size[0], source.shape[0], drawn.scale)
+    columns = _Axis.place(left, width, drawn.size[1], source.shape[1], drawn.scale)
+    if rows is None or columns is None:
+        return False
+    part = source[rows.source, columns.source]
+    shape = tuple(max(1, round(side * drawn.scale)) for side in part.shape[:2])
+    if rows.result.stop > shape[0] or columns.result.stop > shape[1]:
+        return False
+    scaled = part if drawn.scale == 1 else cv2.resize(
+        part, None, dst=_SCRATCH.take("scaled", (*shape, 3)), fx=drawn.scale, fy=drawn.scale,
+        interpolation=cv2.INTER_LINEAR)
+    scaled = scaled[rows.result, columns.result]
+    if drawn.flip:
+        columns = replace(columns, crop=slice(width - columns.crop.stop, width - columns.crop.start))
+        covers = scaled.shape == out.shape
+        scaled = cv2.flip(scaled, 1, dst=out if covers else _SCRATCH.take("flipped", scaled.shape))
+    if scaled is not out:
+        cv2.copyMakeBorder(scaled, rows.crop.start, height - rows.crop.stop, columns.crop.start,
+                           width - columns.crop.stop, cv2.BORDER_CONSTANT, dst=out, value=border)
+    return True
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of `resize`: the part of the source, where the wanted pixels stand in that part once it is scaled,
+    and where they go in the crop."""
+
+    source: slice
+    result: slice
+    crop: slice
+
+    @classmethod
+    def place(cls, start: int, length: int, scaled: int, side: int, scale: float) -> "_Axis | None":
+        """For the pixels from `start` on, `length` of them, of an axis that has `side` pixels, and `scaled` ones when
+        it is scaled; None where none of them is in the picture."""
+        first, end = max(start, 0), min(start + length, scaled)
+        if first >= end:
+            return None
+        latest = max(0, math.floor((first + 0.5) / scale - 0.5) - 1)
+        candidates = np.arange(max(0, latest - WINDOW_SEARCH), latest + 1)
+        offsets = candidates * scale
+        best = int(np.abs(offsets - np.rint(offsets)).argmin()) if latest else 0
+        low, offset = int(candidates[best]), round(float(offsets[best]))
+        high = min(side, math.ceil((end - 0.5) / scale - 0.5) + 2)
+        return cls(slice(low, high), slice(first - offset, end - offset), slice(first - start, end - start))
 
 
 def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:

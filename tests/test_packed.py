@@ -21,7 +21,7 @@ from PIL import Image
 from dataset import build_dataset, build_eval_loader, build_loader
 from dataset import pack as pack_module
 from dataset.pack import encode, pack
-from dataset.packed import STRIP, Packed, index_file, read_index, verify
+from dataset.packed import TILE, Packed, index_file, read_index, verify
 from dataset.transform import TrainTransform
 from tests.conftest import make_data, make_experiment
 from tool.prepare import main
@@ -38,7 +38,7 @@ def root(tmp_path):
     rng = np.random.default_rng(0)
     lines = []
     for i in range(COUNT):
-        size = (2 * STRIP + 5 * i, 90 - 7 * i)
+        size = (2 * TILE[0] + 5 * i - 9, TILE[1] + 20 - 7 * i)
         image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
         ids = rng.choice(np.array([0, 7, 255], np.uint16), size)
         suffix, options = "png", {}
@@ -109,28 +109,28 @@ def test_packed_batches_are_those_of_the_files(root, codec, loader):
         assert one["name"] == other["name"]
 
 
-def test_a_window_of_strips_is_that_of_the_array(root):
+def test_a_window_of_tiles_is_that_of_the_array(root):
     files = make(root)
     pack(files, root / "packed", "lz4")
     packed = opened(root, root / "packed")
     for index in (0, 3, 8):
-        for whole, strips in zip(files.read(index), packed.source.open(index), strict=True):
-            assert strips.shape == whole.shape
+        for whole, tiles in zip(files.read(index), packed.source.open(index), strict=True):
+            assert tiles.shape == whole.shape
             height, width = whole.shape[:2]
-            for rows in (slice(0, height), slice(STRIP - 1, STRIP + 1), slice(3, 9), slice(height - 1, height)):
-                for columns in (slice(0, width), slice(5, 9)):
-                    assert np.array_equal(strips[rows, columns], whole[rows, columns])
+            for rows in (slice(0, height), slice(TILE[0] - 1, TILE[0] + 1), slice(3, 9), slice(height - 1, height)):
+                for columns in (slice(0, width), slice(5, 9), slice(TILE[1] - 40, width)):
+                    assert np.array_equal(tiles[rows, columns], whole[rows, columns])
 
 
-def test_only_the_strips_of_the_window_are_unpacked(root):
+def test_only_the_tiles_of_the_window_are_unpacked(root):
     files = make(root)
     pack(files, root / "packed", "lz4")
     image, _ = opened(root, root / "packed").source.open(0)
     unpacked = []
-    strip = image._strip
-    image._strip = lambda number: unpacked.append(number) or strip(number)
-    image[STRIP:STRIP + 3, 0:4]
-    assert unpacked == [1]
+    tile = image._tile
+    image._tile = lambda *place: unpacked.append(place) or tile(*place)
+    image[TILE[0]:TILE[0] + 3, 0:4]
+    assert unpacked == [(1, 0)]
 
 
 def test_packed_pixels_cannot_be_changed(root):
