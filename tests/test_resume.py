@@ -174,3 +174,16 @@ def test_only_deterministic_operations_where_that_is_asked_for(tmp_path, data):
     assert torch.are_deterministic_algorithms_enabled()
     run(experiment, tmp_path / "run")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_continued_run_has_the_same_streams_and_close_weights(tmp_path, data, monkeypatch):
+    experiment = small(tmp_path, data)
+    whole = run(experiment, tmp_path / "whole")
+    killed(monkeypatch, "save", 4, experiment, tmp_path / "run")
+    resumed = run(experiment, tmp_path / "run")
+    for key in ("step", "epoch", "schedule", "scaler"):
+        assert resumed[key] == whole[key]
+    assert same(resumed["ranks"][0]["random"], whole["ranks"][0]["random"])
+    for name, value in whole["model"].items():
+        assert torch.allclose(resumed["model"][name].float(), value.float(), atol=1e-3), name

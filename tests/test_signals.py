@@ -46,6 +46,19 @@ def test_two_processes_stop_at_the_same_step_where_one_is_asked(tmp_path, data):
     assert same(final(tmp_path / "run"), final(tmp_path / "whole"))
 
 
+def test_two_processes_score_the_network_that_is_saved(tmp_path, data):
+    """Each process has its own running means of batch norm; a validation that is done again finds those of rank 0."""
+    experiment = make_experiment(tmp_path, data, train={"epochs": 1, "save_steps": 4, "ema": 0.5}, model=TOY)
+    assert Run(experiment, tmp_path / "run", world=2).wait() == [0, 0]
+    state = final(tmp_path / "run")
+    for path in (tmp_path / "run" / "model").iterdir():
+        if not path.name.startswith("step_"):
+            path.unlink()
+    again = Run(experiment, tmp_path / "run", world=2)
+    assert again.wait() == [0, 0] and "after epoch 0, step 4" in again.output()
+    assert same(final(tmp_path / "run"), state)
+
+
 def test_a_signal_before_the_first_step_ends_the_process_at_once():
     with pytest.raises(signals.Stopped, match="SIGUSR1") as stopped, signals.Stop():
         signal.raise_signal(signal.SIGUSR1)

@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 
+from tests import reliability
 from tests.faults.damages import DAMAGES
 from util import checkpoint, store
 from util.store import Store
@@ -193,3 +194,15 @@ def test_bytes_that_come_back_wrong_are_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="gives back other bytes"):
         checkpoint.save(tmp_path / "epoch_0002.pth", {"w": torch.zeros(3)})
     assert names(tmp_path) == ["epoch_0001.json", "epoch_0001.pth", "last.pth"]
+
+
+def test_the_table_of_faults_is_that_of_the_recorded_ones():
+    text = (reliability.DOCS / "reliability.md").read_text(encoding="utf-8")
+    assert text == reliability.page(text, reliability.read(reliability.DOCS / "reliability.json"))
+
+
+def test_recorded_faults_replace_those_of_the_same_name(tmp_path):
+    file = tmp_path / "rows.json"
+    reliability.write(file, [reliability.Row("a", 1, "x"), reliability.Row("b", 2, "y")])
+    reliability.write(file, [reliability.Row("a", 9, "z")])
+    assert reliability.read(file) == [reliability.Row("a", 9, "z"), reliability.Row("b", 2, "y")]

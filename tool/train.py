@@ -253,6 +253,7 @@ def close_epoch(
 def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, stop: signals.Stop) -> Scores | None:
     """Scores the network on whole pictures at scale `train.val_scale`; None if a signal cut it short."""
     config = training.config
+    dist.share_buffers(training.scored)  # every process has seen other pictures
     predictor = Predictor(
         training.scored, len(val_set.classes), config.data.mean, config.data.std, scales=(config.train.val_scale,),
         amp=AMP_TYPES[config.train.amp], device=training.device, channels_last=config.train.channels_last,

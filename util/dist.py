@@ -103,6 +103,13 @@ class Agreement:
         return int(box)
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Gives every process the buffers of rank 0, the running means of batch norm: those that a checkpoint holds."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def gather_objects(value) -> list:
     """`value` of every process, in rank order, on every process."""
     if world_size() == 1:
