@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from dataset.base import SegDataset
+from dataset.skip import Skips
 from dataset.threads import run_ahead
 from dataset.uniform import ClassUniform
 
@@ -112,13 +113,17 @@ class TrainLoader:
     says what is to be done to them. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
     """
 
-    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str):
-        self.dataset = dataset
+    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str,
+                 skips: Skips | None = None):
+        self.dataset, self.skips = dataset, skips
         self.steps_per_epoch = sampler.steps_per_epoch
         self._open = _opener(partial(begin_batch, dataset), sampler, workers, loader, pin_memory)
 
     def __iter__(self) -> Iterator[dict]:
-        return self._open()
+        for batch in self._open():
+            for index, reason in batch.pop("skipped", {}).items():
+                self.skips.add(index, reason)
+            yield batch
 
 
 class EvalLoader:
@@ -138,11 +143,12 @@ class EvalLoader:
 
 def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size: int = 1,
                  workers: int = 0, seed: int = 0, start_step: int = 0, accumulate: int = 1,
-                 pin_memory: bool = False, uniform: ClassUniform | None = None, loader: str = "auto") -> TrainLoader:
+                 pin_memory: bool = False, uniform: ClassUniform | None = None, loader: str = "auto",
+                 skips: Skips | None = None) -> TrainLoader:
     """The training batches of process `rank`; `batch_size` counts a step's pictures on all processes.
 
     uniform: class-uniform sampling, see `uniform.py`; None: every sample once an epoch. loader: what the workers
-    are, see `worker_kind`.
+    are, see `worker_kind`. skips: goes on without samples that cannot be read, and takes note of them.
 
     Raises ValueError for a batch size that does not divide or exceeds the data set, and for samples without
     label. A file that cannot be read raises, from the iteration, the same error with and without workers.
@@ -151,10 +157,13 @@ def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size
     if unlabelled:
         raise ValueError(f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
                          f"(first: {unlabelled[0]}); training needs `image label` on every line")
+    if skips is not None and not hasattr(getattr(dataset.transform, "inner", dataset.transform), "crop"):
+        raise ValueError("samples can be skipped only with a transform that has a crop size")
     sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate,
                           uniform)
+    dataset.skip_errors = skips is not None
     dataset.source.prepare(workers)
-    return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader))
+    return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader), skips)
 
 
 def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0,
@@ -185,11 +194,19 @@ class FilledBatch:
         size = (len(key.indices), *dataset.transform.crop)
         self.dataset, self.key = dataset, key
         self.image, self.label = new((*size, 3)), new(size)
-        places = zip(key.keys, self.image.numpy(), self.label.numpy(), strict=True)
-        self.jobs = [partial(dataset.fill, *place) for place in places]
+        places = zip(key.indices, key.keys, self.image.numpy(), self.label.numpy(), strict=True)
+        self.jobs = [partial(self._fill, *place) for place in places]
+        self.skipped: dict[int, str] = {}
+
+    def _fill(self, index: int, key: tuple, image: np.ndarray, label: np.ndarray) -> None:
+        reason = self.dataset.fill(key, image, label)
+        if reason is not None:
+            self.skipped[index] = reason
 
     def finish(self) -> dict:
-        return {"image": self.image.permute(0, 3, 1, 2), "label": self.label, **_names(self.dataset, self.key)}
+        skipped = {"skipped": self.skipped} if self.skipped else {}
+        return {"image": self.image.permute(0, 3, 1, 2), "label": self.label, **_names(self.dataset, self.key),
+                **skipped}
 
 
 class StackedBatch:
@@ -207,7 +224,9 @@ class StackedBatch:
         first = self.samples[0]
         if "drawn" in first:
             lists = {name: [sample[name] for sample in self.samples] for name in ("image", "label", "drawn")}
-            return {**lists, **_names(self.dataset, self.key)}
+            pairs = zip(self.key.indices, self.samples, strict=True)
+            skipped = {index: sample["skipped"] for index, sample in pairs if "skipped" in sample}
+            return {**lists, **_names(self.dataset, self.key), **({"skipped": skipped} if skipped else {})}
         for sample in self.samples[1:]:
             if sample["image"].shape != first["image"].shape:
                 raise ValueError(f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "

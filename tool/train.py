@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dataset import build_eval_loader, build_loader
 from dataset.check import check_dataset, compare_splits, facts
 from dataset.device import DeviceTransform
+from dataset.skip import Skips
 from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
 from model.recompute import recompute_blocks
@@ -75,12 +76,13 @@ def build_data(config: Config, run: common.RunPaths):
         transform = DeviceTransform(transform)
     train_set = common.dataset_of(config, "train", transform)
     val_set = common.dataset_of(config, "val") if config.train.val_every else None
+    train_set.skip_errors = data.on_error == "skip"
     sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:
         log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
     if data.check:
         run.folder.mkdir(parents=True, exist_ok=True)
-        for warning in dist.main_first(lambda: check_labels(sets, run)):
+        for warning in dist.main_first(lambda: check_labels(sets, run, data.max_errors)):
             log.info("data: %s", warning)
     common.keep_in_memory(config, sets)
     return train_set, val_set
@@ -100,17 +102,33 @@ def make_deterministic(config: Config) -> None:
     torch.use_deterministic_algorithms(config.train.deterministic)  # cuDNN's choice included
 
 
-def check_labels(sets: list, run: common.RunPaths) -> list[str]:
+def check_labels(sets: list, run: common.RunPaths, max_errors: int) -> list[str]:
     """Reads every label once (remembered in the run's folder); what looks wrong, but is allowed.
+
+    max_errors: samples that may be unusable in a set that goes on without them.
 
     Raises:
         ValueError: names the files that cannot be used.
     """
-    reports = [check_dataset(part, stamp=run.folder / f"check_{part.split}.json") for part in sets]
-    warnings = [f"{part.split}: {text}" for part, report in zip(sets, reports, strict=True) for text in report.warnings]
+    reports = [
+        check_dataset(part, stamp=run.folder / f"check_{part.split}.json",
+                      may_skip=max_errors if part.skip_errors else 0)
+        for part in sets
+    ]
+    warnings = []
+    for part, report in zip(sets, reports, strict=True):
+        warnings += [f"{part.split}: will be skipped (at most {max_errors}): {text}" for text in report.skipped]
+        warnings += [f"{part.split}: {text}" for text in report.warnings]
     if len(sets) == 2:
         warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
     return warnings
+
+
+def skips_of(config: Config, train_set, run: common.RunPaths) -> Skips | None:
+    """What takes note of unreadable training samples, where the run goes on without them."""
+    if config.data.on_error == "stop":
+        return None
+    return Skips(train_set.list_file, config.data.max_errors, run.folder / "skipped.txt", log.warning)
 
 
 def class_uniform(config: Config, train_set, run: common.RunPaths) -> ClassUniform | None:
@@ -191,6 +209,7 @@ def build_batches(training: Training, train_set, run: common.RunPaths):
         train_set, config.train.batch_size, dist.rank(), dist.world_size(), common.loader_workers(config), config.seed,
         training.step, config.train.accumulate, pin_memory=training.device.type == "cuda",
         uniform=class_uniform(config, train_set, run), loader=config.data.loader,
+        skips=skips_of(config, train_set, run),
     )
 
 

@@ -85,6 +85,10 @@ class DataConfig(Section):
     cache: Literal["none", "memory"] = Field(
         "none", description="memory: keep all decoded pictures in memory, in each training process"
     )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="a training sample that cannot be read: stop the run, or go on with void pixels instead"
+    )
+    max_errors: int = Field(10, ge=1, description="with skip: the run stops at more unreadable samples than this")
     check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
 
     @field_validator("label_map", mode="after")

@@ -13,7 +13,7 @@ from util.store import Store
 # What may differ between a run and its continuation; anything else would make it another run.
 MAY_CHANGE = (
     "data.root", "data.train_list", "data.val_list", "data.test_list", "data.workers", "data.loader",
-    "data.packed", "data.cache", "data.check", "train.checkpointing",
+    "data.packed", "data.cache", "data.on_error", "data.max_errors", "data.check", "train.checkpointing",
     "train.epochs", "train.compile", "train.channels_last", "train.val_every", "train.val_scale", "train.save_every",
     "train.save_steps", "train.keep_last", "train.keep_every", "train.log_every", "train.resume", "train.deterministic",
     "model.weights", "model.init", "model.init_skip", "model.sync_bn", "test.",
