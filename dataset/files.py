@@ -31,4 +31,4 @@ def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
     if size > limit:
         raise ValueError(f"{path}: {size:,} bytes; a {what} of more than {limit:,} is not read")
     with open(path, "rb") as file:
-        return file.read(limit)
+        return file.read(size)  # asking for `limit` would take that much memory first
