@@ -34,6 +34,22 @@ class SegModel(nn.Module):
         logits = self.decode(self.forward_features(x))
         return {name: _enlarge(y, x.shape[-2:]) for name, y in logits.items()}
 
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits "out" of pictures (N,3,H,W) on the network's own grid, before `forward` enlarges them.
+
+        Returns:
+            (N,num_classes,h,w), its corners those of the picture; of half precision under autocast.
+
+        Raises:
+            ValueError: this network enlarges its logits in a way of its own.
+        """
+        if type(self).forward is not SegModel.forward:
+            raise ValueError(
+                f"{type(self).__name__} enlarges its logits in a way of its own: it has no coarse logits to average "
+                "(test.windows: exact works)"
+            )
+        return self.decode(self.forward_features(x))["out"]
+
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of pictures (N,3,H,W), from fine to coarse."""
         return self.backbone(x)

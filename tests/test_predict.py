@@ -1,5 +1,6 @@
 """util/predict.py against a slow prediction written out pixel by pixel in float64."""
 
+import itertools
 import math
 from functools import cache
 from itertools import pairwise
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from util import maps, predict
+from model.base import SegModel
+from util import coarse, maps, predict
 from util.maps import Interpolation, first_argmax, resize
 from util.predict import PROTOCOLS, Predictor, protocol_settings
 
@@ -361,6 +363,7 @@ def test_description_is_plain():
     settings = {"scales": (0.5, 1.0), "flip": True, "window": (16, 17), "base_size": 64}
     predictor = Predictor(SmallNet(), CLASSES, MEAN, STD, amp=torch.bfloat16, **settings)
     assert predictor.describe() == {
+        "windows": "exact",
         "scales": [0.5, 1.0],
         "flip": True,
         "window": [16, 17],
@@ -394,3 +397,123 @@ def test_protocols_take_what_the_experiment_changes():
         protocol_settings("slide", (713, 713))
     with pytest.raises(ValueError, match="no stride;"):
         protocol_settings("whole", (713, 713), stride=2)
+
+
+class CoarseNet(SegModel):
+    """Two convolutions with stride 2 each, so that the coarse grid has stride 4."""
+
+    def __init__(self, classes=CLASSES):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(8, classes, 3, stride=2, padding=1)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+
+    def forward_features(self, x):
+        return [self.first(x).relu()]
+
+    def decode(self, features):
+        return {"out": self.last(features[0])}
+
+
+class OwnEnlarging(CoarseNet):
+    def forward(self, x):
+        return {"out": F.interpolate(self.coarse(x), x.shape[2:])}
+
+
+def slow_fast(net, image, scales=(1.0,), flip=False, window=None, stride_rate=2 / 3, base_size=None, stride=4):
+    """Mean coarse logits of each scale, read off bilinearly at every pixel; float64 probabilities (C, H, W)."""
+    height, width = image.shape[1:]
+    total = np.zeros((CLASSES, height, width))
+    for scale in scales:
+        factor = scale if base_size is None else scale * base_size / max(height, width)
+        h, w = round(factor * height), round(factor * width)
+        sides = [stride * math.ceil((side - 1) / stride) + 1 for side in window or (h, w)]
+        full = [max(have, least) for have, least in zip((h, w), sides, strict=True)]
+        top, left = (full[0] - h) // 2, (full[1] - w) // 2
+        full = [stride * math.ceil((side - 1) / stride) + 1 for side in full]
+        canvas = np.zeros((3, *full))
+        small = slow_resize(image.numpy().astype(np.float64), h, w)
+        mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
+        canvas[:, top : top + h, left : left + w] = (small - mean) / std
+        grid = np.zeros((CLASSES, *((side - 1) // stride + 1 for side in full)))
+        count = np.zeros(grid.shape[1:])
+        steps = [max(int(side * stride_rate) // stride, 1) * stride for side in sides]
+        starts = [
+            sorted({min(i * step, length - side) for i in range(length)})
+            for step, side, length in zip(steps, sides, full, strict=True)
+        ]
+        for y, x in itertools.product(*starts):
+            crop = torch.from_numpy(canvas[:, y : y + sides[0], x : x + sides[1]].copy()).float()[None]
+            with torch.no_grad():
+                found = [net.coarse(crop)[0].numpy()]
+                found += [net.coarse(crop.flip(3))[0].numpy()[:, :, ::-1]] if flip else []
+            for one in found:
+                place = slice(y // stride, y // stride + one.shape[1]), slice(x // stride, x // stride + one.shape[2])
+                grid[(slice(None), *place)] += one
+                count[place] += 1
+        grid /= count
+        for y in range(height):
+            gy = (min(max((y + 0.5) * h / height - 0.5, 0), h - 1) + top) / stride
+            for x in range(width):
+                gx = (min(max((x + 0.5) * w / width - 0.5, 0), w - 1) + left) / stride
+                y0, x0 = int(gy), int(gx)
+                y1, x1 = min(y0 + 1, grid.shape[1] - 1), min(x0 + 1, grid.shape[2] - 1)
+                upper = grid[:, y0, x0] * (1 - gx + x0) + grid[:, y0, x1] * (gx - x0)
+                lower = grid[:, y1, x0] * (1 - gx + x0) + grid[:, y1, x1] * (gx - x0)
+                total[:, y, x] += upper * (1 - gy + y0) + lower * (gy - y0)
+    powers = np.exp(total / len(scales))
+    return powers / powers.sum(0)
+
+
+@pytest.mark.parametrize("cached", [1 << 17, 250])
+@pytest.mark.parametrize("name", CASES)
+def test_fast_windows_equal_the_slow_ones(name, cached, monkeypatch):
+    monkeypatch.setattr(maps, "CACHED_NUMBERS", cached)
+    net, image = CoarseNet().eval(), random_picture(*((21, 34) if cached == 250 else (30, 18)))
+    expected = slow_fast(net, image, **CASES[name])
+    predictor = Predictor(net, CLASSES, MEAN, STD, window_batch=3, windows="fast", **CASES[name])
+    assert np.abs(predictor.probabilities(image).numpy() - expected).max() < 2e-5
+    ordered = np.sort(expected, 0)
+    decided = ordered[-1] - ordered[-2] > 1e-4
+    assert np.array_equal(predictor(image).numpy()[decided], expected.argmax(0)[decided])
+    for module in (maps, predict, coarse):
+        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+    assert np.abs(predictor.probabilities(image).numpy() - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("size", [(33, 41), (13, 61)], ids=str)
+def test_fast_equals_exact_for_one_window_on_the_grid(size):
+    net, image = CoarseNet(), random_picture(*size)
+    exact = Predictor(net, CLASSES, MEAN, STD)
+    fast = Predictor(net, CLASSES, MEAN, STD, windows="fast")
+    assert torch.allclose(fast.probabilities(image), exact.probabilities(image), atol=1e-5)
+    assert fast.describe()["windows"] == "fast"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_fast_windows_on_a_gpu_equal_those_on_the_cpu(name):
+    net, image = CoarseNet(), random_picture(37, 52)
+    expected = Predictor(net, CLASSES, MEAN, STD, windows="fast", **CASES[name]).probabilities(image)
+    found = Predictor(net, CLASSES, MEAN, STD, device="cuda", windows="fast", **CASES[name]).probabilities(image)
+    assert torch.allclose(found.cpu(), expected, atol=2e-3)  # convolutions may run in TF32
+
+
+def test_fast_windows_refuse_what_they_cannot_do():
+    image = random_picture(33, 41)
+    with pytest.raises(ValueError, match="OwnEnlarging enlarges its logits in a way of its own"):
+        Predictor(OwnEnlarging(), CLASSES, MEAN, STD, windows="fast")(image)
+    with pytest.raises(ValueError, match="which SmallNet does not give"):
+        Predictor(SmallNet(), CLASSES, MEAN, STD, windows="fast")
+    with pytest.raises(ValueError, match="exact or fast"):
+        Predictor(SmallNet(), CLASSES, MEAN, STD, windows="slow")
+    net = CoarseNet()
+    net.last.padding = (0, 0)  # its grid does not reach the picture's edge
+    with pytest.raises(ValueError, match="use windows exact"):
+        Predictor(net, CLASSES, MEAN, STD, windows="fast", window=(17, 17))(image)
+    net = CoarseNet()
+    net.last.bias.data[0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        Predictor(net, CLASSES, MEAN, STD, windows="fast")(image)

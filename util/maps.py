@@ -40,14 +40,15 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def first_argmax(scores: Tensor) -> Tensor:
+def first_argmax(scores: Tensor, out: Tensor | None = None) -> Tensor:
     """Class of the largest score, the first of equal ones: (C, H, W), C at most 256 -> uint8 (H, W)."""
     if not on_cpu(scores):
-        return scores.argmax(0).to(torch.uint8)
+        found = scores.argmax(0).to(torch.uint8)
+        return found if out is None else out.copy_(found)
     # torch.argmax over the first axis takes ten times as long on a CPU
     classes, height, width = scores.shape
     descending = torch.arange(classes - 1, -1, -1, dtype=torch.uint8).view(-1, 1, 1)
-    result = torch.empty((height, width), dtype=torch.uint8)
+    result = torch.empty((height, width), dtype=torch.uint8) if out is None else out
     blocks = row_blocks(0, height, classes * width)
     largest = torch.empty((blocks[0].stop, width))
     marks = torch.empty((classes, *largest.shape), dtype=torch.uint8)
@@ -119,20 +120,45 @@ def row_blocks(first: int, last: int, numbers: int, period: int | None = None) -
 
 
 class Interpolation:
-    """Linear interpolation along one axis as in `resize`, from `length` to `new` points, part by part."""
+    """Linear interpolation along one axis from the points of a grid to `new` pixels, part by part.
 
-    def __init__(self, length: int, new: int):
-        position = np.clip((np.arange(new) + 0.5) * length / new - 0.5, 0, length - 1)
-        self.before = np.minimum(position.astype(np.int64), max(length - 2, 0))
-        self.after = np.minimum(self.before + 1, length - 1)
+    The pixels lie as in `resize`: half-pixel centres over `length` old pixels, the outermost repeated. Old pixel 0
+    stands `start` pixels behind the first point of the grid, whose `points` are `pitch` pixels apart; the default
+    grid is the old pixels themselves.
+    """
+
+    def __init__(self, length: int, new: int, start: int = 0, pitch: int = 1, points: int | None = None):
+        points = length if points is None else points
+        pixel = np.clip((np.arange(new) + 0.5) * length / new - 0.5, 0, length - 1)
+        position = np.clip((pixel + start) / pitch, 0, points - 1)
+        self.before = np.minimum(position.astype(np.int64), max(points - 2, 0))
+        self.after = np.minimum(self.before + 1, points - 1)
         self.share = (position - self.before).astype(np.float32)
 
+    def __len__(self) -> int:
+        return len(self.share)
+
     def part(self, first: int, last: int) -> tuple[slice, Tensor]:
-        """The new points that the old ones first..last - 1 contribute to, and the matrix (new, old) of their shares."""
-        points = slice(int(np.searchsorted(self.after, first)), int(np.searchsorted(self.before, last)))
-        before, after, share = self.before[points], self.after[points], self.share[points]
+        """The pixels that points first..last - 1 contribute to, and the matrix (pixels, points) of their shares."""
+        pixels = slice(int(np.searchsorted(self.after, first)), int(np.searchsorted(self.before, last)))
+        return pixels, self._matrix(pixels, first, last)
+
+    def shares(self, first: int, last: int) -> tuple[slice, Tensor]:
+        """The points that pixels first..last - 1 need, and the matrix (pixels, points) of their shares."""
+        points = slice(int(self.before[first]), int(self.after[last - 1]) + 1)
+        return points, self._matrix(slice(first, last), points.start, points.stop)
+
+    def take(self, values: Tensor, axis: int) -> Tensor:
+        """All pixels of a tensor whose `axis` is the grid's."""
+        before, after, share = (torch.from_numpy(x).to(values.device) for x in (self.before, self.after, self.share))
+        shape = [1] * values.ndim
+        shape[axis] = len(share)
+        return values.index_select(axis, before).lerp_(values.index_select(axis, after), share.view(shape))
+
+    def _matrix(self, pixels: slice, first: int, last: int) -> Tensor:
+        before, after, share = self.before[pixels], self.after[pixels], self.share[pixels]
         matrix = np.zeros((len(share), last - first), np.float32)
-        for place, part in ((before, 1 - share), (after, share)):
-            inside = np.flatnonzero((place >= first) & (place < last))
-            matrix[inside, place[inside] - first] += part[inside]
-        return points, torch.from_numpy(matrix)
+        for point, part in ((before, 1 - share), (after, share)):
+            inside = np.flatnonzero((point >= first) & (point < last))
+            matrix[inside, point[inside] - first] += part[inside]
+        return torch.from_numpy(matrix)

@@ -6,11 +6,12 @@ Axes: C classes, H and W the picture's height and width; every map of scores is 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from util.coarse import GridSums, enlarged, snap, window_starts
 from util.maps import Memory, first_argmax, mirror, on_cpu, resize
 from util.sums import DeviceScores, Grid, HostScores
 
@@ -21,6 +22,9 @@ PROTOCOLS = {
     "semseg": {"scales": (1.0,), "flip": True, "window": "crop", "stride_rate": 2 / 3, "base_size": None},
     "sketchfill": {"scales": (1.0,), "flip": True, "window": "crop", "stride_rate": 1 / 2, "base_size": None},
 }
+WINDOWS = ("exact", "fast")
+LARGEST_STRIDE = 64  # of a network's coarse grid; every usual stride divides it
+NOT_FINITE = "the network's output is not finite; check its weights, or try without amp"
 
 
 def protocol_settings(name: str, crop: tuple[int, int], **changes) -> dict:
@@ -58,6 +62,9 @@ class Predictor:
     flip: average with the prediction of the mirrored picture.
     window_batch: windows in one forward pass (with flip each counts twice).
     amp: torch.bfloat16 or torch.float16 for autocast; softmax and averages are float32 in any case.
+    windows: "fast" averages logits on the network's coarse grid and enlarges them once (util/coarse.py), near to
+        the "exact" result and several times as fast outside the network; it needs model.coarse(batch), the logits
+        that model(batch) enlarges with aligned corners, as SegModel has it.
     device: None for the one that holds the model's parameters.
     The working memory is kept from picture to picture: not for use by several threads at once.
     """
@@ -77,7 +84,12 @@ class Predictor:
         amp: torch.dtype | None = None,
         device: torch.device | str | None = None,
         channels_last: bool = False,
+        windows: str = "exact",
     ):
+        if windows not in WINDOWS:
+            raise ValueError(f"windows must be {' or '.join(WINDOWS)}, not {windows!r}")
+        if windows == "fast" and not hasattr(model, "coarse"):
+            raise ValueError(f"windows fast needs coarse logits, which {type(model).__name__} does not give; use exact")
         _check_settings(num_classes, scales, window, stride_rate, base_size, window_batch, amp)
         if device is None:
             device = next((parameter.device for parameter in model.parameters()), "cpu")
@@ -94,6 +106,8 @@ class Predictor:
         self.window_batch = window_batch
         self.amp = amp
         self.channels_last = channels_last
+        self.windows = windows
+        self._output_stride: int | None = None  # of the coarse grid, in pixels; known after the first picture
         self._memory = Memory(self.device)
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -103,18 +117,29 @@ class Predictor:
         network's output is of another shape or not finite.
         """
         with torch.inference_mode():
-            prediction = first_argmax(self._scores(image, divide=False))
+            if self.windows == "fast":
+                prediction = torch.empty(image.shape[1:], dtype=torch.uint8, device=self.device)
+                for rows, logits in self._coarse_logits(image):
+                    first_argmax(logits, out=prediction[rows])
+            else:
+                prediction = first_argmax(self._scores(image, divide=False))
         return prediction.clone()  # outside inference mode: an ordinary tensor, that may be written to
 
     def probabilities(self, image: Tensor) -> Tensor:
         """Probability of each class: uint8 (3, H, W), RGB -> float32 (C, H, W); device, errors as above."""
         with torch.inference_mode():
-            scores = self._scores(image, divide=True)
+            if self.windows == "fast":
+                scores = torch.empty((self.num_classes, *image.shape[1:]), device=self.device)
+                for rows, logits in self._coarse_logits(image):
+                    scores[:, rows] = (logits / len(self.scales)).softmax(0)
+            else:
+                scores = self._scores(image, divide=True)
         return scores.clone()
 
     def describe(self) -> dict:
         """The protocol in plain types, for metrics.json."""
         return {
+            "windows": self.windows,
             "scales": list(self.scales),
             "flip": self.flip,
             "window": None if self.window is None else list(self.window),
@@ -128,12 +153,8 @@ class Predictor:
 
         Where only the largest class is asked for (divide=False), a pixel's values may be a multiple of them.
         """
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"a picture must be uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
-        self.model.eval()
+        picture, sizes = self._prepare(image)
         height, width = image.shape[1:]
-        picture = self._memory("picture", 3, height, width).copy_(image)
-        sizes = [self._scaled_size(height, width, scale) for scale in self.scales]
         kind = HostScores if on_cpu(picture) else DeviceScores
         scores = kind(self._memory, self.num_classes, (height, width), self.flip, sizes == [(height, width)])
         for size in sizes:
@@ -141,8 +162,53 @@ class Predictor:
         values = scores.values(divide)
         # softmax spreads a NaN over all classes of its pixel, so that one class tells
         if not torch.isfinite(values[0].sum()):
-            raise ValueError("the network's output is not finite; check its weights, or try without amp")
+            raise ValueError(NOT_FINITE)
         return values
+
+    def _prepare(self, image: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
+        """The picture as float32 (3, H, W), and its size at each scale."""
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"a picture must be uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
+        self.model.eval()
+        height, width = image.shape[1:]
+        picture = self._memory("picture", 3, height, width).copy_(image)
+        return picture, [self._scaled_size(height, width, scale) for scale in self.scales]
+
+    def _coarse_logits(self, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Logits summed over the scales: blocks of rows, and their float32 (C, n, W)."""
+        picture, sizes = self._prepare(image)
+        scales = [self._coarse_scale(f"scale {index}", picture, size) for index, size in enumerate(sizes)]
+        if not torch.isfinite(sum(scale.sums.sum() for scale in scales)):
+            raise ValueError(NOT_FINITE)
+        yield from enlarged(self._memory, scales, tuple(image.shape[1:]))
+
+    def _coarse_scale(self, name: str, picture: Tensor, size: tuple[int, int]) -> GridSums:
+        """The logits of all windows of the picture, float32 (3, H, W) in 0..255, resized to (h, w)."""
+        stride = self._stride(self.window or size)
+        window = tuple(snap(side, stride) for side in self.window or size)
+        canvas, inside = self._canvas(picture, size, tuple(map(max, size, window)), stride)
+        rows, columns = (window_starts(canvas.shape[i + 1], window[i], self.stride_rate, stride) for i in (0, 1))
+        sums = GridSums(self._memory, name, self.num_classes, canvas.shape[1:], inside, stride)
+        corners = [(y, x) for y in rows for x in columns]
+        for start in range(0, len(corners), self.window_batch):
+            chunk = corners[start : start + self.window_batch]
+            logits = self._forward(self._batch(canvas, chunk, window), stride)
+            sums.add(chunk, logits.unflatten(0, (-1, len(chunk))))
+        return sums
+
+    def _stride(self, window: tuple[int, int]) -> int:
+        """Pixels between two points of the network's coarse grid, found by a first forward pass."""
+        if self._output_stride is None:
+            sides = [snap(side, LARGEST_STRIDE) for side in window]
+            points = self._coarse(torch.zeros((1, 3, *sides), device=self.device)).shape[2:]
+            strides = {(side - 1) / max(count - 1, 1) for side, count in zip(sides, points, strict=True) if side > 1}
+            if len(strides) != 1 or not (stride := strides.pop()).is_integer():
+                raise ValueError(
+                    f"the coarse logits of {type(self.model).__name__}, {tuple(points)} for windows of {tuple(sides)}, "
+                    "do not lie on every n-th pixel from edge to edge; use windows exact"
+                )
+            self._output_stride = int(stride)
+        return self._output_stride
 
     def _scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         if self.base_size is None:
@@ -166,11 +232,17 @@ class Predictor:
             del logits  # before the next forward pass makes others
         sums.close()
 
-    def _canvas(self, picture: Tensor, size: tuple[int, int], window: tuple[int, int]) -> tuple[Tensor, tuple]:
-        """The normalised picture at one scale, padded to at least a window, and where in it the picture lies."""
-        (height, width), (window_h, window_w) = size, window
-        canvas = self._memory("canvas", 3, max(height, window_h), max(width, window_w))
-        top, left = (canvas.shape[1] - height) // 2, (canvas.shape[2] - width) // 2
+    def _canvas(
+        self, picture: Tensor, size: tuple[int, int], least: tuple[int, int], stride: int = 1
+    ) -> tuple[Tensor, tuple[slice, slice]]:
+        """The normalised picture at one scale, padded with the mean colour, and its rows and columns there.
+
+        A picture smaller than `least` stands in its middle; what is missing to k * stride + 1 pixels is added at the
+        far edge.
+        """
+        (height, width), (full_h, full_w) = size, map(max, size, least)
+        canvas = self._memory("canvas", 3, snap(full_h, stride), snap(full_w, stride))
+        top, left = (full_h - height) // 2, (full_w - width) // 2
         inside = slice(top, top + height), slice(left, left + width)
         if canvas.shape[1:] != size:
             canvas.zero_()  # the mean colour, once the mean is subtracted
@@ -189,16 +261,29 @@ class Predictor:
                 mirror(crop, out=batch[count + index])
         return batch
 
-    def _forward(self, batch: Tensor) -> Tensor:
-        """batch: (N, 3, h, w). Returns logits (N, C, h, w)."""
-        if self.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-            logits = self.model(batch)["out"]
-        expected = (len(batch), self.num_classes, *batch.shape[2:])
+    def _forward(self, batch: Tensor, stride: int | None = None) -> Tensor:
+        """batch: (N, 3, h, w). Returns logits (N, C, h, w), or with a stride those of the coarse grid."""
+        logits = self._coarse(batch) if stride else self._full(batch)
+        sides = [(side - 1) // stride + 1 for side in batch.shape[2:]] if stride else batch.shape[2:]
+        expected = (len(batch), self.num_classes, *sides)
         if tuple(logits.shape) != expected:
-            raise ValueError(f"the network's output is {tuple(logits.shape)}, expected {expected}")
+            grid = f" for windows of {tuple(batch.shape[2:])} at stride {stride}; use windows exact" if stride else ""
+            raise ValueError(f"the network's output is {tuple(logits.shape)}, expected {expected}{grid}")
         return logits
+
+    def _full(self, batch: Tensor) -> Tensor:
+        with self._precision():
+            return self.model(self._laid_out(batch))["out"]
+
+    def _coarse(self, batch: Tensor) -> Tensor:
+        with self._precision():
+            return self.model.coarse(self._laid_out(batch))
+
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        return batch.contiguous(memory_format=torch.channels_last) if self.channels_last else batch
+
+    def _precision(self):
+        return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
 
 
 def _window_starts(length: int, window: int, stride_rate: float) -> list[int]:
