@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dataset.base import distinct_palette
-from util.evaluate import WAITING, Predictor, Timing, evaluate, shard
+from util.evaluate import WAITING, Predictor, Timing, compare, evaluate, shard
 from util.metric import ConfusionMatrix
 from util.result import (
     PredictionWriter,
@@ -144,6 +144,27 @@ def test_without_labels_predictions_are_made_and_not_scored():
     assert timing.num_images == len(seen) == 7
     for sample in make_samples():
         assert np.array_equal(seen[sample["name"]], sample["truth"])
+
+
+def test_two_ways_are_compared_on_the_same_pictures():
+    class SkyIsTree(RedIsTheClass):
+        def forward(self, x):
+            return {"out": super().forward(x)["out"][:, [0, 2, 1, 3]]}
+
+    samples = make_samples()
+    other = Predictor(SkyIsTree(), 4, mean=(0, 0, 0), std=(20, 20, 20))
+    found = compare(make_predictor(), other, samples, 4)
+    truth = np.concatenate([sample["truth"].ravel() for sample in samples])
+    alone = evaluate(make_predictor(), samples, ConfusionMatrix(4))[0].mIoU
+    swapped = evaluate(other, samples, ConfusionMatrix(4))[0].mIoU
+    assert found == {
+        "num_images": 7,
+        "mIoU": alone,
+        "mIoU_exact": swapped,
+        "mIoU_difference": alone - swapped,
+        "agreement": pytest.approx((truth == 0).mean()),
+    }
+    assert compare(make_predictor(), other, [], 4)["agreement"] is None
 
 
 def test_no_pictures_at_all():

@@ -30,7 +30,7 @@ ELSEWHERE = ("tool.prepare pack cityscapes", "tool.bench data cityscapes",
              "sh tool/quickstart.sh", "sh tool/check.sh", "my_old.yaml",
              "--checkpoint train_epoch_200.pth",
              "tool.import_weights train_epoch_200.pth", "tool.demo photo.jpg", "tool.bench params cityscapes sfnet101",
-             "tool.bench train camvid sfnet_mobile",
+             "tool.bench train camvid sfnet_mobile", "tool.bench eval cityscapes sfnet101",
              "tool.bench infer cityscapes semflow18")
 
 

@@ -55,6 +55,20 @@ def test_protocols_are_reported(trained):
     assert protocol["stride_rate"] == pytest.approx(2 / 3) and protocol["name"] == "semseg"
 
 
+def test_fast_windows_are_reported_with_their_difference(trained):
+    exact = score(*trained)
+    assert exact["protocol"]["windows"] == "exact" and "compared" not in exact["protocol"]
+    fast = score(*trained, "test.windows=fast", "test.compare=3")
+    compared = fast["protocol"]["compared"]
+    assert fast["protocol"]["windows"] == "fast" and compared["num_images"] == 3
+    assert compared["mIoU_difference"] == pytest.approx(compared["mIoU"] - compared["mIoU_exact"])
+    assert 0.9 < compared["agreement"] <= 1
+    everything = score(*trained, "test.windows=fast", "test.compare=99")["protocol"]["compared"]
+    assert everything["num_images"] == 5 and everything["mIoU_exact"] == pytest.approx(exact["mIoU"])
+    assert everything["mIoU"] == pytest.approx(fast["mIoU"])
+    assert "compared" not in score(*trained, "test.windows=fast", "test.compare=0")["protocol"]
+
+
 def test_a_split_without_labels_is_predicted_not_scored(trained):
     experiment, run = trained
     (run / "result" / "metrics.json").unlink(missing_ok=True)

@@ -16,12 +16,12 @@ from model import optimize_for_inference
 from tool import common
 from util import dist
 from util.config import Config
-from util.evaluate import Timing, evaluate, shard
+from util.evaluate import Timing, compare, evaluate, shard
 from util.log import log, open_log
 from util.loop import AMP_TYPES
 from util.memory import keep_memory
 from util.metric import ConfusionMatrix
-from util.predict import Predictor, protocol_settings
+from util.predict import WINDOWS, Predictor, protocol_settings
 from util.result import PredictionWriter, score_predictions, write_results, write_submission
 from util.visual import triptych
 
@@ -54,9 +54,22 @@ def main(argv: list[str] | None = None) -> int:
     samples = build_eval_loader(data, mine, common.loader_workers(config), config.data.loader)
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
+    protocol = predictor.describe()
+    if predictor.windows == "fast" and labelled and config.test.compare:
+        protocol["compared"] = compare_ways(config, model, data, indices, device)
     if dist.is_main():
-        conclude(config, run, data, indices, confusion, scores, timing, predictor.describe(), file)
+        conclude(config, run, data, indices, confusion, scores, timing, protocol, file)
     return 0
+
+
+def compare_ways(config: Config, model, data, indices, device) -> dict:
+    """What windows fast changes, on the first pictures of the selection; on all processes."""
+    chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
+    fast, exact = (build_predictor(config, model, len(data.classes), device, windows) for windows in WINDOWS[::-1])
+    samples = build_eval_loader(data, chosen, common.loader_workers(config))
+    found = compare(fast, exact, samples, len(data.classes), data.ignore_label)
+    log.info("windows fast against exact: %s", found)
+    return found
 
 
 def selection(config: Config, count: int) -> range:
@@ -92,8 +105,8 @@ def find_checkpoint(given: Path | None, config: Config, run: common.RunPaths) ->
     )
 
 
-def build_predictor(config: Config, model, num_classes: int, device) -> Predictor:
-    """The predictor of the experiment's protocol, its single keys put over the preset."""
+def build_predictor(config: Config, model, num_classes: int, device, windows: str | None = None) -> Predictor:
+    """The predictor of the experiment's protocol, its single keys put over the preset; windows: instead of its own."""
     test, data = config.test, config.data
     settings = protocol_settings(
         test.protocol, data.crop, scales=test.scales, flip=test.flip, window=test.window,
@@ -102,6 +115,7 @@ def build_predictor(config: Config, model, num_classes: int, device) -> Predicto
     return Predictor(
         model, num_classes, data.mean, data.std, **settings, window_batch=test.window_batch,
         amp=AMP_TYPES[test.amp], device=device, channels_last=config.train.channels_last,
+        windows=windows or test.windows,
     )
 
 

@@ -244,6 +244,10 @@ class TestConfig(Section):
     )
     stride_rate: float | None = Field(None, gt=0, le=1, description="step of the window, as a share of its size")
     base_size: int | None = Field(None, ge=1, description="long side at scale 1, pixels; default: as it is")
+    windows: Literal["exact", "fast"] = Field(
+        "exact", description="fast: average logits on the coarse grid, enlarge once; near to the published procedure"
+    )
+    compare: int = Field(10, ge=0, description="with windows fast: pictures scored exactly too, for metrics.json")
     window_batch: int = Field(4, ge=1, description="windows per forward pass")
     amp: Precision = Field("off", description="precision of the forward pass")
     optimize: Literal["none", "fold", "compile"] = Field(

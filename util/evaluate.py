@@ -1,5 +1,6 @@
 """Scores a network on pictures: predict, count, and hand the predictions on to be written."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from util.dist import gather_objects
 from util.metric import ConfusionMatrix, Scores
 from util.predict import PROTOCOLS, Predictor, protocol_settings
 
-__all__ = ["PROTOCOLS", "Predictor", "Timing", "evaluate", "protocol_settings", "shard"]
+__all__ = ["PROTOCOLS", "Predictor", "Timing", "compare", "evaluate", "protocol_settings", "shard"]
 
 WRITERS = 2  # threads that take finished predictions; OpenCV encodes without holding the interpreter's lock
 WAITING = 8  # predictions that may wait for a writer before the next picture is predicted
@@ -72,6 +73,36 @@ def evaluate(
         confusion.reduce()
     timing = _timing(seconds, time.perf_counter() - begin)
     return (None if confusion is None else confusion.result()), timing
+
+
+def compare(
+    fast: Predictor, exact: Predictor, samples: Iterable[dict], num_classes: int, ignore_label: int = 255
+) -> dict:
+    """Scores the same labelled samples in two ways; every process calls it with its own samples.
+
+    Returns, the same on every process: num_images; mIoU of each way on just these pictures and the first minus the
+    second (None where no pixel is labelled); agreement, the share of pixels, labelled or not, with the same class.
+    """
+    ways = [ConfusionMatrix(num_classes, ignore_label, fast.device) for _ in range(2)]
+    same = pixels = number = 0
+    for sample in samples:
+        first, second = fast(sample["image"]), exact(sample["image"])
+        for confusion, prediction in zip(ways, (first, second), strict=True):
+            _count(confusion, prediction, sample)
+        same += int((first == second).sum())
+        pixels += first.numel()
+        number += 1
+    for confusion in ways:
+        confusion.reduce()
+    number, same, pixels = (sum(values) for values in zip(*gather_objects((number, same, pixels)), strict=True))
+    scores = [None if math.isnan(score) else score for score in (way.result().mIoU for way in ways)]
+    return {
+        "num_images": number,
+        "mIoU": scores[0],
+        "mIoU_exact": scores[1],
+        "mIoU_difference": None if None in scores else scores[0] - scores[1],
+        "agreement": same / pixels if pixels else None,
+    }
 
 
 def _count(confusion: ConfusionMatrix, prediction: torch.Tensor, sample: dict) -> None:
