@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
+import model
 from tests.conftest import make_experiment
+from tests.faults.runs import TOY
 from tool import common, test, train
 from util import checkpoint, loop
 
@@ -200,7 +202,10 @@ def test_tensorboard_has_scalars_and_pictures(tmp_path, experiment):
         assert tag in content
 
 
-def test_fp16_on_cpu_counts_down_its_scale_without_losing_the_run(tmp_path, experiment):
-    state = run(experiment, tmp_path / "run", "train.amp=fp16")
+def test_fp16_on_cpu_counts_down_its_scale_without_losing_the_run(tmp_path, data, monkeypatch):
+    """On a tiny network: fp16 gradients of a larger one take minutes on many CPUs."""
+    monkeypatch.setitem(model.MODELS, "toy", "tests.faults.toy.Toy")
+    state = run(make_experiment(tmp_path, data, model=TOY), tmp_path / "run", "train.amp=fp16")
     assert all(math.isfinite(float(v.float().abs().max())) for v in state["model"].values())
     assert state["scaler"]["scale"] > 0
+    assert "bf16 may be" in (tmp_path / "run" / "train.log").read_text()

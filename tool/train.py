@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         open_log(run.folder / "train.log")
         if device.type == "cpu":
             keep_memory()
+            if config.train.amp == "fp16":
+                log.info("train.amp=fp16: few CPUs have fast half-precision gradients; bf16 may be 100 times as fast")
         train_set, val_set = build_data(config, run)
         make_deterministic(config)
         training = build_training(config, train_set, device)
