@@ -2,13 +2,14 @@
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
 from torch import nn
 from torch._inductor import config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 WATCHED_SIZE = (64, 96)  # of the picture that shows which convolution feeds which norm
 
@@ -26,10 +27,20 @@ class InferenceNetwork(nn.Module):
         on_gpu = next(network.parameters()).device.type == "cuda"
         self.graphs, self.freeze = compile and on_gpu, compile and not on_gpu
         options = {"triton.cudagraphs": True} if self.graphs else None
-        self.run = torch.compile(network.forward, options=options) if compile else network.forward
+        self.run, self.run_coarse = (
+            torch.compile(function, options=options) if compile else function
+            for function in (network.forward, network.coarse)
+        )
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map normalised pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W), float32 with amp too."""
+        return self._call(self.run, x)
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits (N,num_classes,h,w) before they are enlarged; see SegModel.coarse."""
+        return self._call(self.run_coarse, x)
+
+    def _call(self, run: Callable, x: torch.Tensor):
         x = x.contiguous(memory_format=torch.channels_last)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -38,9 +49,9 @@ class InferenceNetwork(nn.Module):
             if self.freeze:  # inductor lays out constant weights once, and joins convolutions with what follows them
                 stack.enter_context(inductor.patch(freezing=True))
             if not self.graphs:
-                return self.run(x)
+                return run(x)
             torch.compiler.cudagraph_mark_step_begin()
-            return {name: logits.clone() for name, logits in self.run(x).items()}  # the next call writes there
+            return tree_map(torch.clone, run(x))  # the next call writes there
 
 
 def optimize_for_inference(

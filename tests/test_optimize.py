@@ -36,6 +36,17 @@ def logits(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_coarse_logits_are_those_that_forward_enlarges(name, backbone):
+    network, x = trained(build_model(name, CLASSES, backbone)).eval(), torch.randn(2, 3, 65, 129)
+    for model in (network, optimize_for_inference(network)):
+        with torch.no_grad():
+            coarse = model.coarse(x)
+        assert coarse.shape[2] < 65
+        enlarged = nn.functional.interpolate(coarse, (65, 129), mode="bilinear", align_corners=True)
+        assert torch.allclose(enlarged, logits(model, x), rtol=1e-4, atol=1e-4 * coarse.abs().max())
+
+
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
 def test_same_logits_without_norms(name, backbone):
     network = trained(build_model(name, CLASSES, backbone)).train()
     before = copy.deepcopy(network.state_dict())

@@ -66,7 +66,7 @@ def compare_ways(config: Config, model, data, indices, device) -> dict:
     """What windows fast changes, on the first pictures of the selection; on all processes."""
     chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
     fast, exact = (build_predictor(config, model, len(data.classes), device, windows) for windows in WINDOWS[::-1])
-    samples = build_eval_loader(data, chosen, common.loader_workers(config))
+    samples = build_eval_loader(data, chosen, common.loader_workers(config), config.data.loader)
     found = compare(fast, exact, samples, len(data.classes), data.ignore_label)
     log.info("windows fast against exact: %s", found)
     return found

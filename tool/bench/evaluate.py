@@ -219,7 +219,7 @@ def predictor(task: Task, net: Points, scales: Sequence[float], fast: bool) -> P
 
 
 def outside(title: str, contenders: dict, nets: dict[str, Points], rounds: int, facts: dict) -> Table:
-    """Seconds of the contenders less those within their networks."""
+    """Seconds of the contenders, which have run before, less those within their networks."""
     within: dict[str, list[float]] = {name: [] for name in contenders}
 
     def counted(name: str) -> Callable[[], None]:
@@ -230,9 +230,8 @@ def outside(title: str, contenders: dict, nets: dict[str, Points], rounds: int, 
 
         return call
 
-    seconds = alternate({name: counted(name) for name in contenders}, rounds, warmup=1, clock="cpu")
-    net_of = {name: values[-rounds:] for name, values in within.items()}
-    rest = {name: [a - b for a, b in zip(seconds[name], net_of[name], strict=True)] for name in contenders}
+    seconds = alternate({name: counted(name) for name in contenders}, rounds, warmup=0, clock="cpu")
+    rest = {name: [a - b for a, b in zip(seconds[name], within[name], strict=True)] for name in contenders}
     return Table(title, summarise(rest), "seconds a picture", facts=facts)
 
 
