@@ -25,10 +25,9 @@ import cv2
 import numpy as np
 
 from dataset import packed
-from dataset.packed import CODECS, TILE, Index, Record, describe, index_file, read_index
+from dataset.packed import CODECS, PAGE, TILE, Index, Record, describe, index_file, read_index
 from dataset.source import sample_size
 
-PAGE = 4096
 LEVEL = 9  # of LZ4's high compression
 SYNC_EVERY = 16  # samples
 PROBES = 8  # samples that tell how much room LZ4 will need

@@ -24,6 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from dataset.files import read_bytes
+from dataset.image import MAX_PIXELS
 
 try:
     from lz4 import block as lz4_block  # optional: the codec "lz4"
@@ -33,6 +37,8 @@ except ImportError:
 FORMAT = 1
 TILE = (128, 256)  # height, width
 CODECS = ("raw", "lz4")
+PAGE = 4096  # bytes
+MAX_INDEX = 1 << 30  # bytes: two to four million samples
 
 
 @dataclass(frozen=True)
@@ -67,23 +73,45 @@ class Index:
         os.replace(partial, path)
 
 
+_INDEX = TypeAdapter(Index)
+
+
 def index_file(folder: str | Path, split: str) -> Path:
     return Path(folder).expanduser() / f"{split}.json"
 
 
 def read_index(path: Path) -> Index:
     """Raises FileNotFoundError, or ValueError for a file that is damaged or of another version."""
+    damaged = ValueError(f"{path}: no index of packed data, or a damaged one; {_anew(path)}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"{path}: written by another version of this program; {_anew(path)}")
-        records = [Record(**record) for record in content.pop("records")]
-        return Index(records=records, **content)
+        text = read_bytes(path, MAX_INDEX, "index")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no packed data of the split {path.stem} there; pack it (python -m "
                                 f"tool.prepare pack, see docs/datasets.md), or set data.packed to null") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: no index of packed data, or a damaged one; {_anew(path)}") from None
+    try:
+        content = json.loads(text)
+        version = content.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise damaged from None
+    if version != FORMAT:
+        raise ValueError(f"{path}: written by another version of this program; {_anew(path)}")
+    try:
+        index = _INDEX.validate_python(content)
+    except ValidationError:
+        raise damaged from None
+    if index.codec not in CODECS or Path(index.data).name != index.data or \
+            not all(_is_sound(record, index) for record in index.records):
+        raise damaged
+    return index
+
+
+def _is_sound(record: Record, index: Index) -> bool:
+    """Whether a record can be one of its data file, where each starts on a page."""
+    pixels = record.height * record.width
+    if min(record.start, record.length) < 0 or min(record.height, record.width) < 1 or pixels > MAX_PIXELS:
+        return False
+    whole = index.codec != "raw" or record.length == pixels * (4 if record.labelled else 3)
+    return whole and record.start % PAGE == 0 and record.start + record.length <= index.size
 
 
 def describe(dataset) -> Iterator[list]:

@@ -19,8 +19,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from util import checkpoint
+from util.files import read_text
 from util.log import log
 
+MAX_MANIFEST = 1 << 20  # bytes
 # What file systems answer that have no hard links.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -263,7 +265,10 @@ def digest(value: dict) -> str:
 
 
 def _read_manifest(path: Path) -> Manifest:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(read_text(path, MAX_MANIFEST))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     names = {field.name for field in fields(Manifest)}
     if not isinstance(content, dict) or content.keys() != names | {"seal"}:
         raise ValueError("not a manifest")
