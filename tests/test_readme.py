@@ -29,7 +29,8 @@ LAUNCHED = [c for c in COMMANDS if "tool/train.sh" in c or "tool/test.sh" in c]
 ELSEWHERE = ("tool.prepare pack cityscapes", "tool.bench data cityscapes",
              "sh tool/quickstart.sh", "sh tool/check.sh", "my_old.yaml",
              "--checkpoint train_epoch_200.pth",
-             "tool.import_weights train_epoch_200.pth", "tool.demo photo.jpg", "tool.bench params cityscapes sfnet101",
+             "tool.import_weights train_epoch_200.pth", "tool.demo photo.jpg", "python -m tool.status",
+             "tool.bench params cityscapes sfnet101",
              "tool.bench train camvid sfnet_mobile", "tool.bench eval cityscapes sfnet101",
              "tool.bench infer cityscapes semflow18")
 

@@ -28,7 +28,7 @@ def test_imports_go_one_way(path):
     folder = path.relative_to(ROOT).parts[0]
     ours = {name.partition(".")[0] for name in imported(path)} & set(FOLDERS)
     assert ours <= MAY_IMPORT[folder]
-    if path != ROOT / "util" / "dist.py":
+    if path not in (ROOT / "util" / "dist.py", ROOT / "util" / "agent.py"):
         assert not any(name.startswith("torch.distributed") for name in imported(path))
 
 

@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from dataset import build_dataset, cache, packed
 from model import build_model
 from model.published import load_backbone_weights, load_published
-from util import checkpoint, dist, legacy, signals
+from util import checkpoint, dist, legacy, signals, status
 from util.config import Config, apply_overrides, check_config, read_experiment
 from util.log import log
 
@@ -195,30 +196,68 @@ def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Runs a command and exits with its status; a user's mistake is one message and status 2, without traceback."""
+    """Runs a command and exits with its status; a user's mistake is one message and status 2, without traceback.
+
+    The loss of another process is one message too, and status `dist.PEER_LOST`.
+    """
+    code = 1
     try:
-        status = main()
-        if status in signals.STATUS.values():
+        code = main()
+        if code in signals.STATUS.values():
             signals.ignore()
+        status.end("stopped" if code in signals.STATUS.values() else "finished")
     except signals.Stopped as stop:
-        _report(f"stopped by {stop} before there was anything to save; the same command starts again")
-        status = stop.status
+        text = f"stopped by {stop} before there was anything to save; the same command starts again"
+        _report(text, "stopped")
+        code = stop.status
     except KeyboardInterrupt:
-        _report("interrupted; the same command continues from the last checkpoint")
-        status = signals.INTERRUPTED
+        _report("interrupted; the same command continues from the last checkpoint", "stopped")
+        code = signals.INTERRUPTED
     except torch.OutOfMemoryError as error:
         _report(f"{str(error).splitlines()[0]} Use a smaller train.batch_size or data.crop, train.accumulate, or amp")
-        status = 2
+        code = 2
     except (ValueError, OSError, FloatingPointError) as error:
         if not _expected(error):
-            _log_file_only(traceback.format_exc())
+            _unexpected(error)
             raise
-        _report(_message(error))
-        status = 2
+        if not getattr(error, "told", False):  # the process it happened in has told it
+            _report(_message(error))
+        code = 2
+    except RuntimeError as error:
+        signals.ignore()  # of the launcher, which ends what is left: first say why
+        reason = dist.lost_peer(error)
+        if reason is None:
+            _unexpected(error)
+            raise
+        _report(reason)
+        code = dist.PEER_LOST
+    except BaseException as error:
+        _unexpected(error)
+        raise
     finally:
-        dist.close()
-    sys.stdout.flush()
-    sys.exit(status)
+        dist.close(*[_told[-1] for _ in _told[:1] if code])
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if code == dist.PEER_LOST:
+        os._exit(code)  # a thread may be inside an operation that never returns
+    sys.exit(code)
+
+
+def lost(reason: str) -> None:
+    """Tells that another process is lost; called from a thread of a process that is about to end."""
+    _report(reason)
+    sys.stderr.flush()
+
+
+_told: list[str] = []  # what this process ends with, for the others
+
+
+def _unexpected(error: BaseException) -> None:
+    """Records a defect; its traceback goes to the console as well."""
+    _log_file_only(traceback.format_exc())
+    text = f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
+    _told.append(text)
+    status.end("failed", text)
 
 
 def _expected(error: BaseException) -> bool:
@@ -240,11 +279,13 @@ def _message(error: BaseException) -> str:
     return str(error)
 
 
-def _report(text: str) -> None:
-    rank = os.environ.get("RANK", "0")
-    prefix = "error: " if rank == "0" else f"error (rank {rank}): "
+def _report(text: str, state: str = "failed") -> None:
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    prefix = f"error (rank {os.environ['RANK']} on {socket.gethostname()}): " if several else "error: "
     print(prefix + text, file=sys.stderr, flush=True)
     _log_file_only(prefix + text)
+    _told.append(text)
+    status.end(state, text)
 
 
 def _log_file_only(text: str) -> None:

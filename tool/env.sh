@@ -42,3 +42,6 @@ install_env() {
     echo "installing into $("$PYTHON" -c 'import sys; print(sys.prefix)') (PyTorch is large: minutes)"
     "$PYTHON" -m pip install --quiet --editable ".$1" || exit 1
 }
+
+# PyTorch's store and sockets write a page of stack frames where a host goes; the launcher tells it in one line.
+export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"

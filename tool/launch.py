@@ -3,8 +3,15 @@
     python -m tool.launch train DATASET EXPERIMENT [section.key=value ...]
     python -m tool.launch test DATASET EXPERIMENT [section.key=value ...]
 
-`train` trains (or continues) and then evaluates. Environment: NGPU, the number of processes (default: the visible
-GPUs, else 1; 0: the CPU); NNODES, NODE_RANK and RDZV_ENDPOINT=HOST:PORT for several machines.
+`train` trains (or continues) and then evaluates. Environment:
+
+    NGPU           processes on this machine (default: the visible GPUs, else 1; 0: the CPU)
+    NNODES, NODE_RANK, RDZV_ENDPOINT=HOST:PORT    several machines, that of NODE_RANK 0 being HOST
+    MAX_RESTARTS   how often processes that died are started again, from the last checkpoint (3; one process: 0)
+    DIST_TIMEOUT   seconds that a collective operation may take (600)
+    PEER_TIMEOUT   seconds that a process may be silent (60)
+    JOIN_TIMEOUT   seconds that a missing machine is waited for (600)
+    STOP_TIMEOUT   seconds that processes have to save and end after a signal (300)
 """
 
 import argparse
@@ -17,7 +24,7 @@ from pathlib import Path
 import torch
 
 from tool import common
-from util import dist
+from util import agent, signals
 
 
 def find_experiment(dataset: str, experiment: str, root: Path = Path("config")) -> Path:
@@ -56,13 +63,37 @@ def processes() -> int:
     return max(int(text), 1)
 
 
-def start(module: str, arguments: list[str], count: int) -> int:
-    """Runs `python -m module arguments` in `count` processes on this machine; the exit status."""
-    if count == 1 and int(os.environ.get("NNODES", 1)) == 1:
-        return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+def restarts(count: int, resume: str) -> int:
+    """How often the processes may be started again.
+
+    Raises:
+        ValueError: MAX_RESTARTS is no number, or asks for what train.resume=never forbids.
+    """
+    text = os.environ.get("MAX_RESTARTS", "")
+    if text and not text.isdecimal():
+        raise ValueError(f"MAX_RESTARTS={text}: expected a number of restarts, 0 for none")
+    if resume == "never":
+        if int(text or 0):
+            raise ValueError(f"MAX_RESTARTS={text}: with train.resume=never a restart would begin from the first step")
+        return 0
+    if text:
+        return int(text)
+    return agent.RESTARTS if count > 1 or os.environ.get("NNODES", "1") != "1" else 0
+
+
+def start(module: str, arguments: list[str], count: int, again: int) -> int:
+    """Runs `python -m module arguments` in `count` processes on this machine; the exit status.
+
+    Signals that stop this process are passed on; `again`: how often processes that died are started again.
+    """
+    if count == 1 and os.environ.get("NNODES", "1") == "1" and not again:
+        os.environ["LAUNCHER_PID"] = str(os.getpid())
+        with subprocess.Popen([sys.executable, "-m", module, *arguments]) as child, signals.passed_on(child.pid):
+            status = child.wait()
+        return status if status >= 0 else 128 - status
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
-    return dist.launch(count, module, arguments)
+    return agent.launch(count, module, arguments, again)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,14 +105,16 @@ def main(argv: list[str] | None = None) -> int:
     args.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = args.parse_intermixed_args(argv)
     path = find_experiment(args.dataset, args.experiment)
-    common.load_experiment(str(path), args.overrides, args.exp)  # a mistake is told once, not by every process
+    # a mistake is told once, not by every process
+    config, _ = common.load_experiment(str(path), args.overrides, args.exp)
     count = processes()
+    again = restarts(count, config.train.resume)
     arguments = ["--config", str(path), *(["--exp", args.exp] if args.exp else []), *args.overrides]
     stages = ("tool.train", "tool.test") if args.stage == "train" else ("tool.test",)
     for stage in stages:
-        status = start(stage, arguments, count)
+        status = start(stage, arguments, count, again)
         if status:
-            return status if status > 0 else 128 - status
+            return status
     return 0
 
 

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     open_log(None)
     config, run = common.load_experiment(args.config, args.overrides, args.exp)
-    device = dist.init()
+    device = dist.init(common.lost)
     open_log(run.folder / "test.log")
     if device.type == "cpu" and config.test.keep_memory:
         keep_memory()

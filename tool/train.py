@@ -23,7 +23,7 @@ from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
 from model.recompute import recompute_blocks
 from tool import common
-from util import dist, random_state, signals
+from util import dist, random_state, signals, status
 from util.config import Config, dump_config
 from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
@@ -46,12 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     open_log(None)
     with signals.Stop() as stop:
         config, run = common.load_experiment(args.config, args.overrides, args.exp)
-        device = dist.init()
+        device = dist.init(common.lost)
         open_log(run.folder / "train.log")
         if device.type == "cpu":
             keep_memory()
             if config.train.amp == "fp16":
                 log.info("train.amp=fp16: few CPUs have fast half-precision gradients; bf16 may be 100 times as fast")
+        status.start(run.folder)
         train_set, val_set = build_data(config, run)
         make_deterministic(config)
         training = build_training(config, train_set, device)
@@ -60,11 +61,11 @@ def main(argv: list[str] | None = None) -> int:
         resume(training, checkpoints, data)
         writer = open_run(config, run, device, training.step)
         loader = build_batches(training, train_set, run)
-        status = fit(training, loader, val_set, checkpoints, data, writer, stop)
+        code = fit(training, loader, val_set, checkpoints, data, writer, stop)
         writer.close()
-    if not status:
+    if not code:
         log.info("finished: %s", run.last)
-    return status
+    return code
 
 
 def build_data(config: Config, run: common.RunPaths):
@@ -228,23 +229,24 @@ def fit(
         training.augment = loader.dataset.transform.apply
     batches = Prefetch(iter(loader), training.device, train.accumulate)
     stop.hold()
-    status = 0
+    status.note(state="running", step=training.step, total=progress.total, epochs=train.epochs)
+    code = 0
 
     def border() -> bool:
-        nonlocal status
-        status = stop.poll()
-        if not status and train.save_steps and training.step % train.save_steps == 0:
+        nonlocal code
+        code = stop.poll()
+        if not code and train.save_steps and training.step % train.save_steps == 0:
             save(training, checkpoints, data)
-        return status != 0
+        return code != 0
 
     try:
         for epoch in range(training.closed, train.epochs):
             train_epoch(training, batches, (epoch + 1) * loader.steps_per_epoch, epoch, progress, writer, border)
-            status = status or close_epoch(training, epoch, val_set, checkpoints, data, writer, stop)
-            if status:
+            code = code or close_epoch(training, epoch, val_set, checkpoints, data, writer, stop)
+            if code:
                 save(training, checkpoints, data, wait=True)
                 log.info("stopped by a signal at step %d, which is saved: the same command continues", training.step)
-                return status
+                return code
             progress.pause()
         dist.main_first(checkpoints.wait)
     finally:
@@ -260,11 +262,14 @@ def close_epoch(
     train, improved = training.config.train, False
     last = epoch + 1 == train.epochs
     if val_set is not None and ((epoch + 1) % train.val_every == 0 or last):
+        status.note(state="validating")
+        dist.at(f"the validation after epoch {epoch + 1}")
         scores = validate(training, val_set, epoch, writer, stop)
         if scores is None:
             return stop.agree()
         improved = scores.mIoU > training.best
         training.best = max(training.best, scores.mIoU)
+        status.note(state="running", best=training.best)
     training.closed = epoch + 1
     if improved or last or (epoch + 1) % train.save_every == 0:
         save(training, checkpoints, data, improved)

@@ -1,15 +1,30 @@
-"""Processes: the only file that imports `torch.distributed`. Everything is a no-op on one process."""
+"""The processes of a run. This file and agent.py, which starts them, are the only ones that import
+`torch.distributed`. Everything is a no-op on one process.
 
+Environment, in seconds: DIST_TIMEOUT (600), how long a collective operation waits for the slowest process;
+PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. Where the processes' work differs, as
+in a validation, or one works for all, they wait for each other up to `UNEQUAL` times DIST_TIMEOUT.
+"""
+
+import ctypes
 import os
+import signal
+import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(minutes=30)  # of every collective; a validation picture on another rank may take a while
+from util.peers import ANSWER, DONE, Lost, Peers, give_up_after, reachable
+
+UNEQUAL = 12
+PEER_LOST = 69  # exit status (EX_UNAVAILABLE): another process is gone; restarted, this one can go on
+
+_peers: Peers | None = None
+_meetings = 0
 
 
 def rank() -> int:
@@ -24,12 +39,42 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def init() -> torch.device:
+def seconds(name: str, default: float) -> float:
+    """A time from the environment.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}={text}: expected a number of seconds above 0")
+    return value
+
+
+def at(what: str) -> None:
+    """What this process is doing, for the others to tell if it falls silent."""
+    if _peers is not None:
+        _peers.at = what
+
+
+def init(lost: Callable[[str], None] | None = None) -> torch.device:
     """Joins the process group that torchrun's environment describes, if any; returns this process's device.
+
+    Args:
+        lost: called from a thread, with the reason, before the process ends because another one was silent for
+            PEER_TIMEOUT seconds.
 
     Raises:
         ValueError: the address of the process group is taken, or there are more processes than GPUs.
+        Lost: rank 0 cannot be reached.
     """
+    _end_with_launcher()
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     use_gpu = torch.cuda.is_available() and os.environ.get("NGPU") != "0"
     if use_gpu and local >= torch.cuda.device_count():
@@ -40,25 +85,92 @@ def init() -> torch.device:
     if world > 1 and not dist.is_initialized():
         try:
             # gloo beside NCCL: what the hosts tell one another must not wait for the devices
-            dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=TIMEOUT)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=_timeout())
         except dist.DistNetworkError as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            reason = "its port is in use" if "EADDRINUSE" in str(error) else "it cannot be reached"
+            if "EADDRINUSE" not in str(error):
+                raise Lost(f"the process group at {address} did not start: it cannot be reached") from None
             raise ValueError(
-                f"the process group at {address} did not start, {reason}. Set another MASTER_PORT "
+                f"the process group at {address} did not start, its port is in use. Set another MASTER_PORT "
                 "(or RDZV_ENDPOINT=HOST:PORT for several machines)."
             ) from None
+        _watch(lost)
     return device
 
 
-def close() -> None:
-    if dist.is_initialized():
+def _timeout() -> timedelta:
+    return timedelta(seconds=seconds("DIST_TIMEOUT", 600))
+
+
+def _end_with_launcher() -> None:
+    """Has the system end this process with the launcher that started it, where it is told which that is (Linux).
+
+    A launcher that is killed leaves its processes behind, which would go on beside those of the next launcher.
+    """
+    launcher = os.environ.get("LAUNCHER_PID")
+    if launcher is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() == 1 != int(launcher):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch(lost: Callable[[str], None] | None) -> None:
+    global _peers
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+    def end(reason: str) -> None:
+        if lost is not None:
+            lost(reason)
+        os._exit(PEER_LOST)  # the main thread may be inside an operation that never returns
+
+    patience = seconds("PEER_TIMEOUT", 60)
+
+    def connect():
+        if not reachable(host, port):
+            raise Lost(f"nobody listens at {host}:{port}")
+        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER))
+        give_up_after(patience)
+        return store
+
+    _peers = Peers(rank(), world_size(), connect, patience, end)
+
+
+def lost_peer(error: RuntimeError) -> str | None:
+    """In one line what became of another process, if `error` came of that; None for an error of this process."""
+    text = str(error)
+    if isinstance(error, Lost):
+        return text
+    if _peers is None or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "NCCL" in text):
+        return None
+    return _peers.explain() or f"the processes lost each other: {text.strip().splitlines()[0]}"
+
+
+def close(end: str = DONE) -> None:
+    """Leaves the group; `end`: what the other processes are told, an error for example."""
+    global _peers
+    if _peers is not None:
+        _peers.close(end)
+        _peers = None
+    if dist.is_initialized() and end == DONE:  # after an error the others may wait in an operation for ever
         dist.destroy_process_group()
 
 
 def barrier() -> None:
-    if world_size() > 1:
+    """Waits for all processes, however different their work was; ends early if one dies."""
+    global _meetings
+    if world_size() == 1:
+        return
+    if _peers is None:
         dist.barrier()
+        return
+    _meetings += 1
+    _peers.announce(f"{_meetings}/{rank()}")
+    _wait([f"{_meetings}/{r}" for r in range(world_size())])
+
+
+def _wait(keys: list[str]) -> None:
+    _peers.wait(keys, UNEQUAL * _timeout().total_seconds())
 
 
 def all_reduce_sum_(tensor: torch.Tensor) -> torch.Tensor:
@@ -120,7 +232,9 @@ def gather_objects(value) -> list:
 
 
 def main_first(function):
-    """`function()` of rank 0, run there alone; an error there reaches every process."""
+    """`function()` of rank 0, run there alone, as long as it takes; an error there reaches every process."""
+    global _meetings
+    _meetings += 1
     outcome = None
     if is_main():
         try:
@@ -130,11 +244,16 @@ def main_first(function):
                 raise
             outcome = (False, error)
     if world_size() > 1:
+        if _peers is not None:
+            if is_main():
+                _peers.announce(f"{_meetings}/main")
+            _wait([f"{_meetings}/main"])
         box = [outcome]
         dist.broadcast_object_list(box, src=0)
         outcome = box[0]
     good, value = outcome
     if not good:
+        value.told = not is_main()
         raise value
     return value
 
@@ -219,25 +338,3 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
 def no_sync(model: nn.Module):
     """Context in which backward does not yet average the gradients (all but the last part of a batch)."""
     return model.no_sync()
-
-
-def launch(processes: int, module: str, arguments: list[str]) -> int:
-    """Runs `python -m module arguments` in `processes` processes through torchrun; returns the exit status.
-
-    Several machines: NNODES machines with NODE_RANK each, which meet at RDZV_ENDPOINT (host:port of the first).
-    """
-    from torch.distributed.run import parse_args, run
-
-    nodes = int(os.environ.get("NNODES", 1))
-    meeting = ["--standalone"]
-    if nodes > 1:
-        endpoint = os.environ.get("RDZV_ENDPOINT")
-        if not endpoint:
-            raise ValueError("NNODES is set: RDZV_ENDPOINT must be HOST:PORT of the first machine")
-        meeting = [f"--nnodes={nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={endpoint}"]
-        meeting += [f"--rdzv_id={os.environ.get('RDZV_ID', 'run')}", f"--node_rank={os.environ.get('NODE_RANK', 0)}"]
-    try:
-        run(parse_args([*meeting, f"--nproc_per_node={processes}", "-m", module, *arguments]))
-    except ChildFailedError as error:
-        return max(1, error.get_first_failure()[1].exitcode)
-    return 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from util.dist import gather_objects
+from util.dist import barrier, gather_objects
 from util.metric import ConfusionMatrix, Scores
 from util.predict import PROTOCOLS, Predictor, protocol_settings
 
@@ -69,6 +69,7 @@ def evaluate(
                 _count(confusion, prediction, sample)
             if on_prediction is not None:
                 hand_on(sample, prediction.cpu().numpy())
+    barrier()  # the shares differ; a collective operation would count that as an error after a while
     if confusion is not None:
         confusion.reduce()
     timing = _timing(seconds, time.perf_counter() - begin)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from util import dist
+from util import dist, status
 from util.config import Config
 from util.log import Progress, log, peak_memory
 from util.loss import SegLoss
@@ -60,6 +60,7 @@ def train_epoch(
     train = training.config.train
     training.net.train()
     while training.step < last:
+        dist.at(f"step {training.step}")
         began = time.perf_counter()
         parts = next(batches)
         waited = time.perf_counter() - began
@@ -145,11 +146,9 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
 
     The only place of a step where the host waits for the device.
     """
-    names = list(training.window[0][1])
-    table = torch.stack([torch.stack([terms[name] for name in names]) for _, terms, _ in training.window])
-    rows = table.tolist()
+    names, table = losses(training)
     means = (dist.all_reduce_sum_(table.mean(0)) / dist.world_size()).tolist()
-    stop_if_not_finite(training, names, rows)
+    stop_if_not_finite(training)
     training.window.clear()
     values = progress.line()
     rates = {g["name"]: g["lr"] for g in training.optimizer.param_groups}
@@ -160,6 +159,10 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
         values["pictures/s"], 100 * values["wait"], values["left"], peak_memory(training.device),
     )
     progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.0%}")
+    status.note(
+        state="running", step=training.step, epoch=epoch + 1, loss=means[names.index("loss")],
+        speed=values["pictures/s"], wait=values["wait"],
+    )
     for name, value in zip(names, means, strict=True):
         writer.add_scalar(f"train/{name}", value, training.step)
     for name, value in rates.items():
@@ -168,17 +171,34 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
     writer.add_scalar("speed/waiting_for_data", values["wait"], training.step)
 
 
-def stop_if_not_finite(training: Training, names: list[str], rows: list[list[float]]) -> None:
-    """Raises FloatingPointError with the step, each term and the batch's samples if a loss is not finite."""
-    found = None
-    for (step, _, samples), row in zip(training.window, rows, strict=True):
-        if not all(map(math.isfinite, row)):
-            terms = ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True))
-            found = f"the loss is not finite at step {step}: {terms}; samples: {', '.join(samples)}"
-            break
-    messages = [m for m in dist.gather_objects(found) if m]
-    if messages:
-        raise FloatingPointError(
-            f"{messages[0]}. No checkpoint was written since; a smaller optim.lr, optim.warmup_iters, "
-            "optim.clip_grad, or train.amp=off may help"
+def losses(training: Training) -> tuple[list[str], torch.Tensor]:
+    """Names of the loss terms, and their values (steps, terms) since the last log line, on the device."""
+    names = list(training.window[0][1])
+    return names, torch.stack([torch.stack([terms[name] for name in names]) for _, terms, _ in training.window])
+
+
+class NotFinite(FloatingPointError):
+    """A loss is not finite: the first such step, and on each process its terms and the names of its samples."""
+
+    def __init__(self, step: int, ranks: list[dict]):
+        self.step, self.ranks = step, ranks
+        worst = next((each for each in ranks if not all(map(math.isfinite, each["terms"].values()))), ranks[0])
+        terms = ", ".join(f"{name} {value}" for name, value in worst["terms"].items())
+        super().__init__(
+            f"the loss is not finite at step {step}: {terms}; samples: {', '.join(worst['samples'])}. No checkpoint "
+            "was written since; a smaller optim.lr, optim.warmup_iters, optim.clip_grad, or train.amp=off may help"
         )
+
+
+def stop_if_not_finite(training: Training) -> None:
+    """Raises NotFinite if a loss since the last log line is not finite, on any process; reads them on the host."""
+    if not training.window:
+        return
+    names, table = losses(training)
+    rows = [dict(zip(names, row, strict=True)) for row in table.tolist()]
+    bad = [not all(map(math.isfinite, row.values())) for row in rows]
+    first = min((i for each in dist.gather_objects(bad) for i, is_bad in enumerate(each) if is_bad), default=None)
+    if first is None:
+        return
+    step, _, samples = training.window[first]
+    raise NotFinite(step, dist.gather_objects({"terms": rows[first], "samples": samples}))

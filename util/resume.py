@@ -7,7 +7,7 @@ import torch
 from util import checkpoint, dist, random_state, store
 from util.config import Config, check_config
 from util.log import log
-from util.loop import Training
+from util.loop import Training, stop_if_not_finite
 from util.store import Store
 
 # What may differ between a run and its continuation; anything else would make it another run.
@@ -38,7 +38,9 @@ def save(training: Training, checkpoints: Store, data: Data, improved: bool = Fa
 
     Raises:
         OSError: it could not be written (if waited for), or the one before could not.
+        NotFinite: a loss since the last log line is not finite; such a state is not kept.
     """
+    stop_if_not_finite(training)
     dist.main_first(checkpoints.wait)  # here, since its error must reach every process
     own = {"random": random_state.state(training.device), "window": _on_host(training.window, training.device)}
     ranks = dist.gather_objects(own)

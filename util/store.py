@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from util import checkpoint
+from util import checkpoint, status
 from util.files import read_text
 from util.log import log
 
@@ -187,6 +187,8 @@ class Store:
         """Until the last checkpoint is on the disk; its error is raised here."""
         pending, self._pending = self._pending, None
         if pending is not None:
+            if not pending.done():
+                status.note(state="saving")
             pending.result()
 
     def close(self) -> None:
@@ -215,6 +217,7 @@ class Store:
         elif best is None and not self.continued:
             (self.folder / "best.pth").unlink(missing_ok=True)  # that of the run before
         self._prune()
+        status.saved(path, manifest.step)
 
     def _point(self, alias: str, name: str) -> None:
         """Has last.pth or best.pth be the checkpoint `name`."""

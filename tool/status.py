@@ -1,0 +1,80 @@
+"""Lists the runs below a folder: what each is doing, how far it is, its best score, and what went wrong.
+
+    python -m tool.status
+    python -m tool.status exp/cityscapes --json
+
+A run that says that it goes on is "lost" where its process is gone, and "stale" where nothing was heard of it for a
+minute (on another machine, say, or stopped).
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from tool import common
+from util import status
+from util.log import duration
+
+HEAD = ("run", "state", "step", "loss", "best", "pictures/s", "checkpoint", "heard of", "error")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default="exp", help="where the runs are (default: exp)")
+    parser.add_argument("--json", action="store_true", help="a list of objects, one a run")
+    args = parser.parse_args(argv)
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of runs")
+    runs, damaged = collect(folder)
+    for message in damaged:
+        print(f"error: {message}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(runs, indent=1))
+    elif runs:
+        print(table(runs, time.time()))
+    else:
+        print(f"no runs in {folder}")
+    return 1 if damaged else 0
+
+
+def collect(folder: Path) -> tuple[list[dict], list[str]]:
+    """The status of every run below `folder`, by path, and what is wrong with files that cannot be read."""
+    runs, damaged = [], []
+    for file in sorted(folder.rglob(status.NAME)):
+        try:
+            runs.append({"run": str(file.parent), **status.read(file)})
+        except (ValueError, OSError) as error:
+            damaged.append(str(error))
+    return runs, damaged
+
+
+def table(runs: list[dict], now: float) -> str:
+    """The runs as aligned columns."""
+    rows = [HEAD, *(_row(run, now) for run in runs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )
+
+
+def _row(run: dict, now: float) -> tuple[str, ...]:
+    total, saved = run.get("total"), run.get("checkpoint")
+    share = f" ({run['step'] / total:.0%})" if total else ""
+    kept = f"step {saved['step']}, {duration(now - saved['time'])} ago" if saved else "none"
+    return (
+        run["run"], run["state"], f"{run['step']}/{total or '?'}{share}", _number(run.get("loss"), "{:.4f}"),
+        _number(run.get("best"), "{:.4f}"), _number(run.get("speed"), "{:.1f}"), kept,
+        f"{duration(max(now - run['heartbeat'], 0))} ago", run.get("error") or "",
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+if __name__ == "__main__":
+    common.command(main)
