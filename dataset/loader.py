@@ -9,6 +9,7 @@ before. With class-uniform sampling (`uniform.py`) the order of an epoch, then n
 
 import itertools
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -314,7 +315,7 @@ def _start_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
     cv2.setNumThreads(0)
 
 

@@ -69,20 +69,13 @@ def pytest_addoption(parser):
     parser.addoption("--reliability", metavar="FILE", help="JSON file that takes what the fault tests record")
 
 
-@pytest.fixture(scope="session")
-def _fault_rows(request):
-    rows: list[reliability.Row] = []
-    yield rows
-    file = request.config.getoption("--reliability")
-    if file and rows:
-        reliability.write(Path(file), rows)
-
-
 @pytest.fixture
-def record_fault(_fault_rows):
+def record_fault(request):
     """record_fault(fault, repetitions, outcome): a row of the reliability table, once all repetitions are good."""
 
     def record(fault: str, repetitions: int, outcome: str) -> None:
-        _fault_rows.append(reliability.Row(fault, repetitions, outcome))
+        file = request.config.getoption("--reliability")
+        if file:
+            reliability.write(Path(file), [reliability.Row(fault, repetitions, outcome)])
 
     return record

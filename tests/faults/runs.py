@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -15,6 +16,7 @@ from util import checkpoint
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tool.train", "tests.faults.toy", "torch._inductor", "PIL.Image"])
 LIMIT = 120.0  # seconds after which a run counts as hanging
+FOLLOW = 8.0  # seconds in which the other processes end once one has failed, before they are killed
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1", "NGPU": "0"}
 
 TOY = {"name": "toy", "backbone": None, "options": {"dropout": 0.2}}
@@ -49,14 +51,21 @@ class Run:
                 os.killpg(process.pid, number)
 
     def wait(self) -> list[int]:
-        """The exit status of each process, negative for a signal."""
-        end = time.monotonic() + LIMIT
-        for process in self.processes:
-            process.join(max(0.0, end - time.monotonic()))
-        hanging = [process for process in self.processes if process.is_alive()]
-        for process in hanging:
-            os.killpg(process.pid, 9)
-        assert not hanging, f"the run hangs\n{self.output()}"
+        """The exit status of each process, negative for a signal.
+
+        As a launcher does, it ends the others when one has failed and they have not followed by themselves.
+        """
+        end, failed = time.monotonic() + LIMIT, None
+        while any(process.is_alive() for process in self.processes):
+            now = time.monotonic()
+            if failed is None and any(process.exitcode for process in self.processes):
+                failed = now
+            if failed is not None and now - failed > FOLLOW:
+                self.signal(signal.SIGKILL)
+            if now > end:
+                self.signal(signal.SIGKILL)
+                raise AssertionError(f"the run hangs\n{self.output()}")
+            time.sleep(0.01)
         return [process.exitcode for process in self.processes]
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -72,6 +81,7 @@ class Run:
 
 def _train(arguments: list[str], rank: int, world: int, port: str, output: str, before: Callable | None) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as in a run of its own
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
