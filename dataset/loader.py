@@ -188,6 +188,10 @@ def worker_kind(dataset: SegDataset, loader: str = "auto") -> str:
     return loader
 
 
+# The jobs of a batch are made when asked for: kept in the batch, whose methods they are, they would be a cycle, and its
+# memory would be free only when Python looks for cycles.
+
+
 class FilledBatch:
     """A batch whose samples, all of the transform's crop size, are written straight into their places."""
 
@@ -195,9 +199,12 @@ class FilledBatch:
         size = (len(key.indices), *dataset.transform.crop)
         self.dataset, self.key = dataset, key
         self.image, self.label = new((*size, 3)), new(size)
-        places = zip(key.indices, key.keys, self.image.numpy(), self.label.numpy(), strict=True)
-        self.jobs = [partial(self._fill, *place) for place in places]
         self.skipped: dict[int, str] = {}
+
+    @property
+    def jobs(self) -> list[Callable[[], None]]:
+        places = zip(self.key.indices, self.key.keys, self.image.numpy(), self.label.numpy(), strict=True)
+        return [partial(self._fill, *place) for place in places]
 
     def _fill(self, index: int, key: tuple, image: np.ndarray, label: np.ndarray) -> None:
         reason = self.dataset.fill(key, image, label)
@@ -216,7 +223,10 @@ class StackedBatch:
     def __init__(self, dataset: SegDataset, key: MicroBatch):
         self.dataset, self.key = dataset, key
         self.samples: list[dict | None] = [None] * len(key.indices)
-        self.jobs = [partial(self._read, place, each) for place, each in enumerate(key.keys)]
+
+    @property
+    def jobs(self) -> list[Callable[[], None]]:
+        return [partial(self._read, place, each) for place, each in enumerate(self.key.keys)]
 
     def _read(self, place: int, key: tuple) -> None:
         self.samples[place] = self.dataset[key]
@@ -243,7 +253,10 @@ class Single:
 
     def __init__(self, dataset: SegDataset, index: int, pin_memory: bool = False):
         self.dataset, self.index, self.sample = dataset, index, {}
-        self.jobs = [self._read]
+
+    @property
+    def jobs(self) -> list[Callable[[], None]]:
+        return [self._read]
 
     def _read(self) -> None:
         self.sample = self.dataset[self.index]

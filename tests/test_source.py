@@ -1,9 +1,11 @@
 """The memory cache, threads and batches filled in place give the samples that the files give, bit for bit."""
 
+import gc
 import itertools
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from dataset import build_dataset, build_eval_loader, build_loader, cache
+from dataset import loader as loader_module
 from dataset.cache import MemoryCache, keep_in_memory
 from dataset.loader import worker_kind
 from dataset.threads import ForkGate, run_ahead
@@ -132,6 +135,43 @@ def test_writing_into_given_arrays_changes_nothing(jitter, photometric):
         for one, other, whole in zip(fresh, given, batch, strict=True):
             assert np.array_equal(one, other) and np.array_equal(one, whole[1])
             assert one.flags.c_contiguous and (whole[[0, 2]] == 7).all()
+
+
+@pytest.mark.parametrize("loader", ["threads", "processes"])
+@pytest.mark.parametrize("kind", ["filled", "stacked", "single"])
+def test_memory_of_a_batch_is_free_as_soon_as_it_is_dropped(tmp_path, monkeypatch, loader, kind):
+    """Without Python's search for cycles, which comes seldom: batches are large and few."""
+    for i in range(COUNT):
+        Image.fromarray(np.zeros((24, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.zeros((24, 30), np.uint8)).save(tmp_path / f"{i}_label.png")
+    (tmp_path / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in range(COUNT)))
+    data = make(tmp_path, transform=TrainTransform((16, 20)) if kind == "filled" else None)
+    began = []
+    name = "Single" if kind == "single" else f"{kind.title()}Batch"
+    monkeypatch.setattr(loader_module, name, counted(getattr(loader_module, name), began))
+    workers = 2 if loader == "threads" else 0  # without workers the same code runs where it can be watched
+    if kind == "single":
+        batches = iter(build_eval_loader(data, list(range(COUNT)) * 4, workers, loader))
+    else:
+        batches = iter(build_loader(data, 2, workers=workers, loader=loader))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            next(batches)
+        assert len(began) >= 20 and sum(reference() is not None for reference in began) <= 4
+    finally:
+        gc.enable()
+
+
+def counted(kind, began):
+    """The class `kind`, whose objects leave a weak reference in `began`."""
+    class Counted(kind):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            began.append(weakref.ref(self))
+
+    return Counted
 
 
 class Item:
