@@ -40,10 +40,10 @@ class RunPaths:
         return self.folder / "model" / "best.pth"
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
     """The arguments that every command with an experiment has."""
     out = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--config", required=True, metavar="FILE", help="the experiment, a YAML file")
+    out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     out.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="changes to the experiment, e.g. train.epochs=2"

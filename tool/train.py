@@ -5,6 +5,10 @@
 
 The same command continues a run that has a checkpoint. `sh tool/train.sh DATASET EXPERIMENT` starts it on all GPUs
 and evaluates the result. Old YAML files (sections DATA, TRAIN, TEST) are read as they are.
+
+    python -m tool.train --replay exp/street/sfnet_mobile/replay/step_00000123.json
+
+runs the steps up to a loss that was not finite again, and says where the first such number came up (tool/replay.py).
 """
 
 import os
@@ -27,13 +31,14 @@ from util import dist, random_state, signals, status
 from util.config import Config, dump_config
 from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
-from util.loop import AMP_TYPES, Training, train_epoch
+from util.loop import AMP_TYPES, NotFinite, Training, train_epoch
 from util.loss import SegLoss
 from util.memory import keep_memory
 from util.metric import ConfusionMatrix, Scores
 from util.optim import build_optimizer, build_schedule
 from util.predict import Predictor
 from util.prefetch import Prefetch
+from util.replay import leave_record
 from util.resume import Data, resume, save
 from util.store import Store
 from util.visual import triptych
@@ -42,8 +47,16 @@ PICTURES_SHOWN = 4  # predictions in TensorBoard after each validation
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = common.parser(__doc__).parse_intermixed_args(argv)
+    parser = common.parser(__doc__, needs_config=False)
+    parser.add_argument("--replay", metavar="FILE", help="what a run left that stopped at a loss that is not finite")
+    args = parser.parse_intermixed_args(argv)
+    if (args.config is None) == (args.replay is None):
+        parser.error("name either an experiment (--config FILE) or what is to be replayed (--replay FILE)")
     open_log(None)
+    if args.replay:
+        from tool.replay import replay  # here, since it is built from the parts of this file
+
+        return replay(args.replay, args.overrides)
     with signals.Stop() as stop:
         config, run = common.load_experiment(args.config, args.overrides, args.exp)
         device = dist.init(common.lost)
@@ -61,11 +74,22 @@ def main(argv: list[str] | None = None) -> int:
         resume(training, checkpoints, data)
         writer = open_run(config, run, device, training.step)
         loader = build_batches(training, train_set, run)
-        code = fit(training, loader, val_set, checkpoints, data, writer, stop)
+        try:
+            code = fit(training, loader, val_set, checkpoints, data, writer, stop)
+        except NotFinite as error:
+            raise explained(error, config, run, checkpoints) from None
         writer.close()
     if not code:
         log.info("finished: %s", run.last)
     return code
+
+
+def explained(error: NotFinite, config: Config, run: common.RunPaths, checkpoints: Store) -> FloatingPointError:
+    """The error with the command that looks for its cause, for which rank 0 leaves a record; that one tells it."""
+    file = dist.main_first(lambda: leave_record(error, run.folder, config, checkpoints))
+    told = FloatingPointError(f"{error}. Where it came up: python -m tool.train --replay {file}")
+    told.told = not dist.is_main()
+    return told
 
 
 def build_data(config: Config, run: common.RunPaths):

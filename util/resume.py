@@ -1,6 +1,7 @@
 """Saving a run and continuing it where it stopped: what of a `Training` is in a checkpoint."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -112,6 +113,12 @@ def resume(training: Training, checkpoints: Store, data: Data) -> None:
         return
     if not path.is_file():
         raise FileNotFoundError(f"{path}: rank 0 sees it, this machine does not; the run's folder must be shared")
+    restore(training, path, data)
+    log.info("continuing %s after epoch %d, step %d", path, training.closed, training.step)
+
+
+def restore(training: Training, path: Path, data: Data) -> None:
+    """Takes over everything from the checkpoint `path`. Raises ValueError as `resume` does."""
     state = checkpoint.load(path)
     refuse_changes(state, training.config, str(path), data)
     weights = state["model"] if training.ema is None else state["train_model"]
@@ -127,7 +134,6 @@ def resume(training: Training, checkpoints: Store, data: Data) -> None:
     _restore_optimizer(training, state)
     training.scaler.load_state_dict(state["scaler"])
     _restore_ranks(training, state["ranks"])
-    log.info("continuing %s after epoch %d, step %d", path, training.closed, training.step)
 
 
 def _restore_optimizer(training: Training, state: dict) -> None:

@@ -226,15 +226,15 @@ class Store:
             return
         if link.is_dir():
             _aside(link)
-        with checkpoint.replacing(link) as temporary:
-            try:
-                os.link(target, temporary)
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                shutil.copyfile(target, temporary)
-                with open(temporary, "rb") as copy:
-                    os.fsync(copy.fileno())
+        _link(target, link)
+
+    def keep(self, path: Path) -> bool:
+        """Gives the checkpoint from which the run would continue now the second name `path`; False if there is none."""
+        self.wait()
+        if not (self.continued or self._newest):
+            return False
+        _link(self.folder / "last.pth", path)
+        return True
 
     def _prune(self) -> None:
         """Deletes what neither the newest, nor their best, nor `keep_every` hold."""
@@ -252,6 +252,19 @@ class Store:
     def _for_ever(self, manifest: Manifest) -> bool:
         closed = manifest.file == f"{epoch_name(manifest.epoch)}.pth"
         return bool(self.keep_every) and closed and manifest.epoch % self.keep_every == 0
+
+
+def _link(source: Path, path: Path) -> None:
+    """Has `path`, whatever was there, be the same file as `source`; a copy where the file system has no links."""
+    with checkpoint.replacing(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb") as copy:
+                os.fsync(copy.fileno())
 
 
 def epoch_name(epoch: int) -> str:

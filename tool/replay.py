@@ -1,0 +1,100 @@
+"""Runs the steps before a loss that was not finite again, and says where the first such number came up.
+
+Called by `python -m tool.train --replay FILE`; FILE is what the run left in its folder's replay/. The steps begin with
+the checkpoint beside FILE, or with the initial weights, and every number is looked at on the way. Nothing of the run's
+folder is changed but replay.log.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+
+from tool import common, train
+from util import dist
+from util.config import apply_overrides, check_config
+from util.log import log, open_log
+from util.loop import Training, optimizer_step, to_device
+from util.prefetch import Prefetch
+from util.replay import FirstNotFinite, Record, any_process, bad_parameters, read_record, span
+from util.resume import restore
+
+
+def replay(file: str, overrides: list[str]) -> int:
+    """0 if every loss was finite this time, which on a CPU means that something was changed since.
+
+    Raises:
+        FloatingPointError: it happened again; says at which step, in which part of the network, from which pictures.
+        ValueError: FILE is no such record, or the data are not those of the run.
+    """
+    record, path = read_record(file), Path(file)
+    always = ["train.compile=false", "train.resume=force"]  # hooks see no compiled layer; a change may be tried out
+    config = check_config(apply_overrides(record.config, [*always, *overrides]), file)
+    run = common.RunPaths(path.parent.parent, path.parent)
+    device = dist.init(common.lost)
+    open_log(run.folder / "replay.log")
+    if dist.world_size() != len(record.ranks):
+        log.info("the run had %d processes, this is %d: sums are rounded otherwise", len(record.ranks),
+                 dist.world_size())
+    train_set, val_set = train.build_data(config, run)
+    train.make_deterministic(config)
+    training = train.build_training(config, train_set, device)
+    if record.checkpoint:
+        restore(training, path.parent / record.checkpoint, train.data_of(train_set, val_set))
+    log.info("replaying steps %d to %d of %s", training.step, record.step, run.folder)
+    loader = train.build_batches(training, train_set, run)
+    if config.data.augment == "device":
+        training.augment = loader.dataset.transform.apply
+    run_steps(training, Prefetch(iter(loader), device, config.train.accumulate), record)
+    log.info("not reproduced: every loss up to step %d is finite", record.step)
+    return 0
+
+
+def run_steps(training: Training, batches: Prefetch, record: Record) -> None:
+    """Looks at every number of every step up to the record's."""
+    training.net.train()
+    while training.step <= record.step:
+        parts = next(batches)
+        if training.step == record.step:
+            check_samples(parts, record)
+        with FirstNotFinite(training.model) as watch:
+            terms = optimizer_step(training, [to_device(part, training) for part in parts])
+        values = {name: float(value) for name, value in terms.items()}
+        text = " ".join(f"{name} {value:.6g}" for name, value in values.items())
+        if any(dist.gather_objects(not all(map(math.isfinite, values.values())))):
+            raise FloatingPointError(f"reproduced: step {training.step}, {text}\n{explain(watch, parts)}")
+        log.info("step %d %s", training.step, text)
+        spoiled = bad_parameters(training.model)
+        if spoiled:
+            log.info("after step %d %d weights are not finite, first %s: its gradient was not, or too large a step",
+                     training.step, len(spoiled), spoiled[0])
+        training.step += 1
+
+
+def check_samples(parts: list[dict], record: Record) -> None:
+    """Raises ValueError where the data are no longer those of the run."""
+    if dist.world_size() != len(record.ranks):
+        return
+    names, before = [name for part in parts for name in part["name"]], record.ranks[dist.rank()].get("samples")
+    if names != before:
+        raise ValueError(f"step {record.step} had the samples {before}, and now {names}: the list file was changed")
+
+
+def explain(watch: FirstNotFinite, parts: list[dict]) -> str:
+    """Where the first number that is not finite came up, and from what; of every process."""
+    found = any_process(watch.found)
+    where = [f"first in {text}" for text in found] or ["every layer's output is finite: it came up in the loss itself"]
+    names = [name for part in parts for name in part["name"]]
+    guilty = [names[i] for i in watch.pictures if i < len(names)]
+    pictures = any_process(", ".join(guilty)) if len(guilty) < len(names) else []
+    return "\n".join([*where, *(f"pictures {text}" for text in pictures), *any_process("\n".join(samples(parts)))])
+
+
+def samples(parts: list[dict]) -> list[str]:
+    """A line a picture: its values, and the classes in its label."""
+    lines = []
+    for part in parts:
+        for name, image, label in zip(part["name"], part["image"], part["label"], strict=True):
+            classes = torch.unique(label).tolist()
+            lines.append(f"{name}: values {span(image)}, classes {classes}")
+    return lines
