@@ -107,17 +107,3 @@ def test_a_global_count_must_divide(monkeypatch):
     assert dist.share(8, "train.batch_size") == 2
     with pytest.raises(ValueError, match="train.batch_size 6 does not divide by 4 processes.*use 4 or 8"):
         dist.share(6, "train.batch_size")
-
-
-def test_evaluation_on_two_processes_counts_every_picture_once(tmp_path, data):
-    experiment = str(make_experiment(tmp_path, data, train={"epochs": 1, "val_every": 0}))
-    code = "import sys; from tool import train, test\n{}\nfrom util import dist; dist.close()"
-    run_processes(1, code.format("train.main(sys.argv[1:])"), "--config", experiment, "--exp", str(tmp_path / "run"))
-    results = []
-    for count in (1, 2, 3):
-        run_processes(count, code.format("test.main(sys.argv[1:])"), "--config", experiment, "--exp",
-                      str(tmp_path / "run"))
-        results.append(json.loads((tmp_path / "run" / "result" / "metrics.json").read_text()))
-    assert [r["num_images"] for r in results] == [5, 5, 5]
-    for key in ("mIoU", "mAcc", "allAcc", "classes"):
-        assert results[0][key] == results[1][key] == results[2][key]

@@ -4,12 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import model
+from dataset.loader import epoch_order
 from tests.conftest import make_data, make_experiment
 from tests.faults.runs import TOY
 from tool import train
+from util import loss
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +62,28 @@ def test_from_the_checkpoint_before_it(tmp_path, data):
     assert json.loads(Path(file).read_text())["checkpoint"] == "step_00000005.pth"
     assert step_of(replayed(file)) == step_of(told) == 5
     assert "replaying steps 4 to 5" in (tmp_path / "run" / "replay.log").read_text()
+
+
+def test_a_label_that_the_loss_cannot_bear(tmp_path, monkeypatch):
+    """It is that of the epoch's last picture; the checkpoint of the step before is where the replay begins."""
+    data = make_data(tmp_path / "data")
+    name = f"train_{epoch_order(0, 0, 16)[-1]:03}"
+    cv2.imwrite(str(data / "label" / f"{name}.png"), np.full((64, 96), 2, np.uint8))
+    original = loss.LOSSES["cross_entropy"]
+
+    def fragile(logits, label, ignore_label=255, class_weights=None, label_smoothing=0.0, normaliser=None):
+        value = original(logits, label, ignore_label, class_weights, label_smoothing, normaliser)
+        return value * float("inf") if any(bool((one[one != ignore_label] == 2).all()) for one in label) else value
+
+    monkeypatch.setitem(loss.LOSSES, "cross_entropy", fragile)
+    told, file = failed(tmp_path, data, train={"save_steps": 1, "log_every": 4})
+    assert step_of(told) == 3 and name in told
+    assert json.loads(Path(file).read_text())["checkpoint"] == "step_00000003.pth"
+    text = replayed(file)
+    assert step_of(text) == 3 and "it came up in the loss itself" in text
+    assert re.search(rf"{name}: values .*, classes \[2(, 255)?\]", text)
+    monkeypatch.setitem(loss.LOSSES, "cross_entropy", original)
+    assert train.main(["--replay", file]) == 0
 
 
 def test_what_is_not_reproduced_is_said(tmp_path, data, capsys):

@@ -39,6 +39,8 @@ class Training:
     best: float = -1.0
     augment: Callable | None = None  # (images, labels, drawn) -> batch, where the device augments
     window: list = field(default_factory=list)  # (step, terms, names) since the last log line
+    overflows: torch.Tensor | int = 0  # steps since the last log line that fp16 gradients overflowed in
+    skipped: int = 0  # those before, in this process
 
     @property
     def scored(self) -> nn.Module:
@@ -111,13 +113,26 @@ def optimizer_step(training: Training, parts: list) -> dict[str, torch.Tensor]:
         training.scaler.unscale_(training.optimizer)
         nn.utils.clip_grad_norm_(training.model.parameters(), optim.clip_grad)
     training.scaler.step(training.optimizer)
-    training.scaler.update()
+    update_scale(training)
     training.optimizer.zero_grad(set_to_none=True)
     training.schedule.step()
     if training.ema is not None:
         # The average starts as what the first step gave; the weights before it were never trained.
         update_average(training.ema, training.model, training.config.train.ema if training.step else 0.0)
     return sums
+
+
+def update_scale(training: Training) -> None:
+    """Adapts the scale of fp16 gradients, and counts on the device the steps that overflowed.
+
+    The optimiser has left such a step out; the schedule goes on all the same, since it is a function of the step's
+    number. PyTorch's public ways to read the scale make the host wait for the device.
+    """
+    if not training.scaler.is_enabled():
+        return
+    before = training.scaler._scale.clone()
+    training.scaler.update()
+    training.overflows = training.overflows + (training.scaler._scale < before).sum()
 
 
 @torch.no_grad()
@@ -150,9 +165,13 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
     means = (dist.all_reduce_sum_(table.mean(0)) / dist.world_size()).tolist()
     stop_if_not_finite(training)
     training.window.clear()
+    overflows, training.overflows = int(training.overflows), 0
+    training.skipped += overflows
     values = progress.line()
     rates = {g["name"]: g["lr"] for g in training.optimizer.param_groups}
     text = " ".join(f"{name} {value:.4f}" for name, value in zip(names, means, strict=True))
+    if overflows:
+        text += f" overflows {overflows} (steps left out)"
     log.info(
         "epoch %d/%d step %d/%d %s lr %.2e %.1f pictures/s wait %.0f%% left %s memory %s",
         epoch + 1, training.config.train.epochs, training.step, progress.total, text, rates["backbone"],
@@ -161,8 +180,10 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
     progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.0%}")
     status.note(
         state="running", step=training.step, epoch=epoch + 1, loss=means[names.index("loss")],
-        speed=values["pictures/s"], wait=values["wait"],
+        speed=values["pictures/s"], wait=values["wait"], skipped=training.skipped,
     )
+    if training.scaler.is_enabled():
+        writer.add_scalar("amp/skipped_steps", training.skipped, training.step)
     for name, value in zip(names, means, strict=True):
         writer.add_scalar(f"train/{name}", value, training.step)
     for name, value in rates.items():
