@@ -56,11 +56,10 @@ def augment(
     mean = torch.tensor(transform.mean).round().to(device, non_blocking=True)[:, None, None]  # as the host pads
     for place, (image, label, each) in enumerate(zip(images, labels, drawn, strict=True)):
         margin = BLUR_MARGIN if each.blur else 0
-        # What is sampled is the distance to the border's value: outside, `grid_sample` reads zeros.
-        picture = _warp(image.float() - mean, _grid(each, image, transform.crop, margin), "bilinear") + mean
+        picture = _sampled(image.float() - mean, _grid(each, image, transform.crop, margin), each.angle == 0) + mean
         out[place] = _colours(_blurred(picture) if each.blur else picture, each)
-        ignored = float(transform.ignore_label)
-        truth = _warp(label[None].float() - ignored, _grid(each, image, transform.crop, 0), "nearest") + ignored
+        grid, ignored = _grid(each, image, transform.crop, 0), float(transform.ignore_label)
+        truth = _warp(label[None].float() - ignored, grid, "nearest", "zeros") + ignored
         target[place] = truth[0].round_().to(torch.uint8)
     return out, target
 
@@ -75,8 +74,18 @@ def _grid(drawn: Drawn, source: Tensor, crop: tuple[int, int], margin: int) -> T
     return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
 
 
-def _warp(source: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(source[None], grid, mode, "zeros", align_corners=False)[0]
+def _sampled(source: Tensor, grid: Tensor, upright: bool) -> Tensor:
+    """`source` (3,h,w), its distance to the border's colour, at `grid`; zero outside of it.
+
+    As on the host, a turned picture fades into the border within a pixel, and an upright one ends at it.
+    """
+    if not upright:
+        return _warp(source, grid, "bilinear", "zeros")
+    return _warp(source, grid, "bilinear", "border") * (grid.abs() <= 1).all(-1)
+
+
+def _warp(source: Tensor, grid: Tensor, mode: str, outside: str) -> Tensor:
+    return F.grid_sample(source[None], grid, mode, outside, align_corners=False)[0]
 
 
 def _blurred(picture: Tensor) -> Tensor:
