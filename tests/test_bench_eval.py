@@ -17,14 +17,14 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 @pytest.mark.parametrize("classes", [7, 150])
 @pytest.mark.parametrize("scales", [(1.0,), evaluate.SIX])
-@pytest.mark.parametrize("size", [(61, 90), (40, 35)])
+@pytest.mark.parametrize("size", [(61, 90), (40, 35), (33, 683)])
 def test_semsegs_way_gives_our_probabilities(classes, scales, size):
     net, picture = Points(classes, 1), evaluate.picture_of(None, size)
     expected = eval_plain.windowed(net.coarse, picture, classes, 41, scales, MEAN, STD, 2 / 3)
     ours = Predictor(net, classes, MEAN, STD, scales, flip=True, window=(41, 41))
     image = torch.from_numpy(picture).permute(2, 0, 1)
     found = ours.probabilities(image).permute(1, 2, 0).numpy()
-    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(found - expected).max() < 3e-6
     assert np.array_equal(ours(image).numpy(), expected.argmax(2))
 
 

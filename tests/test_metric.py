@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from util import metric
 from util.metric import ConfusionMatrix
 
 
@@ -35,6 +36,14 @@ def test_counts_of_several_pictures_equal_sklearn(classes):
     confusion = filled(classes, *pairs)
     assert confusion.matrix.dtype == torch.int64
     assert np.array_equal(confusion.matrix.numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (37, 53)])
+def test_pictures_beyond_floats_whole_numbers_are_counted_alike(size, monkeypatch):
+    pair = random_maps(19, size=size)
+    expected = filled(19, pair).matrix
+    monkeypatch.setattr(metric, "EXACT_IN_FLOAT", 0)
+    assert torch.equal(filled(19, pair).matrix, expected) and expected.sum() == (pair[1] != 255).sum()
 
 
 def test_counts_and_iou_equal_torchmetrics():

@@ -312,16 +312,20 @@ def test_softmax_of_extreme_logits(offset, spread):
         assert (found - given.double().softmax(1)).abs().max() < tolerance
 
 
-@pytest.mark.parametrize(("old", "new"), [(5, 5), (1, 4), (7, 1), (10, 23), (23, 10), (9, 60)])
-def test_interpolation_in_parts_is_that_of_opencv(old, new):
-    values = np.random.default_rng(0).random((old, 3)).astype(np.float32)
-    expected = cv2.resize(values, (3, new), interpolation=cv2.INTER_LINEAR)
+@pytest.mark.parametrize("channels", [3, 19])
+@pytest.mark.parametrize(("old", "new"), [(5, 5), (1, 4), (7, 1), (10, 23), (384, 512), (512, 683), (683, 511)])
+def test_interpolation_in_parts_is_that_of_opencv(old, new, channels):
+    values = np.random.default_rng(0).random((old, channels), dtype=np.float32)
+    expected = cv2.resize(values[:, None].repeat(2, 1), (2, new), interpolation=cv2.INTER_LINEAR)[:, 0]
+    interpolation = Interpolation(old, new, single=channels > 4)
     for step in (1, 2, old):
-        found = torch.zeros(new, 3)
+        found = torch.zeros(new, channels)
         for first in range(0, old, step):
-            rows, shares = Interpolation(old, new).part(first, min(first + step, old))
+            rows, shares = interpolation.part(first, min(first + step, old))
             found[rows] += shares @ torch.from_numpy(values[first : first + step])
         assert np.abs(found.numpy() - expected).max() < 1e-6
+    wide = interpolation.widen(torch.from_numpy(values).T.contiguous(), torch.empty(channels, new))
+    assert np.abs(wide.numpy().T - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

