@@ -61,10 +61,12 @@ class Hosts:
         """Plugs the cable "up", or pulls it "down"."""
         ip("-n", self.spaces[1], "link", "set", f"v{self.spaces[1]}", state)
 
-    def delay(self, milliseconds: int) -> None:
-        space = self.spaces[1]
-        subprocess.run(["ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", f"v{space}", "root", "netem",
-                        "delay", f"{milliseconds}ms"], check=True, capture_output=True)
+    def slow(self, megabits: int) -> None:
+        """Lets no more than that through the cable in a second."""
+        limit = ["tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "400ms"]
+        for space in self.spaces:
+            subprocess.run(["ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", f"v{space}", "root", *limit],
+                           check=True, capture_output=True)
 
     def start(self, host: int, folder: Path, *command: str, **environment: str) -> "Launcher":
         """Starts a command on host 0 or 1 as a user does there."""

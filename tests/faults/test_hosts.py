@@ -154,9 +154,9 @@ def test_a_host_that_stands_still_for_a_while(tmp_path, whole, pair, repetition,
 def test_a_slow_network(tmp_path, whole, pair, repetition, record_fault):
     net, both, _ = pair
     both[0].until("step 2/12")
-    net.delay(20)
+    net.slow(200)
     assert "error" not in ends_like(whole, tmp_path, both)
-    record_fault("two hosts: 20 ms delay in the network", REPEAT, "the same weights")
+    record_fault("two hosts: the network becomes slow, 200 Mbit/s", REPEAT, "the same weights")
 
 
 @twice()
