@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import make_experiment
 from tests.faults.runs import TOY, Run, final, same
+from tool import common
 from util import signals
 
 
@@ -71,3 +72,17 @@ def test_a_stop_restores_what_was_there():
         stop.hold()
         assert stop.poll() == 0
     assert [signal.getsignal(number) for number in signals.STATUS] == before
+
+
+def test_a_signal_in_the_middle_of_other_code_is_still_a_signal(capsys):
+    """What cleans up after it may fail in its own way."""
+
+    def main():
+        try:
+            raise signals.Stopped(signal.SIGTERM)
+        finally:
+            [].pop()
+
+    with pytest.raises(SystemExit) as end:
+        common.command(main)
+    assert end.value.code == signals.PREEMPTED and "stopped by SIGTERM" in capsys.readouterr().err

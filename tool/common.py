@@ -206,34 +206,12 @@ def command(main: Callable[[], int]) -> None:
         if code in signals.STATUS.values():
             signals.ignore()
         status.end("stopped" if code in signals.STATUS.values() else "finished")
-    except signals.Stopped as stop:
-        text = f"stopped by {stop} before there was anything to save; the same command starts again"
-        _report(text, "stopped")
-        code = stop.status
-    except KeyboardInterrupt:
-        _report("interrupted; the same command continues from the last checkpoint", "stopped")
-        code = signals.INTERRUPTED
-    except torch.OutOfMemoryError as error:
-        _report(f"{str(error).splitlines()[0]} Use a smaller train.batch_size or data.crop, train.accumulate, or amp")
-        code = 2
-    except (ValueError, OSError, FloatingPointError) as error:
-        if not _expected(error):
-            _unexpected(error)
-            raise
-        if not getattr(error, "told", False):  # the process it happened in has told it
-            _report(_message(error))
-        code = 2
-    except RuntimeError as error:
-        signals.ignore()  # of the launcher, which ends what is left: first say why
-        reason = dist.lost_peer(error)
-        if reason is None:
-            _unexpected(error)
-            raise
-        _report(reason)
-        code = dist.PEER_LOST
     except BaseException as error:
-        _unexpected(error)
-        raise
+        known = _status_of(error)
+        if known is None:
+            _unexpected(error)
+            raise
+        code = known
     finally:
         dist.close(*[_told[-1] for _ in _told[:1] if code])
     for stream in (sys.stdout, sys.stderr):
@@ -241,6 +219,33 @@ def command(main: Callable[[], int]) -> None:
     if code == dist.PEER_LOST:
         os._exit(code)  # a thread may be inside an operation that never returns
     sys.exit(code)
+
+
+def _status_of(error: BaseException) -> int | None:
+    """Tells what ended a command, in one message, and gives its exit status; None for a defect of ours."""
+    stop = signals.cause(error)  # it may come up in the middle of other code, whose clean-up then fails
+    if stop is not None:
+        _report(f"stopped by {stop} before there was anything to save; the same command starts again", "stopped")
+        return stop.status
+    if isinstance(error, KeyboardInterrupt):
+        _report("interrupted; the same command continues from the last checkpoint", "stopped")
+        return signals.INTERRUPTED
+    if isinstance(error, torch.OutOfMemoryError):
+        _report(f"{str(error).splitlines()[0]} Use a smaller train.batch_size or data.crop, train.accumulate, or amp")
+        return 2
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        if not _expected(error):
+            return None
+        if not getattr(error, "told", False):  # the process it happened in has told it
+            _report(_message(error))
+        return 2
+    if isinstance(error, RuntimeError):
+        signals.ignore()  # of the launcher, which ends what is left: first say why
+        reason = dist.lost_peer(error)
+        if reason is not None:
+            _report(reason)
+            return dist.PEER_LOST
+    return None
 
 
 def lost(reason: str) -> None:

@@ -28,6 +28,13 @@ class Stopped(BaseException):
         self.status = STATUS[number]
 
 
+def cause(error: BaseException | None) -> Stopped | None:
+    """The `Stopped` that `error` is, or in whose wake it came up."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__context__
+    return error
+
+
 class Stop:
     """Catches the signals while it is entered: `with Stop() as stop`.
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from tests.conftest import make_experiment
 from tests.faults.runs import TOY, Run, final, same
+from util import dist
 
 # What a run may end with when it gets the signal, 0: it was done. A signal before the handlers are there kills it.
 ENDS = {
     signal.SIGKILL: {-signal.SIGKILL, 0}, signal.SIGTERM: {75, -signal.SIGTERM, 0},
     signal.SIGUSR1: {75, -signal.SIGUSR1, 0}, signal.SIGINT: {130, 1, -signal.SIGINT, 0},
 }
+OTHERS = {1, -signal.SIGKILL, dist.PEER_LOST}  # a process that lost the one with the signal
 SYSTEM_CALLS = ("fsync", "replace", "link", "unlink")  # of a save
 
 
@@ -60,7 +62,7 @@ def by_signal(number: int, scenario: Scenario, folder: Path, rng: random.Random)
         time.sleep(0.05)
         run.signal(number)
     status = set(run.wait())
-    assert status <= ENDS[number] | ({1, -signal.SIGKILL} if scenario.world > 1 else set()), run.output()
+    assert status <= ENDS[number] | (OTHERS if scenario.world > 1 else set()), run.output()
     return status != {0}
 
 
