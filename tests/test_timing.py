@@ -44,7 +44,8 @@ def test_memory_that_a_function_adds():
 def test_a_report_survives_its_file_and_makes_a_page(tmp_path, capsys):
     rows = summarise({"plain": [0.2, 0.2], "ours": [0.05, 0.05]})
     table = Table("one picture", rows, "ms", 1000, {"ours": {"agreement": 0.99999, "from": "PNG"}})
-    report = Report("data", "toy small", "one thread", "decoding", "uint8", [table], {"bytes": 12}, ("made up",))
+    figures = {"bytes": 12, "memory": {"a": 1.5}, "rows": {"n": 8, "each": [{"gpus": 8, "s": 0.25, "x": None}]}}
+    report = Report("data", "toy small", "one thread", "decoding", "uint8", [table], figures, ("made up",))
     report.show(tmp_path / "deep" / "data.json")
     text = capsys.readouterr().out
     assert "ours" in text and "4.00" in text and "50.0" in text and "PNG" in text
@@ -53,6 +54,8 @@ def test_a_report_survives_its_file_and_makes_a_page(tmp_path, capsys):
     page = performance_doc.page(tmp_path / "deep")
     assert "| ours | 50.0 (50.0 to 50.0) | **4.00** (4.00 to 4.00) | 1 | PNG |" in page
     assert "made up" in page and "| bytes | 12 |" in page
+    assert "| memory | |" in page and "| a | 1.5 |" in page and "| n | 8 |" in page
+    assert "| rows: each | gpus | s | x |" in page and "|  | 8 | 0.25 |  |" in page
 
 
 def test_the_page_of_measurements_is_that_of_the_files():

@@ -65,11 +65,38 @@ def table_text(table: Table) -> str:
 
 
 def _figures(report: Report) -> list[str]:
-    """Figures that are no contenders, as one table: name and value."""
-    if not report.figures:
-        return []
-    lines = ["| figure | value |", "|---|---|", *(f"| {name} | {shown(v)} |" for name, v in report.figures.items())]
-    return ["\n".join(lines)]
+    """Figures that are no contenders: single ones in one table, and a table for each that has parts."""
+    single = {name: value for name, value in report.figures.items() if not isinstance(value, (dict, list))}
+    blocks = [_pairs("figure", single)] if single else []
+    for name, value in report.figures.items():
+        if name not in single:
+            blocks += _parts(name, value)
+    return blocks
+
+
+def _parts(name: str, value: dict | list) -> list[str]:
+    """A dict of numbers as pairs; rows, or a dict of dicts, as a table with a column for each of their keys."""
+    if isinstance(value, list):
+        return [_rows(name, [("", row) for row in value])]
+    if value and all(isinstance(part, dict) for part in value.values()):
+        return [_rows(name, list(value.items()))]
+    nested = {key: part for key, part in value.items() if isinstance(part, (dict, list))}
+    pairs = {key: part for key, part in value.items() if key not in nested and part is not None}
+    blocks = [_pairs(name, pairs)] if pairs else []
+    for key, part in nested.items():
+        blocks += _parts(f"{name}: {key}", part)
+    return blocks
+
+
+def _pairs(title: str, values: dict) -> str:
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {shown(v)} |" for name, v in values.items())])
+
+
+def _rows(title: str, rows: list[tuple[str, dict]]) -> str:
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    lines = [f"| {title} |" + "".join(f" {name} |" for name in names), "|---|" + "---|" * len(names)]
+    lines += [f"| {first} |" + "".join(f" {shown(row.get(name, ''))} |" for name in names) for first, row in rows]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

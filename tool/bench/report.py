@@ -126,4 +126,4 @@ def number(value: float) -> str:
 
 
 def shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
