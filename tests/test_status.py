@@ -38,6 +38,14 @@ def test_a_run_from_start_to_end(tmp_path):
     assert values(tmp_path / "run") == ended, "nothing is written after the end"
 
 
+def test_an_error_of_several_lines_is_one_line_of_the_list(tmp_path, capsys):
+    status.start(tmp_path / "run")
+    status.end("failed", "train.txt: 2 samples cannot be used:\n  a.png: empty\n  b.png: empty")
+    assert listing.main([str(tmp_path)]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert row.endswith("2 samples cannot be used: a.png: empty b.png: empty")
+
+
 def test_the_heart_beats_while_a_step_is_slow(tmp_path):
     run = status.Status(tmp_path, every=0.02)
     first = values(tmp_path)

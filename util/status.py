@@ -51,7 +51,7 @@ class Status:
 
     def end(self, state: str, error: str | None = None) -> None:
         self._ended.set()
-        self.update(state=state, error=error)
+        self.update(state=state, error=" ".join(error.split()) if error else None)
 
     def _beat(self) -> None:
         while not self._ended.wait(self._every):
