@@ -18,7 +18,7 @@ from model import build_model
 from model.published import load_backbone_weights, load_published
 from util import checkpoint, dist, legacy, signals, status
 from util.config import Config, apply_overrides, check_config, read_experiment
-from util.log import log
+from util.log import cores, log
 
 OURS = ("model", "dataset", "util", "tool")
 
@@ -124,8 +124,7 @@ def keep_in_memory(config: Config, sets: list) -> None:
 
 def loader_workers(config: Config) -> int:
     """`data.workers`, but no more than this process's share of the machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(config.data.workers, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return min(config.data.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def network_of(config: Config, num_classes: int) -> torch.nn.Module:
@@ -213,7 +212,7 @@ def command(main: Callable[[], int]) -> None:
             raise
         code = known
     finally:
-        dist.close(*[_told[-1] for _ in _told[:1] if code])
+        dist.close(_told[-1] if code and _told else dist.DONE)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if code == dist.PEER_LOST:

@@ -25,6 +25,7 @@ import torch
 
 from tool import common
 from util import agent, signals
+from util.log import cores
 
 
 def find_experiment(dataset: str, experiment: str, root: Path = Path("config")) -> Path:
@@ -91,8 +92,7 @@ def start(module: str, arguments: list[str], count: int, again: int) -> int:
         with subprocess.Popen([sys.executable, "-m", module, *arguments]) as child, signals.passed_on(child.pid):
             status = child.wait()
         return status if status >= 0 else 128 - status
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     return agent.launch(count, module, arguments, again)
 
 

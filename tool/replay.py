@@ -42,10 +42,7 @@ def replay(file: str, overrides: list[str]) -> int:
     if record.checkpoint:
         restore(training, path.parent / record.checkpoint, train.data_of(train_set, val_set))
     log.info("replaying steps %d to %d of %s", training.step, record.step, run.folder)
-    loader = train.build_batches(training, train_set, run)
-    if config.data.augment == "device":
-        training.augment = loader.dataset.transform.apply
-    run_steps(training, Prefetch(iter(loader), device, config.train.accumulate), record)
+    run_steps(training, train.batches_on_device(training, train.build_batches(training, train_set, run)), record)
     log.info("not reproduced: every loss up to step %d is finite", record.step)
     return 0
 

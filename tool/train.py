@@ -240,6 +240,13 @@ def build_batches(training: Training, train_set, run: common.RunPaths):
     )
 
 
+def batches_on_device(training: Training, loader) -> Prefetch:
+    """The loader's batches, step by step; they are augmented on the device if `data.augment` says so."""
+    if training.config.data.augment == "device":
+        training.augment = loader.dataset.transform.apply
+    return Prefetch(iter(loader), training.device, training.config.train.accumulate)
+
+
 def fit(
     training: Training, loader, val_set, checkpoints: Store, data: Data, writer: SummaryWriter, stop: signals.Stop
 ) -> int:
@@ -249,9 +256,7 @@ def fit(
         log.info("nothing to do: %d epochs are done", train.epochs)
         return 0
     progress = Progress(training.step, train.epochs * loader.steps_per_epoch, train.batch_size)
-    if training.config.data.augment == "device":
-        training.augment = loader.dataset.transform.apply
-    batches = Prefetch(iter(loader), training.device, train.accumulate)
+    batches = batches_on_device(training, loader)
     stop.hold()
     status.note(state="running", step=training.step, total=progress.total, epochs=train.epochs)
     code = 0

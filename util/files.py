@@ -22,6 +22,6 @@ def read_text(path: str | Path, limit: int) -> str:
         raise ValueError(f"{path}: {status.st_size:,} bytes; more than {limit:,} are not read here")
     try:
         with open(path, "rb") as file:
-            return file.read(limit).decode("utf-8-sig")
+            return file.read(status.st_size).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None

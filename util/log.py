@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import resource
 import subprocess
@@ -80,8 +81,18 @@ def peak_memory(device: torch.device) -> str:
     """Peak memory of this process: of the GPU where there is one, else resident."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB GPU"
+    return f"{peak_resident() / 2**30:.1f} GiB"
+
+
+def peak_resident() -> int:
+    """The most bytes that this process had in memory."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def duration(seconds: float) -> str:

@@ -6,13 +6,14 @@ ratios within the rounds: only ratios mean something on a shared machine, and on
 
 import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
+
+from util.log import peak_resident
 
 CLOCKS = ("cpu", "wall", "cuda")
 
@@ -106,7 +107,7 @@ def _measure_peak(function: Callable[[], object], sender) -> None:
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     before = _resident()
     function()
-    sender.send(max(_peak() - before, 0.0))
+    sender.send(max(peak_resident() / 2**20 - before, 0.0))
     sender.close()
 
 
@@ -116,9 +117,4 @@ def _resident() -> float:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize() / 2**20
     except FileNotFoundError:
-        return _peak()
-
-
-def _peak() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+        return peak_resident() / 2**20

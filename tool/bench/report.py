@@ -1,7 +1,6 @@
 """The result of a measurement: tables on the screen, the same as JSON, and under which conditions."""
 
 import json
-import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from util.log import versions, write_json
+from util.log import cores, versions, write_json
 from util.timing import Row
 
 
@@ -92,7 +91,7 @@ def environment() -> dict[str, object]:
     """Hardware, versions and command line."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions(),
