@@ -34,6 +34,11 @@ class SegModel(nn.Module):
         logits = self.decode(self.forward_features(x))
         return {name: _enlarge(y, x.shape[-2:]) for name, y in logits.items()}
 
+    @property
+    def gives_coarse(self) -> bool:
+        """Whether `coarse` can be called: not where a network enlarges its logits in a way of its own."""
+        return type(self).forward is SegModel.forward
+
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """The logits "out" of pictures (N,3,H,W) on the network's own grid, before `forward` enlarges them.
 
@@ -43,7 +48,7 @@ class SegModel(nn.Module):
         Raises:
             ValueError: this network enlarges its logits in a way of its own.
         """
-        if type(self).forward is not SegModel.forward:
+        if not self.gives_coarse:
             raise ValueError(
                 f"{type(self).__name__} enlarges its logits in a way of its own: it has no coarse logits to average "
                 "(test.windows: exact works)"

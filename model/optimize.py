@@ -36,6 +36,11 @@ class InferenceNetwork(nn.Module):
         """Map normalised pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W), float32 with amp too."""
         return self._call(self.run, x)
 
+    @property
+    def gives_coarse(self) -> bool:
+        """As SegModel.gives_coarse."""
+        return self.network.gives_coarse
+
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """The logits (N,num_classes,h,w) before they are enlarged; see SegModel.coarse."""
         return self._call(self.run_coarse, x)

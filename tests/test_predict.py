@@ -14,7 +14,7 @@ from torch import nn
 
 from model.base import SegModel
 from util import coarse, maps, predict
-from util.maps import Interpolation, first_argmax, resize
+from util.maps import aligned_corners, first_argmax, half_pixels, resize
 from util.predict import PROTOCOLS, Predictor, protocol_settings
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -308,7 +308,9 @@ def test_softmax_of_extreme_logits(offset, spread):
     logits[0, 3, 2] = -math.inf  # a class that is ruled out
     for kind, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-6)):
         given = logits.to(kind)
-        found = maps.softmax_(given, torch.empty(2, 19, 7, 31), torch.empty(2, 7, 31))
+        numbers, sums = torch.empty(2, 7, 19, 31), torch.empty(2, 7, 1, 31)
+        maps.exponentials_(numbers, sums, lambda given=given, numbers=numbers: numbers.copy_(given.transpose(1, 2)))
+        found = (numbers * sums).transpose(1, 2)
         assert (found - given.double().softmax(1)).abs().max() < tolerance
 
 
@@ -317,7 +319,7 @@ def test_softmax_of_extreme_logits(offset, spread):
 def test_interpolation_in_parts_is_that_of_opencv(old, new, channels):
     values = np.random.default_rng(0).random((old, channels), dtype=np.float32)
     expected = cv2.resize(values[:, None].repeat(2, 1), (2, new), interpolation=cv2.INTER_LINEAR)[:, 0]
-    interpolation = Interpolation(old, new, single=channels > 4)
+    interpolation = half_pixels(old, new, single=channels > 4)
     for step in (1, 2, old):
         found = torch.zeros(new, channels)
         for first in range(0, old, step):
@@ -326,6 +328,13 @@ def test_interpolation_in_parts_is_that_of_opencv(old, new, channels):
         assert np.abs(found.numpy() - expected).max() < 1e-6
     wide = interpolation.widen(torch.from_numpy(values).T.contiguous(), torch.empty(channels, new))
     assert np.abs(wide.numpy().T - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(("points", "new"), [(1, 1), (1, 5), (4, 4), (5, 17), (2, 9), (90, 713), (104, 832), (7, 3)])
+def test_aligned_corners_are_those_of_torch(points, new):
+    values = torch.from_numpy(np.random.default_rng(0).random((3, points), dtype=np.float32)) * 30
+    expected = F.interpolate(values[None, :, None], (1, new), mode="bilinear", align_corners=True)[0, :, 0]
+    assert (aligned_corners(points, new).widen(values, torch.empty(3, new)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -421,6 +430,46 @@ class CoarseNet(SegModel):
         return {"out": self.last(features[0])}
 
 
+class Enlarged(nn.Module):
+    """A network's full-size logits, and no coarse ones."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return {"out": self.net(x)["out"] * 1}
+
+
+@pytest.mark.parametrize("cached", [1 << 17, 250])
+@pytest.mark.parametrize("size", [(30, 41), (70, 33)], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_coarse_logits_are_enlarged_as_the_network_does(name, size, cached, monkeypatch):
+    monkeypatch.setattr(maps, "CACHED_NUMBERS", cached)
+    net, image = CoarseNet().eval(), random_picture(*size)
+    expected = slow_probabilities(net, image, **CASES[name])
+    predictor = Predictor(net, CLASSES, MEAN, STD, window_batch=3, **CASES[name])
+    asked = []
+    monkeypatch.setattr(net, "forward", lambda x: asked.append(x))
+    assert np.abs(predictor.probabilities(image).numpy() - expected).max() < 1e-5
+    ordered = np.sort(expected, 0)
+    decided = ordered[-1] - ordered[-2] > 1e-4
+    assert np.array_equal(predictor(image).numpy()[decided], expected.argmax(0)[decided])
+    assert not asked
+
+
+@pytest.mark.parametrize("factor", [1.0, 300.0])
+@pytest.mark.parametrize("amp", [None, torch.bfloat16])
+def test_coarse_and_full_size_logits_give_the_same(amp, factor):
+    net, image = CoarseNet(), random_picture(60, 83)
+    net.last.weight.data *= factor  # so that exponentials overflow
+    settings = {"window": (33, 47), "flip": True, "scales": (0.7, 1.0, 1.3), "amp": amp}
+    found = Predictor(net, CLASSES, MEAN, STD, **settings)
+    expected = Predictor(Enlarged(net), CLASSES, MEAN, STD, **settings)
+    assert torch.allclose(found.probabilities(image), expected.probabilities(image), atol=1e-5 * factor)
+    assert (found(image) == expected(image)).float().mean() > 0.999
+
+
 class OwnEnlarging(CoarseNet):
     def forward(self, x):
         return {"out": F.interpolate(self.coarse(x), x.shape[2:])}
@@ -507,10 +556,11 @@ def test_fast_windows_on_a_gpu_equal_those_on_the_cpu(name):
 
 def test_fast_windows_refuse_what_they_cannot_do():
     image = random_picture(33, 41)
+    for net in (SmallNet(), OwnEnlarging()):
+        with pytest.raises(ValueError, match=f"which {type(net).__name__} does not give"):
+            Predictor(net, CLASSES, MEAN, STD, windows="fast")
     with pytest.raises(ValueError, match="OwnEnlarging enlarges its logits in a way of its own"):
-        Predictor(OwnEnlarging(), CLASSES, MEAN, STD, windows="fast")(image)
-    with pytest.raises(ValueError, match="which SmallNet does not give"):
-        Predictor(SmallNet(), CLASSES, MEAN, STD, windows="fast")
+        OwnEnlarging().coarse(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="exact or fast"):
         Predictor(SmallNet(), CLASSES, MEAN, STD, windows="slow")
     net = CoarseNet()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from util.maps import Interpolation, Memory, mirror, on_cpu, row_blocks
+from util.maps import Interpolation, Memory, half_pixels, mirror, on_cpu, row_blocks
 
 
 def snap(length: int, stride: int) -> int:
@@ -59,9 +59,8 @@ class GridSums:
     def positions(self, axis: int, length: int) -> Interpolation:
         """Where the `length` pixels of a side of the picture lie on the grid."""
         inside = self.inside[axis]
-        return Interpolation(
-            inside.stop - inside.start, length, start=inside.start, pitch=self.stride, points=self.sums.shape[2 * axis]
-        )
+        old, points = inside.stop - inside.start, self.sums.shape[2 * axis]
+        return half_pixels(old, length, start=inside.start, pitch=self.stride, points=points)
 
 
 def enlarged(memory: Memory, scales: Sequence[GridSums], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:

@@ -6,6 +6,8 @@ large operations. All maps are float32.
 """
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -91,19 +93,19 @@ def mirror(planes: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def softmax_(logits: Tensor, out: Tensor, sums: Tensor) -> Tensor:
-    """Softmax over the classes of a block, on a CPU: (k, C, h, w) of any strides -> `out`, float32 (k, C, h, w).
+def exponentials_(numbers: Tensor, sums: Tensor, fill: Callable[[], object]) -> None:
+    """Exponentials of logits, and what turns them into probabilities, on a CPU.
 
-    sums: float32 (k, h, w), overwritten. torch.softmax over an axis that is not the last takes three times as long.
+    numbers: float32 (k, n, C, w), contiguous, to which `fill` writes the logits; afterwards their exponentials, up
+    to a factor for each pixel. sums: float32 (k, n, 1, w), afterwards one over the sum of the exponentials.
+    torch.softmax over an axis that is not the last takes three times as long.
     """
-    if logits.dtype == torch.float32:
-        torch.exp(logits, out=out)
-    else:
-        out.copy_(logits).exp_()
-    low, high = torch.aminmax(torch.sum(out, 1, out=sums))
-    if SAFE_SUMS[0] < float(low) and float(high) < SAFE_SUMS[1]:
-        return out.mul_(sums.reciprocal_().unsqueeze(1))
-    return out.copy_(logits.softmax(1, dtype=torch.float32))
+    fill()
+    low, high = torch.aminmax(torch.sum(numbers.exp_(), 2, keepdim=True, out=sums))
+    if not SAFE_SUMS[0] < float(low) <= float(high) < SAFE_SUMS[1]:
+        fill()
+        torch.sum(numbers.sub_(numbers.amax(2, keepdim=True)).exp_(), 2, keepdim=True, out=sums)
+    sums.reciprocal_()
 
 
 def row_blocks(first: int, last: int, numbers: int, period: int | None = None) -> list[slice]:
@@ -121,47 +123,42 @@ def row_blocks(first: int, last: int, numbers: int, period: int | None = None) -
 
 
 class Interpolation:
-    """Linear interpolation along one axis from the points of a grid to `new` pixels, part by part.
+    """Linear interpolation along one axis from points to pixels, part by part.
 
-    The pixels lie as in `resize`: half-pixel centres over `length` old pixels, the outermost repeated. Old pixel 0
-    stands `start` pixels behind the first point of the grid, whose `points` are `pitch` pixels apart; the default
-    grid is the old pixels themselves.
-    single: round positions to float32 before the fraction is taken, 3e-5 of a pixel at 500. OpenCV does so with a
-    picture of more than four channels, and there alone. `rounded` says whether that changed any.
+    position: of each pixel in numbers of points, ascending, float32 or float64 (pixels,).
     """
 
-    def __init__(
-        self, length: int, new: int, start: int = 0, pitch: int = 1, points: int | None = None, single: bool = False
-    ):
-        points = length if points is None else points
-        exact = (np.arange(new) + 0.5) * (length / new) - 0.5
-        pixel = exact.astype(np.float32).astype(np.float64) if single else exact
-        self.rounded = bool((pixel != exact).any())
-        position = np.clip((np.clip(pixel, 0, length - 1) + start) / pitch, 0, points - 1)
+    def __init__(self, position: np.ndarray, points: int, rounded: bool = False):
+        self.points, self.rounded = points, rounded
         self.before = np.minimum(position.astype(np.int64), max(points - 2, 0))
         self.after = np.minimum(self.before + 1, points - 1)
-        self.share = (position - self.before).astype(np.float32)
-        self._parts: list[tuple[slice, slice, Tensor]] | None = None
+        self.share = (position - self.before).clip(0, 1).astype(np.float32)
+        self._widening: list[tuple[slice, slice, Tensor]] | None = None
+        self._known: dict[tuple, tuple[slice, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.share)
 
     def part(self, first: int, last: int) -> tuple[slice, Tensor]:
         """The pixels that points first..last - 1 contribute to, and the matrix (pixels, points) of their shares."""
-        pixels = slice(int(np.searchsorted(self.after, first)), int(np.searchsorted(self.before, last)))
-        return pixels, self._matrix(pixels, first, last)
+        if ("part", first, last) not in self._known:
+            pixels = slice(int(np.searchsorted(self.after, first)), int(np.searchsorted(self.before, last)))
+            self._known["part", first, last] = pixels, self._matrix(pixels, first, last)
+        return self._known["part", first, last]
 
     def shares(self, first: int, last: int) -> tuple[slice, Tensor]:
         """The points that pixels first..last - 1 need, and the matrix (pixels, points) of their shares."""
-        points = slice(int(self.before[first]), int(self.after[last - 1]) + 1)
-        return points, self._matrix(slice(first, last), points.start, points.stop)
+        if (first, last) not in self._known:
+            points = slice(int(self.before[first]), int(self.after[last - 1]) + 1)
+            self._known[first, last] = points, self._matrix(slice(first, last), points.start, points.stop)
+        return self._known[first, last]
 
     def widen(self, rows: Tensor, out: Tensor) -> Tensor:
         """All pixels of each of the rows (n, points) -> `out` (n, pixels), on a CPU."""
-        if self._parts is None:
+        if self._widening is None:
             edges = [(first, min(first + COLUMNS, len(self))) for first in range(0, len(self), COLUMNS)]
-            self._parts = [(slice(*edge), *self.shares(*edge)) for edge in edges]
-        for pixels, points, shares in self._parts:
+            self._widening = [(slice(*edge), *self.shares(*edge)) for edge in edges]
+        for pixels, points, shares in self._widening:
             torch.mm(rows[:, points], shares.T, out=out[:, pixels])
         return out
 
@@ -179,3 +176,28 @@ class Interpolation:
             inside = np.flatnonzero((point >= first) & (point < last))
             matrix[inside, point[inside] - first] += part[inside]
         return torch.from_numpy(matrix)
+
+
+@lru_cache(maxsize=64)
+def half_pixels(
+    length: int, new: int, start: int = 0, pitch: int = 1, points: int | None = None, single: bool = False
+) -> Interpolation:
+    """From the points of a grid to `new` pixels that lie as in `resize`.
+
+    Half-pixel centres over `length` old pixels, the outermost repeated. Old pixel 0 stands `start` pixels behind the
+    first point of the grid, whose `points` are `pitch` pixels apart; the default grid is the old pixels themselves.
+    single: round positions to float32 before the fraction is taken, 3e-5 of a pixel at 500. OpenCV does so with a
+    picture of more than four channels, and there alone. `rounded` of the result says whether that changed any.
+    """
+    points = length if points is None else points
+    exact = (np.arange(new) + 0.5) * (length / new) - 0.5
+    pixel = exact.astype(np.float32).astype(np.float64) if single else exact
+    position = np.clip((np.clip(pixel, 0, length - 1) + start) / pitch, 0, points - 1)
+    return Interpolation(position, points, rounded=bool((pixel != exact).any()))
+
+
+@lru_cache(maxsize=64)
+def aligned_corners(points: int, new: int) -> Interpolation:
+    """From `points` to `new` pixels, first on first and last on last, rounded to float32 as by F.interpolate."""
+    pitch = np.float32(points - 1) / np.float32(max(new - 1, 1))
+    return Interpolation(np.minimum(np.arange(new, dtype=np.float32) * pitch, points - 1), points)

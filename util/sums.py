@@ -1,11 +1,11 @@
 """Sums of the probabilities of windows, and of scales, in which each number crosses the main memory few times.
 
 Axes: C classes, h and w of the picture as it is seen at one scale, padded to the window; H and W of the picture.
-A scale's windows come row by row of windows. On a CPU the rows that no further window reaches are resized and added
-to the picture's scores at once, so that a scale needs memory for one row of windows only.
+A scale's windows come row by row of windows. On a CPU the rows that no further window reaches are averaged, resized
+and added to the picture's scores at once, so that a scale needs memory for one row of windows only; where the network
+gives logits on a coarser grid, they are enlarged in blocks of rows that stay in a core's cache.
 """
 
-import math
 from collections.abc import Callable
 from itertools import groupby
 
@@ -13,7 +13,19 @@ import cv2
 import torch
 from torch import Tensor
 
-from util.maps import PLANES_AT_ONCE, Interpolation, Memory, resize, row_blocks, softmax_
+from util.maps import (
+    PLANES_AT_ONCE,
+    Memory,
+    aligned_corners,
+    exponentials_,
+    half_pixels,
+    resize,
+    row_blocks,
+)
+
+BAND = 32  # rows for which a window's logits are widened together
+Finish = Callable[[int, Tensor], None]  # takes the first of some complete rows, and their means (n, C, w)
+Use = Callable[[slice, Tensor], None]  # takes rows of the picture and their scores (C, n, W), to be used at once
 
 
 class Grid:
@@ -27,11 +39,11 @@ class Grid:
         self.rows, self.columns, self.size, self.window, self.inside = rows, columns, size, window, inside
         self.corners = [(y, x) for y in rows for x in columns]
 
-    def weights(self, flip: bool, device) -> Tensor:
-        """float32 (h, w): one over the number of probabilities that are summed at each pixel."""
+    def weights(self, maps: int, device) -> Tensor:
+        """float32 (h, w): one over `maps` times the number of windows over each pixel."""
         over_rows = _coverage(self.rows, self.window[0], self.size[0])
         over_columns = _coverage(self.columns, self.window[1], self.size[1])
-        return (torch.outer(over_rows, over_columns) * (2 if flip else 1)).reciprocal_().to(device)
+        return (torch.outer(over_rows, over_columns) * maps).reciprocal_().to(device)
 
 
 def _coverage(starts: list[int], window: int, length: int) -> Tensor:
@@ -42,21 +54,37 @@ def _coverage(starts: list[int], window: int, length: int) -> Tensor:
     return count
 
 
-class BandSums:
-    """Sums of one scale's windows on a CPU, in a ring of rows.
+class Block:
+    """The probabilities of a block of rows of one window, or of it and its mirror image."""
 
-    ring: float32 (R, C, w), R at least the windows' height; row y of the picture stands in row y % R. Where R is
-    the picture's height nothing is ever overwritten.
-    finish: called with the first of some complete rows and their sums (n, C, w), in order.
+    def __init__(self, memory: Memory, halves: int, rows: int, classes: int, width: int):
+        self.numbers = memory("block", halves, rows, classes, width)
+        self.sums = memory("block's sums", halves, rows, 1, width)
+
+    def add_to(self, target: Tensor, weights: Tensor, old: int) -> None:
+        """Adds weights (n, w) times the softmax of `numbers` to target (n, C, w), new from column `old` on."""
+        factors = self.sums.mul_(weights.unsqueeze(1))
+        for half, factor in zip(self.numbers, factors, strict=True):
+            if old:
+                target[..., :old].addcmul_(half[..., :old], factor[..., :old])
+            if old < target.shape[2]:
+                torch.mul(half[..., old:], factor[..., old:], out=target[..., old:])
+            old = target.shape[2]
+
+
+class FullSums:
+    """Sums of one scale's windows on a CPU from logits of the windows' size, in a ring of rows.
+
+    Row y of the picture stands in row y % R of the ring, float32 (R, C, w).
     """
 
-    def __init__(self, memory: Memory, ring: Tensor, grid: Grid, finish: Callable[[int, Tensor], None] | None):
-        self.memory, self.ring, self.grid, self.finish = memory, ring, grid, finish
+    def __init__(self, memory: Memory, classes: int, grid: Grid, weights: Tensor, finish: Finish):
+        self.memory, self.grid, self.weights, self.finish = memory, grid, weights, finish
+        self.ring = memory("ring", grid.window[0], classes, grid.size[1])
         self.done = 0  # rows that were handed to `finish`
         self.touched = 0  # rows that hold sums; those below hold anything
         self.fresh = 0  # from this row on, the current row of windows is the first
         self.reach = 0  # and holds sums up to this column
-        self._works: dict[int, Block] = {}
 
     def add(self, corners: list[tuple[int, int]], logits: Tensor) -> None:
         """Adds the windows with these upper left corners (y, x), in order.
@@ -73,8 +101,6 @@ class BandSums:
         self._complete(self.touched)
 
     def _complete(self, end: int) -> None:
-        if self.finish is None:
-            return
         period = len(self.ring)
         for rows in row_blocks(self.done, end, self.ring[0].numel(), period):
             self.finish(rows.start, self.ring[rows.start % period :][: rows.stop - rows.start])
@@ -89,112 +115,171 @@ class BandSums:
         blocks = row_blocks(y, self.fresh, halves * classes * width, period)
         blocks += row_blocks(max(self.fresh, y), y + height, halves * classes * width, period)
         for rows in blocks:
-            work = self._work(halves, rows.stop - rows.start)
-            target = self.ring[rows.start % period :][: rows.stop - rows.start].transpose(0, 1)
+            block = Block(self.memory, halves, rows.stop - rows.start, classes, width)
+            target = self.ring[rows.start % period :][: rows.stop - rows.start]
             reach = self.reach if rows.start >= self.fresh else target.shape[2]
             for x, logits in windows:
-                probabilities = work.probabilities(logits[:, :, rows.start - y : rows.stop - y])
-                common = min(max(reach - x, 0), width)
-                if common:
-                    target[:, :, x : x + common].add_(probabilities[:, :, :common])
-                if common < width:
-                    target[:, :, x + common : x + width].copy_(probabilities[:, :, common:])
-                    reach = x + width
+                self._fill(block, logits[:, :, rows.start - y : rows.stop - y])
+                columns = slice(x, x + width)
+                block.add_to(target[..., columns], self.weights[rows, columns], min(max(reach - x, 0), width))
+                reach = max(reach, x + width)
         self.reach = max(self.reach, windows[-1][0] + width)
 
-    def _work(self, halves: int, count: int) -> "Block":
-        if count not in self._works:
-            shape = halves, self.ring.shape[1], count, self.grid.window[1]
-            self._works[count] = Block(self.memory(f"block of {count}", math.prod(shape)).view(shape))
-        return self._works[count]
-
-
-class Block:
-    """Memory for the probabilities of a block of rows (C, n, w) of one window, or of it and its mirror image.
-
-    numbers: float32 (k, C, n, w), k 1 or 2.
-    """
-
-    def __init__(self, numbers: Tensor):
-        halves, _, count, width = numbers.shape
-        self.numbers, self.sums = numbers, torch.empty(halves, count, width)
-        self.mirrored = torch.empty_like(numbers[0]) if halves == 2 else None
-        if halves == 2:
-            self.turned, self.straight = (x.view(-1, width).numpy() for x in (numbers[1], self.mirrored))
-        self.first, self.factors = numbers[0], self.sums.unsqueeze(1)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax over the classes, both halves added: (k, C, n, w) -> (C, n, w), overwritten by the next call."""
-        softmax_(logits, self.numbers, self.sums)
-        if self.mirrored is not None:
+    def _fill(self, block: Block, logits: Tensor) -> None:
+        """(k, C, n, w), the second half mirrored."""
+        exponentials_(block.numbers, block.sums, lambda: block.numbers.copy_(logits.transpose(1, 2)))
+        if len(logits) == 2:
             # Tensor.flip moves single numbers on a CPU, OpenCV vectors
-            cv2.flip(self.turned, 1, dst=self.straight)
-            self.first.add_(self.mirrored)
-        return self.first
+            for mirrored in (block.numbers[1], block.sums[1]):
+                lines = mirrored.view(-1, mirrored.shape[2]).numpy()
+                cv2.flip(lines, 1, dst=lines)
+
+
+class CoarseSums:
+    """Sums of one scale's windows on a CPU from logits on a coarser grid, whose corners are those of the window."""
+
+    def __init__(self, memory: Memory, classes: int, grid: Grid, weights: Tensor, finish: Finish):
+        self.memory, self.classes, self.grid, self.weights, self.finish = memory, classes, grid, weights, finish
+        self.done = 0  # rows that were handed to `finish`
+        self.waiting: list[tuple[int, int, Tensor]] = []  # windows that reach below: y, x, logits (h, k, C, w)
+
+    def add(self, corners: list[tuple[int, int]], logits: Tensor) -> None:
+        """As FullSums.add, with logits (k, n, C, h, w) on the coarse grid."""
+        logits = logits.float()
+        if len(logits) == 2:
+            logits = torch.stack([logits[0], logits[1].flip(-1)])
+        height, width = self.grid.window
+        self.down, self.across = aligned_corners(logits.shape[3], height), aligned_corners(logits.shape[4], width)
+        for index, (y, x) in enumerate(corners):
+            self._complete(y)
+            self.waiting.append((y, x, logits[:, index].permute(2, 0, 1, 3).contiguous()))
+
+    def close(self) -> None:
+        """As FullSums.close."""
+        self._complete(self.grid.size[0])
+
+    def _complete(self, end: int) -> None:
+        while self.done < end:
+            bottoms = [y + self.grid.window[0] for y, _, _ in self.waiting]
+            last = min(end, self.done + BAND, *bottoms)
+            self._complete_band(self.done, last)
+            self.waiting = [window for window, bottom in zip(self.waiting, bottoms, strict=True) if bottom > last]
+            self.done = last
+
+    def _complete_band(self, first: int, last: int) -> None:
+        """The rows first..last - 1, which all windows that wait go over."""
+        wide = []
+        for index, (y, _, logits) in enumerate(self.waiting):
+            points, _ = self.down.shares(first - y, last - y)
+            rows = logits[points]
+            widened = self.memory(f"wide {index}", *rows.shape[:3], self.grid.window[1])
+            self.across.widen(rows.view(-1, rows.shape[3]), widened.view(-1, widened.shape[3]))
+            wide.append((points.start, widened))
+        halves, width = wide[0][1].shape[1], self.grid.window[1]
+        for rows in row_blocks(first, last, halves * self.classes * width):
+            block = Block(self.memory, halves, rows.stop - rows.start, self.classes, width)
+            target = self.memory("means", rows.stop - rows.start, self.classes, self.grid.size[1])
+            reach = 0
+            for (y, x, _), (start, widened) in zip(self.waiting, wide, strict=True):
+                points, shares = self.down.shares(rows.start - y, rows.stop - y)
+                self._fill(block, shares, widened[points.start - start : points.stop - start])
+                columns = slice(x, x + width)
+                block.add_to(target[..., columns], self.weights[rows, columns], min(max(reach - x, 0), width))
+                reach = max(reach, x + width)
+            self.finish(rows.start, target)
+
+    def _fill(self, block: Block, shares: Tensor, wide: Tensor) -> None:
+        """shares (n, p) of the rows of points, widened (p, k, C, w)."""
+
+        def enlarge() -> None:
+            for half, numbers in enumerate(block.numbers):
+                torch.mm(shares, wide[:, half].flatten(1), out=numbers.flatten(1))
+
+        exponentials_(block.numbers, block.sums, enlarge)
+
+
+class HostSums:
+    """Sums of one scale's windows on a CPU, whichever logits the network gives."""
+
+    def __init__(self, *arguments):
+        self.arguments, self.sums = arguments, None
+
+    def add(self, corners: list[tuple[int, int]], logits: Tensor) -> None:
+        """As FullSums.add, or CoarseSums.add where the logits are not of the windows' size."""
+        if self.sums is None:
+            full = tuple(logits.shape[3:]) == tuple(self.arguments[2].window)
+            self.sums = (FullSums if full else CoarseSums)(*self.arguments)
+        self.sums.add(corners, logits)
+
+    def close(self) -> None:
+        """As FullSums.close."""
+        self.sums.close()
 
 
 class HostScores:
     """Scores of one picture on a CPU: the mean over the scales of the windows' mean probabilities.
 
-    size (H, W). single: the only scale is the picture as it is.
+    size (H, W). scales: their number. use: called with blocks of rows, from top to bottom.
     """
 
-    def __init__(self, memory: Memory, classes: int, size: tuple[int, int], flip: bool, single: bool):
-        self.memory, self.classes, self.size, self.flip, self.single = memory, classes, size, flip, single
-        self.scales = 0
-        if not single:
-            self.total = memory("total", size[0], classes, size[1]).zero_()
+    def __init__(self, memory: Memory, classes: int, size: tuple[int, int], flip: bool, scales: int, use: Use):
+        self.memory, self.classes, self.size, self.use = memory, classes, size, use
+        self.scales, self.maps = scales, scales * (2 if flip else 1)
+        self.total: Tensor | None = None
 
-    def scale(self, grid: Grid) -> BandSums:
+    def scale(self, grid: Grid) -> HostSums:
         """The sums to which the windows of a further scale are to be added."""
-        self.scales += 1
-        if self.single:
-            ring = self.memory("ring", grid.size[0], self.classes, grid.size[1])
-            self.total, self.grid = ring[grid.inside[0], :, grid.inside[1]], grid
-            return BandSums(self.memory, ring, grid, None)
-        ring = self.memory("ring", min(grid.window[0], grid.size[0]), self.classes, grid.size[1])
-        return BandSums(self.memory, ring, grid, self._adder(grid))
+        finish = self._cut(grid, self._user(grid) if self.scales == 1 and self._as_is(grid) else self._adder(grid))
+        return HostSums(self.memory, self.classes, grid, grid.weights(self.maps, "cpu"), finish)
 
-    def values(self, divide: bool) -> Tensor:
-        """(C, H, W) without copying; unless divided, a pixel's values are a multiple of the probabilities."""
-        if divide and self.single:
-            weights = self.grid.weights(self.flip, "cpu")[self.grid.inside]
-            self.total.mul_(weights.unsqueeze(1))
-        elif divide:
-            self.total /= self.scales
-        return self.total.transpose(0, 1)
+    def close(self) -> None:
+        """No scale comes any more."""
+        if self.total is not None:
+            for rows in row_blocks(0, self.size[0], self.classes * self.size[1]):
+                self.use(rows, self.total[rows].transpose(0, 1))
 
-    def _adder(self, grid: Grid) -> Callable[[int, Tensor], None]:
-        weights = grid.weights(self.flip, "cpu")
-        top, bottom = grid.inside[0].start, grid.inside[0].stop
+    def _cut(self, grid: Grid, finish: Finish) -> Finish:
+        """Leaves the padding out."""
+        rows, columns = grid.inside
+
+        def inside(first: int, means: Tensor) -> None:
+            begin, end = max(first, rows.start), min(first + len(means), rows.stop)
+            if begin < end:
+                finish(begin - rows.start, means[begin - first : end - first, :, columns])
+
+        return inside
+    def _as_is(self, grid: Grid) -> bool:
+        return tuple(side.stop - side.start for side in grid.inside) == tuple(self.size)
+
+    def _user(self, grid: Grid) -> Finish:
+        return lambda first, means: self.use(slice(first, first + len(means)), means.transpose(0, 1))
+
+    def _adder(self, grid: Grid) -> Finish:
         height, width = self.size
-        old_width = grid.inside[1].stop - grid.inside[1].start
+        old_height, old_width = (side.stop - side.start for side in grid.inside)
         single = self.classes > 4  # as cv2.resize of all classes at once, in the evaluations that we repeat
-        down = Interpolation(bottom - top, height, single=single) if bottom - top != height else None
-        across = Interpolation(old_width, width, single=single)
+        down = half_pixels(old_height, height, single=single) if old_height != height else None
+        across = half_pixels(old_width, width, single=single)
+        if self.total is None:
+            self.total = self.memory("total", height, self.classes, width).zero_()
         flat = self.total.view(height, -1)
 
-        def add(first: int, sums: Tensor) -> None:
+        def add(first: int, means: Tensor) -> None:
             """Adds complete rows, resized, to the picture's scores."""
-            begin, end = max(first, top), min(first + len(sums), bottom)
-            if begin >= end:
-                return
-            inside = sums[begin - first : end - first, :, grid.inside[1]]
-            mean = self.memory("mean", end - begin, self.classes, old_width)
-            torch.mul(inside, weights[begin:end, grid.inside[1]].unsqueeze(1), out=mean)
+            count = len(means)
             if old_width != width:
-                lines, wide = mean.view(-1, old_width), self.memory("wide", (end - begin) * self.classes, width)
+                lines, resized = means.flatten(0, 1), self.memory("resized", count * self.classes, width)
                 if across.rounded:
-                    across.widen(lines, wide)
+                    across.widen(lines, resized)
                 else:
-                    resize(lines[None], tuple(wide.shape), out=wide[None])
-                mean = wide
-            mean = mean.view(end - begin, -1)
+                    resize(lines[None], tuple(resized.shape), out=resized[None])
+                means = resized
+            means = means.reshape(count, -1)
             if down is None:
-                flat[begin - top : end - top] += mean
+                flat[first : first + count] += means
             else:
-                rows, shares = down.part(begin - top, end - top)
-                flat[rows].addmm_(shares, mean)
+                rows, shares = down.part(first, first + count)
+                flat[rows].addmm_(shares, means)
 
         return add
 
@@ -202,11 +287,11 @@ class HostScores:
 class DeviceSums:
     """Sums of one scale's windows on an accelerator, as a whole map (C, h, w)."""
 
-    def __init__(self, sums: Tensor, grid: Grid, finish: Callable[[], None]):
-        self.sums, self.grid, self.close = sums.zero_(), grid, finish
+    def __init__(self, sums: Tensor, grid: Grid, close: Callable[[], None]):
+        self.sums, self.grid, self.close = sums.zero_(), grid, close
 
     def add(self, corners: list[tuple[int, int]], logits: Tensor) -> None:
-        """As BandSums.add."""
+        """As FullSums.add."""
         height, width = self.grid.window
         probabilities = logits.softmax(2, dtype=torch.float32)
         plain = probabilities[0]
@@ -217,26 +302,25 @@ class DeviceSums:
 
 
 class DeviceScores:
-    """The same as HostScores on an accelerator: few large operations, and nothing waits for them."""
+    """The same as HostScores on an accelerator: few large operations, one block, and nothing waits for them."""
 
-    def __init__(self, memory: Memory, classes: int, size: tuple[int, int], flip: bool, single: bool):
-        self.memory, self.classes, self.size, self.flip = memory, classes, size, flip
-        self.scales = 0
+    def __init__(self, memory: Memory, classes: int, size: tuple[int, int], flip: bool, scales: int, use: Use):
+        self.memory, self.classes, self.size, self.use = memory, classes, size, use
+        self.maps = scales * (2 if flip else 1)
         self.total = memory("total", classes, *size).zero_()
 
     def scale(self, grid: Grid) -> DeviceSums:
         """As HostScores.scale."""
-        self.scales += 1
         sums = self.memory("sums", self.classes, *grid.size)
 
-        def finish() -> None:
-            mean = sums.mul_(grid.weights(self.flip, sums.device))[:, grid.inside[0], grid.inside[1]]
-            for first in range(0, len(mean), PLANES_AT_ONCE):
+        def close() -> None:
+            means = sums.mul_(grid.weights(self.maps, sums.device))[:, grid.inside[0], grid.inside[1]]
+            for first in range(0, len(means), PLANES_AT_ONCE):
                 planes = slice(first, first + PLANES_AT_ONCE)
-                self.total[planes] += resize(mean[planes], self.size)
+                self.total[planes] += resize(means[planes], self.size)
 
-        return DeviceSums(sums, grid, finish)
+        return DeviceSums(sums, grid, close)
 
-    def values(self, divide: bool) -> Tensor:
-        """As HostScores.values."""
-        return self.total.div_(self.scales) if divide else self.total
+    def close(self) -> None:
+        """As HostScores.close."""
+        self.use(slice(0, self.size[0]), self.total)

@@ -64,7 +64,7 @@ class Points(nn.Module):
     def __init__(self, classes: int, stride: int):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.stride, self.spent = stride, 0.0
+        self.stride, self.spent, self.gives_coarse = stride, 0.0, stride > 1
         self.weight = nn.Parameter(torch.randn(classes, 3, 1, 1, generator=generator), requires_grad=False)
         self.bias = nn.Parameter(torch.randn(classes, generator=generator), requires_grad=False)
 
