@@ -4,44 +4,50 @@ Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 for bit where the operations are deterministic; a step takes up to a third longer.
 """
 
-from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cache
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from model.regions import blocks
+
 
 def recompute_blocks(backbone: nn.Module | None) -> int:
     """Makes every block of the backbone keep its input alone while training; how many there are.
 
-    A block is a member of an `nn.Sequential` that has layers of its own: a residual block, say.
+    For the blocks see `model.regions.blocks`. To compile them as well, call this first.
 
     Raises:
         ValueError: there is none.
     """
-    blocks = [] if backbone is None else list(_blocks(backbone))
-    if not blocks:
+    found = [] if backbone is None else list(blocks(backbone))
+    if not found:
         raise ValueError("train.checkpointing: this network's backbone has no blocks to compute again; leave it off")
-    for block in blocks:
-        block.forward = partial(_recomputed, block, block.forward)
-    return len(blocks)
+    for block in found:
+        block.__class__ = _recomputing(type(block))
+    return len(found)
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(module, nn.Sequential) and type(child) is not nn.Sequential and any(child.children()):
-            yield child
-        else:
-            yield from _blocks(child)
+@cache
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class of its own for each kind of block, by which compiled ones are told from those that keep everything."""
+    return type(f"Recomputed{kind.__name__}", (_Recomputed, kind), {})
 
 
-def _recomputed(block: nn.Module, forward, x):
-    if not block.training:
-        return forward(x)
-    return checkpoint(forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _without_statistics(block)))
+class _Recomputed:
+    """Mixed into the class of a block."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        if torch.compiler.is_compiling():  # what a graph computes again has no effect beside its values
+            return checkpoint(super().forward, x, use_reentrant=False)
+        return checkpoint(
+            super().forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _without_statistics(self))
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests import reliability
@@ -53,6 +54,19 @@ def make_experiment(folder: Path, data: Path, /, **sections) -> Path:
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(merge(raw, sections)))
     return path
+
+
+@pytest.fixture(autouse=True)
+def whole_float32(request):
+    """On a GPU a test computes float32 in full, as the CPU that it is compared with does, not in TF32."""
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [flag.allow_tf32 for flag in flags]
+    if request.node.get_closest_marker("gpu"):
+        for flag in flags:
+            flag.allow_tf32 = False
+    yield
+    for flag, allowed in zip(flags, before, strict=True):
+        flag.allow_tf32 = allowed
 
 
 @pytest.fixture(scope="session")

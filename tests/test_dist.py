@@ -16,9 +16,12 @@ from util import dist
 ROOT = Path(__file__).parent.parent
 
 
-def run_processes(count: int, code: str, *arguments: str) -> list[str]:
-    """Runs Python code in `count` processes of one group; the last printed line of each, by rank."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
+def run_processes(count: int, code: str, *arguments: str, visible: str = "") -> list[str]:
+    """Runs Python code in `count` processes of one group; the last printed line of each, by rank.
+
+    visible: GPUs that they may use.
+    """
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": str(ROOT),
            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     started = [
         subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
@@ -57,15 +60,51 @@ dist.close()
 """
 
 
-def test_sync_bn_on_cpu_equals_batch_norm_on_the_whole_batch():
+def whole_batch() -> list[float]:
+    """Sums of outputs, gradients and buffers that one process has with ordinary batch norm on the CPU."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     out = net(torch.randn(6, 3, 8, 9))
     out.square().sum().backward()
-    expected = [float(out.double().sum()), *(float(p.grad.double().abs().sum()) for p in net.parameters()),
-                *(float(b.double().sum()) for b in net.buffers())]
+    return [float(out.detach().double().sum()), *(float(p.grad.double().abs().sum()) for p in net.parameters()),
+            *(float(b.double().sum()) for b in net.buffers())]
+
+
+def test_sync_bn_on_cpu_equals_batch_norm_on_the_whole_batch():
     for line in run_processes(2, SYNC_BN):
-        assert json.loads(line) == pytest.approx(expected, rel=1e-5, abs=1e-4)
+        assert json.loads(line) == pytest.approx(whole_batch(), rel=1e-5, abs=1e-4)
+
+
+SYNC_BN_ON_A_GPU = """
+import os, sys
+os.environ["NGPU"] = "0"  # so that the processes form a group of gloo, which can share one GPU
+import torch
+from torch import nn
+from util import dist
+dist.init()
+device, compiled = torch.device("cuda", 0), sys.argv[1] == "True"
+torch.backends.cudnn.allow_tf32 = False
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+x = torch.randn(6, 3, 8, 9)
+net = dist.convert_sync_batchnorm(net, device, compiled).to(device)
+if compiled:
+    net.compile(fullgraph=True)
+mine = (x[:4] if dist.rank() == 0 else x[4:]).to(device)
+out = net(mine)
+out.square().sum().backward()
+grads = [dist.all_reduce_sum_(p.grad.clone()) for p in net.parameters()]
+print([float(dist.all_reduce_sum_(out.detach().double().sum())), *(float(g.double().abs().sum()) for g in grads),
+       *(float(b.double().sum()) for b in net.buffers())])
+dist.close()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sync_bn_of_two_processes_on_one_gpu_equals_batch_norm_on_the_whole_batch(compiled):
+    for line in run_processes(2, SYNC_BN_ON_A_GPU, str(compiled), visible=os.environ.get("CUDA_VISIBLE_DEVICES", "0")):
+        assert json.loads(line) == pytest.approx(whole_batch(), rel=1e-4, abs=1e-3)
 
 
 def test_sync_bn_is_ordinary_on_one_process():

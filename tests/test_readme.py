@@ -27,7 +27,7 @@ LAUNCHED = [c for c in COMMANDS if "tool/train.sh" in c or "tool/test.sh" in c]
 # What runs elsewhere: the whole quickstart below, the checks are this suite, the older YAML in test_launch,
 # import, demo, packing and bench in tests of their own.
 ELSEWHERE = ("tool.prepare pack cityscapes", "tool.bench data cityscapes",
-             "sh tool/quickstart.sh", "sh tool/check.sh", "my_old.yaml",
+             "sh tool/quickstart.sh", "sh tool/check.sh", "sh tool/gpu_check.sh", "my_old.yaml",
              "--checkpoint train_epoch_200.pth",
              "tool.import_weights train_epoch_200.pth", "tool.demo photo.jpg", "python -m tool.status",
              "tool.bench params cityscapes sfnet101",

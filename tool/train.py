@@ -12,6 +12,7 @@ runs the steps up to a loss that was not finite again, and says where the first 
 """
 
 import os
+from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 
 import torch
@@ -26,6 +27,7 @@ from dataset.skip import Skips
 from dataset.transform import TrainTransform
 from dataset.uniform import ClassUniform, find_points
 from model.recompute import recompute_blocks
+from model.regions import compile_regions
 from tool import common
 from util import dist, random_state, signals, status
 from util.config import Config, dump_config
@@ -122,10 +124,13 @@ def data_of(train_set, val_set) -> Data:
 
 
 def make_deterministic(config: Config) -> None:
-    """Has every operation repeat bit for bit, or raise RuntimeError with its name, if `train.deterministic`."""
+    """Has every operation repeat bit for bit, or raise RuntimeError with its name, if `train.deterministic`.
+
+    If not, cuDNN tries out which of its kernels is the fastest, once, since all batches have the crop's size.
+    """
     if config.train.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first product is computed
-        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not config.train.deterministic
     torch.use_deterministic_algorithms(config.train.deterministic)  # cuDNN's choice included
 
 
@@ -177,7 +182,7 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     common.load_initial_weights(model, config)
     check_batch(config, model)
     if config.model.sync_bn:
-        model = dist.convert_sync_batchnorm(model, device)
+        model = dist.convert_sync_batchnorm(model, device, config.train.compile)
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model.to(device, memory_format=layout)
     ema = None
@@ -191,12 +196,12 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     )
     steps_per_epoch = len(train_set) // config.train.batch_size
     if config.train.compile:
-        model.compile()
+        compile_regions(model)
     criterion = SegLoss(
         loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing, loss.name,
         loss.options, loss.extra,
     )
-    net = dist.wrap(model, device, static=config.train.accumulate == 1 and not config.train.compile)
+    net = dist.wrap(model, device, static=config.train.accumulate == 1)
     random_state.seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
     return Training(
         config, device, model, net, criterion.to(device), optimizer,
@@ -305,6 +310,17 @@ def close_epoch(
     return 0
 
 
+@contextmanager
+def any_size(compiled: bool):
+    """What is compiled or tried out for the crop's size is not so for the size of every picture in here."""
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+
+
 def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, stop: signals.Stop) -> Scores | None:
     """Scores the network on whole pictures at scale `train.val_scale`; None if a signal cut it short."""
     config = training.config
@@ -324,7 +340,8 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
             writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
 
     samples = build_eval_loader(val_set, indices, common.loader_workers(config), config.data.loader)
-    result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
+    with any_size(config.train.compile):
+        result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
     if stop.agree():
         return None
     log.info(

@@ -203,7 +203,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1, description="forward and backward passes per optimiser step")
     amp: Precision = Field("off", description="precision of the forward pass")
     channels_last: bool = Field(True, description="memory format N,H,W,C")
-    compile: bool = Field(False, description="torch.compile the network")
+    compile: bool = Field(False, description="torch.compile the network's blocks, which takes minutes at the start")
     checkpointing: bool = Field(
         False, description="compute the backbone's activations again in the backward pass: less memory, more time"
     )
@@ -224,8 +224,6 @@ class TrainConfig(Section):
     def _consistent(self):
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        if self.checkpointing and self.compile:
-            raise ValueError("checkpointing: a compiled network chooses itself what to compute again; use one of them")
         return self
 
 

@@ -216,7 +216,10 @@ class Agreement:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Gives every process the buffers of rank 0, the running means of batch norm: those that a checkpoint holds."""
+    """Gives every process the buffers of rank 0, the running means of batch norm: those that a checkpoint holds.
+
+    A training step does not read them, so they are shared where they are, not at every step.
+    """
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
@@ -286,38 +289,46 @@ class _AllReduceSum(torch.autograd.Function):
         return all_reduce_sum_(gradient.clone())
 
 
-class _CPUSyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose mean and variance are those of all processes' batches, on the CPU.
+class _SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose mean and variance are those of all processes' batches; x is (N, C, H, W).
 
-    The GPU has `nn.SyncBatchNorm`; it refuses CPU tensors, and this gives the same numbers there (x is (N, C, H, W)).
+    The same numbers as `nn.SyncBatchNorm`, which refuses CPU tensors, and which torch.compile cannot take into a
+    graph, so that it would split one at every norm. Here a pass is one exchange of 2C + 1 numbers.
     """
 
     def forward(self, x):
         if not (self.training and world_size() > 1):
             return super().forward(x)
-        count = torch.tensor([x.numel() / x.shape[1]], dtype=torch.float64)
-        count = float(all_reduce_sum_(count))
-        wide = x.double()  # a CPU has the width, and rounding is what two processes differ by
-        mean = _AllReduceSum.apply(wide.sum((0, 2, 3))) / count
-        centred = wide - mean[:, None, None]
-        var = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
+        # A CPU has the width, and rounding is what two processes differ by.
+        wide = x.double() if x.device.type == "cpu" else x.float()
+        var, mean = (value.double() for value in torch.var_mean(wide, (0, 2, 3), correction=0))
+        count = x.numel() // x.shape[1]
+        sums = torch.cat([mean.new_full((1,), count), count * mean, count * (var + mean.square())])
+        sums = _AllReduceSum.apply(sums)
+        count, mean, square = sums.split([1, len(mean), len(mean)])
+        mean = mean / count
+        var = square / count - mean.square()  # in double, where the difference keeps its digits
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.float(), self.momentum)
             self.running_var.lerp_((var * count / (count - 1)).float(), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        mean, scale = (value.to(wide.dtype)[:, None, None] for value in (mean, scale))
+        return ((wide - mean) * scale + self.bias[:, None, None]).to(x.dtype)
 
 
-def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` with batch norm over all processes; unchanged on one process."""
+def convert_sync_batchnorm(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
+    """`module` with batch norm over all processes; unchanged on one process.
+
+    compiled: it will be; on a GPU a norm of its own kernels is the fastest of those that are not.
+    """
     if world_size() == 1:
         return module
-    if device.type == "cuda":
+    if device.type == "cuda" and not compiled:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
-            child.__class__ = _CPUSyncBatchNorm
+            child.__class__ = _SyncBatchNorm
     return module
 
 
@@ -325,13 +336,13 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
     """`model` in DistributedDataParallel; itself on one process.
 
     static: every step uses the same parameters, in one backward pass each: then parameters that no output depends on
-    are allowed. With several passes (`no_sync`) or a compiled network PyTorch does not support it.
+    are allowed. PyTorch does not support it with several passes (`no_sync`).
     """
     if world_size() == 1:
         return model
     return DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True,
-        static_graph=static,
+        static_graph=static, broadcast_buffers=False,  # see share_buffers
     )
 
 

@@ -126,13 +126,15 @@ def update_scale(training: Training) -> None:
     """Adapts the scale of fp16 gradients, and counts on the device the steps that overflowed.
 
     The optimiser has left such a step out; the schedule goes on all the same, since it is a function of the step's
-    number. PyTorch's public ways to read the scale make the host wait for the device.
+    number. The scale is read as what a one becomes, since `get_scale` makes the host wait for the device.
     """
-    if not training.scaler.is_enabled():
+    scaler = training.scaler
+    if not scaler.is_enabled():
         return
-    before = training.scaler._scale.clone()
-    training.scaler.update()
-    training.overflows = training.overflows + (training.scaler._scale < before).sum()
+    one = torch.ones((), device=training.device)
+    before = scaler.scale(one)
+    scaler.update()
+    training.overflows = training.overflows + (scaler.scale(one) < before)
 
 
 @torch.no_grad()

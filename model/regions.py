@@ -1,0 +1,47 @@
+"""Compilation by regions: one graph for each block of a backbone and each other part, not one for the network.
+
+Equal blocks share their graph, so compiling takes as long as the different ones do, and what is compiled stays the
+same module: names of parameters, copies, hooks and checkpoints are those of the plain network. The idea is that of
+PyTorch's recipe "Reducing torch.compile cold start compilation time with regional compilation".
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of each `nn.Sequential` inside of `module` that have layers of their own: residual blocks, say."""
+    for child in module.children():
+        if isinstance(module, nn.Sequential) and type(child) is not nn.Sequential and any(child.children()):
+            yield child
+        else:
+            yield from blocks(child)
+
+
+def regions(module: nn.Module) -> Iterator[nn.Module]:
+    """The blocks inside of `module`, and the largest parts with parameters that hold no block, in order."""
+    inside = set(blocks(module))
+    for child in module.children():
+        if child not in inside and (isinstance(child, (nn.ModuleList, nn.ModuleDict)) or any(blocks(child))):
+            yield from regions(child)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def compile_regions(network: nn.Module, backend: str = "inductor") -> int:
+    """Has every region of the network compiled at its first call, in place; how many there are.
+
+    Each is one graph for one size of its maps, in training: another size compiles again, and a region that is no
+    single graph raises PyTorch's error. So whole pictures of any size are better scored under
+    `torch.compiler.set_stance("force_eager")`. What lies between the regions, where maps are resized and joined,
+    stays as it is.
+    """
+    parts = list(regions(network))
+    # All regions are entries of one table, that of nn.Module.__call__; at its limit PyTorch would raise.
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, 2 * len(parts))
+    for part in parts:
+        part.compile(fullgraph=True, dynamic=False, backend=backend)
+    return len(parts)
