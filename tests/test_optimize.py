@@ -121,9 +121,12 @@ def test_a_shared_weight_is_not_folded():
 def test_stored_half_precision_weights_are_those_of_autocast():
     network = trained(build_model("semanticflow", CLASSES, "resnet18")).eval()
     fast, half = optimize_for_inference(network), optimize_for_inference(network, torch.bfloat16)
-    x = torch.randn(1, 3, 65, 97)
+    x, folded = torch.randn(1, 3, 65, 97), copy.deepcopy(network)
+    fold_norms(folded)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = fast(x)["out"]
+        expected = logits(folded.to(memory_format=torch.channels_last), x)
+        surrounded = fast(x)["out"]
+    torch.testing.assert_close(surrounded, fast(x)["out"], rtol=0, atol=0)  # a network keeps the precision it has
     found = half(x)["out"]
     assert found.dtype == torch.float32 and torch.isfinite(found).all()
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     model = common.load_network(file, config, len(data.classes)).to(device)
     if config.test.optimize != "none":
         model = optimize_for_inference(model, AMP_TYPES[config.test.amp], config.test.optimize == "compile")
+        log.info("network: %s", model.summary)
     predictor = build_predictor(config, model, len(data.classes), device)
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())

@@ -249,7 +249,9 @@ class TestConfig(Section):
     window_batch: int = Field(4, ge=1, description="windows per forward pass")
     amp: Precision = Field("off", description="precision of the forward pass")
     optimize: Literal["none", "fold", "compile"] = Field(
-        "none", description="fold norms into convolutions (scores change by rounding); compile: and torch.compile"
+        "none",
+        description="fold: norms joined with convolutions, Winograd's method on a CPU (scores change by rounding); "
+        "compile: and torch.compile",
     )
     keep_memory: bool = Field(True, description="on a CPU: keep freed memory for the next tensor; faster, larger")
     save_gray: bool = Field(True, description="write predictions as class ids")

@@ -119,10 +119,10 @@ def on_cpu(
         REFERENCE: partial(plain, network),
         "channels_last": partial(plain, network, None, LAST),
         "folded": lambda: plain(folded(network)),
-        "folded, channels_last (test.optimize=fold)": partial(optimised, network, None, False),
+        "optimised (test.optimize=fold)": partial(optimised, network, None, False),
         "compiled (test.optimize=compile)": partial(optimised, network, None, True),
         "bf16 autocast": partial(plain, network, bf16),
-        "bf16 folded, channels_last": partial(optimised, network, bf16, False),
+        "bf16 optimised": partial(optimised, network, bf16, False),
         "bf16 compiled": partial(optimised, network, bf16, True),
         "ONNX Runtime float32": lambda: onnx_engine(folded(network), size, batch),
         "OpenVINO float32": lambda: openvino_engine(folded(network), size, batch),
@@ -146,12 +146,12 @@ def on_gpu(
     ways = {
         REFERENCE: lambda: with_tf32(plain(network), False),
         "TF32": lambda: with_tf32(plain(network), True),
-        "float32 folded, channels_last": lambda: with_tf32(optimised(network, None, False), False),
+        "float32 optimised": lambda: with_tf32(optimised(network, None, False), False),
         "TF32 compiled": lambda: with_tf32(optimised(network, None, True), True),
         "bf16 autocast": partial(plain, network, bf16),
-        "bf16 folded, channels_last": partial(optimised, network, bf16, False),
+        "bf16 optimised": partial(optimised, network, bf16, False),
         "bf16 compiled": partial(optimised, network, bf16, True),
-        "fp16 folded, channels_last": partial(optimised, network, fp16, False),
+        "fp16 optimised": partial(optimised, network, fp16, False),
         "fp16 compiled": partial(optimised, network, fp16, True),
     }
     return {name: way() for name, way in ways.items() if chosen(name)}
@@ -216,8 +216,8 @@ def growth(network: nn.Module, size: tuple[int, int], rounds: int, device: torch
     """One table a size and batch: the reference, and folded networks without compilation."""
     tables = []
     amp = torch.bfloat16
-    contenders = {REFERENCE: plain(network), "folded, channels_last": optimised(network, None, False),
-                  "bf16 folded, channels_last": optimised(network, amp, False)}
+    contenders = {REFERENCE: plain(network), "optimised": optimised(network, None, False),
+                  "bf16 optimised": optimised(network, amp, False)}
     for factor, batch in GROWTH:
         x = torch.randn(batch, 3, *(max(round(side * factor), 1) for side in size), device=device)
         calls = {name: partial(forward, x) for name, forward in contenders.items()}
