@@ -65,9 +65,8 @@ def bench(tmp_path, data, monkeypatch):
 
 
 def test_the_bench_compares_with_the_plain_network(bench, capsys):
-    report = bench("--engines", "folded,channels_last", "--batch", "2", "--grow")
-    names = ["eager float32", "channels_last", "folded", "optimised (test.optimize=fold)",
-             "bf16 optimised"]
+    report = bench("--engines", "folded,channels_last,optimised", "--batch", "2", "--grow")
+    names = ["eager float32", "channels_last", "folded", "optimised (test.optimize=fold)", "bf16 optimised"]
     first = report.tables[0]
     assert [row.name for row in first.rows] == names
     assert first.rows[0].ratio == 1 and all(row.median > 0 for row in first.rows)
