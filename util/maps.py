@@ -96,15 +96,15 @@ def mirror(planes: Tensor, out: Tensor | None = None) -> Tensor:
 def exponentials_(numbers: Tensor, sums: Tensor, fill: Callable[[], object]) -> None:
     """Exponentials of logits, and what turns them into probabilities, on a CPU.
 
-    numbers: float32 (k, n, C, w), contiguous, to which `fill` writes the logits; afterwards their exponentials, up
-    to a factor for each pixel. sums: float32 (k, n, 1, w), afterwards one over the sum of the exponentials.
+    numbers: float32 (n, C, w), contiguous, to which `fill` writes the logits; afterwards their exponentials, up to a
+    factor for each pixel. sums: float32 (n, 1, w), afterwards one over the sum of the exponentials.
     torch.softmax over an axis that is not the last takes three times as long.
     """
     fill()
-    low, high = torch.aminmax(torch.sum(numbers.exp_(), 2, keepdim=True, out=sums))
+    low, high = torch.aminmax(torch.sum(numbers.exp_(), 1, keepdim=True, out=sums))
     if not SAFE_SUMS[0] < float(low) <= float(high) < SAFE_SUMS[1]:
         fill()
-        torch.sum(numbers.sub_(numbers.amax(2, keepdim=True)).exp_(), 2, keepdim=True, out=sums)
+        torch.sum(numbers.sub_(numbers.amax(1, keepdim=True)).exp_(), 1, keepdim=True, out=sums)
     sums.reciprocal_()
 
 

@@ -6,7 +6,8 @@ and added to the picture's scores at once, so that a scale needs memory for one 
 gives logits on a coarser grid, they are enlarged in blocks of rows that stay in a core's cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 
 import cv2
@@ -40,10 +41,10 @@ class Grid:
         self.corners = [(y, x) for y in rows for x in columns]
 
     def weights(self, maps: int, device) -> Tensor:
-        """float32 (h, w): one over `maps` times the number of windows over each pixel."""
+        """float32 (h, 1, w): one over `maps` times the number of windows over each pixel."""
         over_rows = _coverage(self.rows, self.window[0], self.size[0])
         over_columns = _coverage(self.columns, self.window[1], self.size[1])
-        return (torch.outer(over_rows, over_columns) * maps).reciprocal_().to(device)
+        return (torch.outer(over_rows, over_columns) * maps).reciprocal_().unsqueeze(1).to(device)
 
 
 def _coverage(starts: list[int], window: int, length: int) -> Tensor:
@@ -55,33 +56,76 @@ def _coverage(starts: list[int], window: int, length: int) -> Tensor:
 
 
 class Block:
-    """The probabilities of a block of rows of one window, or of it and its mirror image."""
+    """Memory for the probabilities of a block of rows of one window: `numbers` (n, C, w) and `sums` (n, 1, w)."""
 
-    def __init__(self, memory: Memory, halves: int, rows: int, classes: int, width: int):
-        self.numbers = memory("block", halves, rows, classes, width)
-        self.sums = memory("block's sums", halves, rows, 1, width)
+    def __init__(self, memory: Memory, rows: int, classes: int, width: int):
+        self.numbers = memory(f"block of {rows}", rows, classes, width)
+        self.sums = memory(f"sums of {rows}", rows, 1, width)
+        self._lines, self._rows = self.numbers.flatten(1), self.numbers.view(-1, width).numpy()
+
+    def copy(self, logits: Tensor, mirrored: bool) -> None:
+        """Logits (n, C, w) of any strides -> `numbers`."""
+        self.numbers.copy_(logits)
+        if mirrored:
+            cv2.flip(self._rows, 1, dst=self._rows)  # Tensor.flip moves single numbers on a CPU, OpenCV vectors
+
+    def enlarge(self, shares: Tensor, lines: Tensor) -> None:
+        """Shares (n, p) of the points (p, C * w) -> `numbers`."""
+        torch.mm(shares, lines, out=self._lines)
 
     def add_to(self, target: Tensor, weights: Tensor, old: int) -> None:
-        """Adds weights (n, w) times the softmax of `numbers` to target (n, C, w), new from column `old` on."""
-        factors = self.sums.mul_(weights.unsqueeze(1))
-        for half, factor in zip(self.numbers, factors, strict=True):
-            if old:
-                target[..., :old].addcmul_(half[..., :old], factor[..., :old])
-            if old < target.shape[2]:
-                torch.mul(half[..., old:], factor[..., old:], out=target[..., old:])
-            old = target.shape[2]
+        """Adds weights (n, 1, w) times the probabilities to target (n, C, w), which is new from column `old` on."""
+        factors = self.sums.mul_(weights)
+        if old == target.shape[2]:
+            target.addcmul_(self.numbers, factors)
+        elif old == 0:
+            torch.mul(self.numbers, factors, out=target)
+        else:
+            target[..., :old].addcmul_(self.numbers[..., :old], factors[..., :old])
+            torch.mul(self.numbers[..., old:], factors[..., old:], out=target[..., old:])
 
 
-class FullSums:
-    """Sums of one scale's windows on a CPU from logits of the windows' size, in a ring of rows.
+class RowSums:
+    """Sums of one scale's windows on a CPU, in blocks of rows; `finish` gets the rows from top to bottom.
+
+    A mirrored window is one more window at the same place.
+    """
+
+    def __init__(self, memory: Memory, classes: int, grid: Grid, weights: Tensor, finish: Finish):
+        self.memory, self.classes, self.grid, self.weights, self.finish = memory, classes, grid, weights, finish
+        self.done = 0  # rows that were handed to `finish`
+        self._works: dict[int, Block] = {}
+
+    def _blocks(self, first: int, last: int, period: int | None = None) -> Iterator[tuple[slice, Block]]:
+        for rows in row_blocks(first, last, self.classes * self.grid.window[1], period):
+            count = rows.stop - rows.start
+            if count not in self._works:
+                self._works[count] = Block(self.memory, count, self.classes, self.grid.window[1])
+            yield rows, self._works[count]
+
+    def _add_to(self, target: Tensor, reach: int, rows: slice, block: Block, windows) -> int:
+        """Adds windows, their first column and what fills the block, to target (n, C, w), new from column `reach`.
+
+        Returns from where it is new then.
+        """
+        width = self.grid.window[1]
+        for x, fill in windows:
+            exponentials_(block.numbers, block.sums, fill)
+            columns = slice(x, x + width)
+            block.add_to(target[..., columns], self.weights[rows, :, columns], min(max(reach - x, 0), width))
+            reach = max(reach, columns.stop)
+        return reach
+
+
+class FullSums(RowSums):
+    """Sums from logits of the windows' size, in a ring of rows.
 
     Row y of the picture stands in row y % R of the ring, float32 (R, C, w).
     """
 
-    def __init__(self, memory: Memory, classes: int, grid: Grid, weights: Tensor, finish: Finish):
-        self.memory, self.grid, self.weights, self.finish = memory, grid, weights, finish
-        self.ring = memory("ring", grid.window[0], classes, grid.size[1])
-        self.done = 0  # rows that were handed to `finish`
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.ring = self.memory("ring", self.grid.window[0], self.classes, self.grid.size[1])
         self.touched = 0  # rows that hold sums; those below hold anything
         self.fresh = 0  # from this row on, the current row of windows is the first
         self.reach = 0  # and holds sums up to this column
@@ -94,7 +138,8 @@ class FullSums:
         numbered = enumerate(corners)
         for y, group in groupby(numbered, key=lambda item: item[1][0]):
             self._complete(y)
-            self._add_row(y, [(x, logits[:, index]) for index, (_, x) in group])
+            halves = [(x, half, logits[half, index]) for index, (_, x) in group for half in range(len(logits))]
+            self._add_row(y, [(x, half == 1, window.transpose(0, 1)) for x, half, window in halves])
 
     def close(self) -> None:
         """No window comes any more."""
@@ -102,57 +147,42 @@ class FullSums:
 
     def _complete(self, end: int) -> None:
         period = len(self.ring)
-        for rows in row_blocks(self.done, end, self.ring[0].numel(), period):
+        for rows, _ in self._blocks(self.done, end, period):
             self.finish(rows.start, self.ring[rows.start % period :][: rows.stop - rows.start])
         self.done = max(end, self.done)
 
-    def _add_row(self, y: int, windows: list[tuple[int, Tensor]]) -> None:
-        period, classes, _ = self.ring.shape
-        height, width = self.grid.window
-        halves = len(windows[0][1])
-        if y + height > self.touched:  # the first windows at this y: below `fresh` the ring holds no sums yet
-            self.fresh, self.reach, self.touched = max(self.touched, y), 0, y + height
-        blocks = row_blocks(y, self.fresh, halves * classes * width, period)
-        blocks += row_blocks(max(self.fresh, y), y + height, halves * classes * width, period)
-        for rows in blocks:
-            block = Block(self.memory, halves, rows.stop - rows.start, classes, width)
-            target = self.ring[rows.start % period :][: rows.stop - rows.start]
-            reach = self.reach if rows.start >= self.fresh else target.shape[2]
-            for x, logits in windows:
-                self._fill(block, logits[:, :, rows.start - y : rows.stop - y])
-                columns = slice(x, x + width)
-                block.add_to(target[..., columns], self.weights[rows, columns], min(max(reach - x, 0), width))
-                reach = max(reach, x + width)
-        self.reach = max(self.reach, windows[-1][0] + width)
-
-    def _fill(self, block: Block, logits: Tensor) -> None:
-        """(k, C, n, w), the second half mirrored."""
-        exponentials_(block.numbers, block.sums, lambda: block.numbers.copy_(logits.transpose(1, 2)))
-        if len(logits) == 2:
-            # Tensor.flip moves single numbers on a CPU, OpenCV vectors
-            for mirrored in (block.numbers[1], block.sums[1]):
-                lines = mirrored.view(-1, mirrored.shape[2]).numpy()
-                cv2.flip(lines, 1, dst=lines)
+    def _add_row(self, y: int, windows: list[tuple[int, bool, Tensor]]) -> None:
+        """windows: first column, whether mirrored, logits (h, C, w)."""
+        period, bottom = len(self.ring), y + self.grid.window[0]
+        if bottom > self.touched:  # the first windows at this y: below `fresh` the ring holds no sums yet
+            self.fresh, self.reach, self.touched = max(self.touched, y), 0, bottom
+        reach = self.reach
+        for first, last in ((y, self.fresh), (max(self.fresh, y), bottom)):
+            for rows, block in self._blocks(first, last, period):
+                target = self.ring[rows.start % period :][: rows.stop - rows.start]
+                part = slice(rows.start - y, rows.stop - y)
+                fills = [(x, partial(block.copy, logits[part], mirrored)) for x, mirrored, logits in windows]
+                old = self.reach if rows.start >= self.fresh else target.shape[2]
+                reach = self._add_to(target, old, rows, block, fills)
+        self.reach = reach
 
 
-class CoarseSums:
-    """Sums of one scale's windows on a CPU from logits on a coarser grid, whose corners are those of the window."""
+class CoarseSums(RowSums):
+    """Sums from logits on a coarser grid, whose corners are those of the window."""
 
-    def __init__(self, memory: Memory, classes: int, grid: Grid, weights: Tensor, finish: Finish):
-        self.memory, self.classes, self.grid, self.weights, self.finish = memory, classes, grid, weights, finish
-        self.done = 0  # rows that were handed to `finish`
-        self.waiting: list[tuple[int, int, Tensor]] = []  # windows that reach below: y, x, logits (h, k, C, w)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.waiting: list[tuple[int, int, Tensor]] = []  # windows that reach below: y, x, logits (h, C, w)
 
     def add(self, corners: list[tuple[int, int]], logits: Tensor) -> None:
         """As FullSums.add, with logits (k, n, C, h, w) on the coarse grid."""
-        logits = logits.float()
-        if len(logits) == 2:
-            logits = torch.stack([logits[0], logits[1].flip(-1)])
         height, width = self.grid.window
         self.down, self.across = aligned_corners(logits.shape[3], height), aligned_corners(logits.shape[4], width)
         for index, (y, x) in enumerate(corners):
             self._complete(y)
-            self.waiting.append((y, x, logits[:, index].permute(2, 0, 1, 3).contiguous()))
+            for half in range(len(logits)):
+                window = logits[half, index].float().transpose(0, 1)
+                self.waiting.append((y, x, (window.flip(-1) if half else window).contiguous()))
 
     def close(self) -> None:
         """As FullSums.close."""
@@ -168,34 +198,20 @@ class CoarseSums:
 
     def _complete_band(self, first: int, last: int) -> None:
         """The rows first..last - 1, which all windows that wait go over."""
-        wide = []
+        wide, width = [], self.grid.window[1]
         for index, (y, _, logits) in enumerate(self.waiting):
             points, _ = self.down.shares(first - y, last - y)
-            rows = logits[points]
-            widened = self.memory(f"wide {index}", *rows.shape[:3], self.grid.window[1])
-            self.across.widen(rows.view(-1, rows.shape[3]), widened.view(-1, widened.shape[3]))
-            wide.append((points.start, widened))
-        halves, width = wide[0][1].shape[1], self.grid.window[1]
-        for rows in row_blocks(first, last, halves * self.classes * width):
-            block = Block(self.memory, halves, rows.stop - rows.start, self.classes, width)
+            lines = self.memory(f"wide {index}", (points.stop - points.start) * self.classes, width)
+            self.across.widen(logits[points].flatten(0, 1), lines)
+            wide.append((points.start, lines.view(-1, self.classes * width)))
+        for rows, block in self._blocks(first, last):
             target = self.memory("means", rows.stop - rows.start, self.classes, self.grid.size[1])
-            reach = 0
-            for (y, x, _), (start, widened) in zip(self.waiting, wide, strict=True):
+            fills = []
+            for (y, x, _), (start, lines) in zip(self.waiting, wide, strict=True):
                 points, shares = self.down.shares(rows.start - y, rows.stop - y)
-                self._fill(block, shares, widened[points.start - start : points.stop - start])
-                columns = slice(x, x + width)
-                block.add_to(target[..., columns], self.weights[rows, columns], min(max(reach - x, 0), width))
-                reach = max(reach, x + width)
+                fills.append((x, partial(block.enlarge, shares, lines[points.start - start : points.stop - start])))
+            self._add_to(target, 0, rows, block, fills)
             self.finish(rows.start, target)
-
-    def _fill(self, block: Block, shares: Tensor, wide: Tensor) -> None:
-        """shares (n, p) of the rows of points, widened (p, k, C, w)."""
-
-        def enlarge() -> None:
-            for half, numbers in enumerate(block.numbers):
-                torch.mm(shares, wide[:, half].flatten(1), out=numbers.flatten(1))
-
-        exponentials_(block.numbers, block.sums, enlarge)
 
 
 class HostSums:
@@ -314,7 +330,7 @@ class DeviceScores:
         sums = self.memory("sums", self.classes, *grid.size)
 
         def close() -> None:
-            means = sums.mul_(grid.weights(self.maps, sums.device))[:, grid.inside[0], grid.inside[1]]
+            means = sums.mul_(grid.weights(self.maps, sums.device).squeeze(1))[:, grid.inside[0], grid.inside[1]]
             for first in range(0, len(means), PLANES_AT_ONCE):
                 planes = slice(first, first + PLANES_AT_ONCE)
                 self.total[planes] += resize(means[planes], self.size)
