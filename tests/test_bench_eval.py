@@ -57,7 +57,7 @@ def test_the_command_compares_everything(tmp_path, capsys, monkeypatch):
     torch.set_num_threads(threads)
     value, shown = json.loads(file.read_text()), capsys.readouterr().out
     titles = [table["title"] for table in value["tables"]]
-    assert len(titles) == 7 and all(title in shown for title in titles)
+    assert len(titles) == 8 and all(title in shown for title in titles)
     for table in value["tables"][:4]:
         assert [row["name"] for row in table["rows"]][:2] == [SEMSEG, EXACT]
         assert table["facts"][EXACT]["same class"] == 1.0 and table["facts"][EXACT]["largest difference"] < 1e-5

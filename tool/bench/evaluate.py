@@ -103,15 +103,15 @@ def run(args: argparse.Namespace) -> int:
     picture = picture_of(args.picture, args.size)
     crop = max(config.data.crop)
     task = Task(picture, class_count(config), crop, rate, tuple(config.data.mean), tuple(config.data.std))
-    rounds = args.rounds
+    rounds, coarse = args.rounds, f"logits at stride {COARSE}, enlarging included"
     tables = [
         against_semseg(task, "1 scale, full-size logits", (1.0,), 1, rounds),
-        against_semseg(task, "6 scales, full-size logits", SIX, 1, max(rounds // 2, 1)),
-        against_semseg(task, f"1 scale, logits at stride {COARSE}, enlarging included", (1.0,), COARSE, rounds),
-        against_semseg(task, f"6 scales, logits at stride {COARSE}, enlarging included", SIX, COARSE,
-                       max(rounds // 2, 1)),
-        against_sliding(task, "1 scale", (1.0,), rounds),
-        against_sliding(task, "3 scales", THREE, max(rounds // 2, 1)),
+        against_semseg(task, "6 scales, full-size logits", SIX, 1, rounds),
+        against_semseg(task, f"1 scale, {coarse}", (1.0,), COARSE, rounds),
+        against_semseg(task, f"6 scales, {coarse}", SIX, COARSE, rounds),
+        against_sliding(task, "1 scale, full-size logits", (1.0,), 1, rounds),
+        against_sliding(task, "3 scales, full-size logits", THREE, 1, rounds),
+        against_sliding(task, f"3 scales, {coarse}", THREE, COARSE, rounds),
         metric(task, rounds),
     ]
     if args.grow:
@@ -165,23 +165,23 @@ def against_semseg(task: Task, title: str, scales: Sequence[float], stride: int,
     return with_memory(table, {**contenders, **fresh}) if memory else table
 
 
-def against_sliding(task: Task, title: str, scales: Sequence[float], rounds: int) -> Table:
+def against_sliding(task: Task, title: str, scales: Sequence[float], stride: int, rounds: int) -> Table:
     """SFSegNets' sliding way against ours in windows of the same size."""
     task = fitting(task, scales)
-    nets = {SLIDING: Points(task.classes, 1), EXACT: Points(task.classes, 1)}
+    nets = {SLIDING: Points(task.classes, stride), EXACT: Points(task.classes, stride)}
     image = torch.from_numpy(task.picture).permute(2, 0, 1).contiguous()
     crop = min(832, *task.picture.shape[:2])
     task = replace(task, crop=crop, rate=2 / 3)
     ours = predictor(task, nets[EXACT], scales, False)
     contenders = {
         SLIDING: lambda: eval_plain.sliding(
-            nets[SLIDING].coarse, task.picture, task.classes, crop, scales, task.mean, task.std
+            lambda batch: nets[SLIDING](batch)["out"], task.picture, task.classes, crop, scales, task.mean, task.std
         ).argmax(0),
         EXACT: lambda: ours(image),
     }
     facts = {EXACT: {"same class": float((ours(image).numpy() == contenders[SLIDING]()).mean())}}
     height, width = task.picture.shape[:2]
-    title = f"{title}, {height} x {width}, sliding windows of {crop}, full-size logits"
+    title = f"{title}, {height} x {width}, sliding windows of {crop}"
     table = outside(title, contenders, nets, rounds, facts)
     return with_memory(table, {**contenders, EXACT: lambda: predictor(task, nets[EXACT], scales, False)(image)})
 
@@ -270,5 +270,5 @@ def growth(task: Task, rounds: int) -> list[Table]:
             smaller = cv2.resize(task.picture, size[::-1], interpolation=cv2.INTER_AREA)
             some = replace(task, picture=smaller, classes=classes, crop=min(task.crop, 473))
             title = f"{classes} classes, {size[0]} x {size[1]}, windows of {some.crop}, 1 scale, full-size logits"
-            tables.append(against_semseg(some, title, (1.0,), 1, max(rounds // 2, 1), memory=False))
+            tables.append(against_semseg(some, title, (1.0,), 1, rounds, memory=False))
     return tables
