@@ -1,12 +1,14 @@
 """The command that scores: which checkpoint, which pictures, what it writes."""
 
 import json
+import threading
 import zipfile
 
 import cv2
 import numpy as np
 import pytest
 
+from dataset.base import SegDataset
 from dataset.cityscapes import Cityscapes
 from tests.conftest import make_experiment
 from tool import test, train
@@ -68,6 +70,46 @@ def test_fast_windows_are_reported_with_their_difference(trained):
     assert everything["mIoU"] == pytest.approx(fast["mIoU"])
     folded = score(*trained, "test.windows=fast", "test.compare=0", "test.optimize=fold")
     assert "compared" not in folded["protocol"] and folded["mIoU"] == pytest.approx(fast["mIoU"], abs=1e-3)
+
+
+def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch):
+    """Each waits for what only comes in time if it runs beside the network."""
+    experiment, run = trained
+    started, read, late = [], [], []
+    changed = threading.Condition()
+
+    def note(events: list, name: str) -> None:
+        with changed:
+            events.append(name)
+            changed.notify_all()
+
+    def wait(events: list, number: int, what: str) -> None:
+        with changed:
+            if not changed.wait_for(lambda: len(events) >= min(number, 5), 10):
+                late.append(what)
+
+    whole, ready, write = test.Predictor.__call__, SegDataset.__getitem__, test.PredictionWriter.__call__
+
+    def predict(self, image):
+        note(started, "")
+        wait(read, len(started) + 1, "reading the next picture while this one is predicted")
+        return whole(self, image)
+
+    def load(self, index):
+        sample = ready(self, index)
+        note(read, sample["name"])
+        return sample
+
+    def record(self, sample, prediction):
+        number = read.index(sample["name"])
+        wait(started, number + 2, "predicting the next picture while this one is written")
+        write(self, sample, prediction)
+
+    monkeypatch.setattr(test.Predictor, "__call__", predict)
+    monkeypatch.setattr(SegDataset, "__getitem__", load)
+    monkeypatch.setattr(test.PredictionWriter, "__call__", record)
+    score(experiment, run, "data.workers=1", "data.loader=threads")
+    assert (len(started), len(read), late) == (5, 5, [])
 
 
 def test_a_split_without_labels_is_predicted_not_scored(trained):
