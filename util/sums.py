@@ -264,6 +264,7 @@ class HostScores:
                 finish(begin - rows.start, means[begin - first : end - first, :, columns])
 
         return inside
+
     def _as_is(self, grid: Grid) -> bool:
         return tuple(side.stop - side.start for side in grid.inside) == tuple(self.size)
 
