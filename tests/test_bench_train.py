@@ -76,3 +76,34 @@ def test_bandwidths_by_hand():
     assert row["network, GB/s a GPU"] == pytest.approx(2 * 7 / 8 * 4e6 / (0.75 * 0.5) / 1e9)
     assert row["host to device, GB/s a GPU"] == pytest.approx(2 * 4 * 64 * 96 / 0.5 / 1e9)
     assert row["storage, GB/s in all, files"] is None
+
+
+def test_a_gpu_has_two_plain_loops_and_compiles():
+    assert train.contenders_of("cuda", False) == [train.PLAIN, train.PLAIN_TF32, *train.OURS]
+    on_cpu = train.contenders_of("cpu", False)
+    assert on_cpu[0] == train.PLAIN and not any("compile" in name or "TF32" in name for name in on_cpu)
+    assert train.contenders_of("cpu", True) == [train.PLAIN, *train.OURS]
+
+
+def test_the_plain_loop_computes_float32_in_full_only_where_it_says_so():
+    train.set_kernels()
+    seen = [train.in_precision(full, lambda: torch.backends.cudnn.allow_tf32)() for full in (True, False)]
+    assert seen == [False, True] and not torch.backends.cudnn.allow_tf32
+
+
+def test_growth_is_a_pictures_share():
+    """Steps that take as many seconds as there are numbers in the batch."""
+    task, built = task_of("sfnet_mobile"), []
+
+    def build(each, options):
+        built.append(each)
+        return None, (each.batch * each.size[0] * each.size[1] * each.classes)
+
+    tables = train_grow.growth(task, {}, build, 3, lambda steps, rounds, warmup: {
+        name: [float(seconds)] * rounds for name, seconds in steps.items()})
+    size, classes, batch = tables
+    assert [row.name for row in size.rows] == ["64 x 64", "64 x 72", "64 x 96"]
+    assert size.rows[2].ratio == pytest.approx(64 / 96)
+    assert [row.name for row in classes.rows] == ["2", "19", "150"] and classes.rows[1].ratio == pytest.approx(2 / 19)
+    assert all(row.ratio == 1 for row in batch.rows) and [each.batch for each in built[-3:]] == [2, 4, 8]
+    assert size.facts["64 x 96"]["ns a pixel"] == pytest.approx(1e9 * 11)

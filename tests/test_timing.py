@@ -17,6 +17,13 @@ def test_contenders_take_turns_and_the_warmup_does_not_count():
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
 
+def test_a_contender_settles_before_each_of_its_runs():
+    calls = []
+    contenders = {name: lambda name=name: calls.append(name) for name in "ab"}
+    alternate(contenders, rounds=1, warmup=1, settle=lambda run: (calls.append("-"), run()))
+    assert "".join(calls) == "-aa-bb" * 2
+
+
 def test_a_sleeping_contender_costs_wall_time_and_no_cpu():
     contenders = {"sleep": lambda: time.sleep(0.05)}
     assert alternate(contenders, 1, 0, "wall")["sleep"][0] >= 0.05

@@ -32,18 +32,21 @@ class Row:
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], object]], rounds: int = 7, warmup: int = 1, clock: str = "cpu"
+    contenders: Mapping[str, Callable[[], object]], rounds: int = 7, warmup: int = 1, clock: str = "cpu",
+    settle: Callable[[Callable[[], object]], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round; each round runs all of them, in turn.
 
     clock: "cpu" counts the processor seconds of this process, all its threads together, which neighbours disturb
     least; "wall" is what a clock shows; "cuda" the same, waiting for the GPU before and after. warmup: rounds that
-    are run and not counted.
+    are run and not counted. settle: called with the contender before each of its runs, not timed.
     """
     assert clock in CLOCKS and rounds >= 1 and contenders
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(warmup + rounds):
         for name, run in contenders.items():
+            if settle is not None:
+                settle(run)
             begin = _now(clock)
             run()
             spent = _now(clock) - begin

@@ -2,8 +2,7 @@
 
 import argparse
 import multiprocessing
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -22,6 +21,7 @@ from tool.bench.experiment import (
     size_argument,
 )
 from tool.bench.report import Report, Table
+from tool.bench.train_stages import STAGES, plain_stages, stages_of, stages_text
 from tool.launch import find_experiment
 from tool.train import build_training
 from util import loop
@@ -29,8 +29,8 @@ from util.config import Config
 from util.memory import keep_memory
 from util.timing import alternate, summarise
 
-STAGES = ("data", "forward", "loss", "backward", "optimiser")
 PLAIN = "plain loop, float32 NCHW"
+PLAIN_TF32 = "plain loop, TF32 in convolutions"  # what PyTorch does on a GPU if nothing is said
 # Each adds to the one before; what a contender does not say is off.
 OURS = {
     "ours, float32 NCHW": {"amp": "off", "channels_last": False},
@@ -45,8 +45,13 @@ CLOCK = {"wall": "wall clock", "cpu": "processor seconds of all threads", "cuda"
 METHOD = (
     "seconds of whole steps, {clock}; {threads}; the contenders take turns in one process; the plain loop is the "
     "first row. Peak memory is what a process of its own adds while it builds the contender and runs two steps. "
-    "{allocator}"
+    "{memory}"
 )
+ON_A_GPU = (
+    "cuDNN tries out its kernels, on both sides alike. Before each timed run of 3 steps the memory of the other "
+    "contenders is given back and one step is run. Float32 is computed in full, not in TF32, but where a row says so"
+)
+GPU_STEPS = 3
 INCLUDED = (
     "uint8 batch to the device, normalisation, forward pass, loss, backward pass, optimiser, schedule; not reading "
     "pictures, averaged weights, or logging. Pictures and labels are drawn at random"
@@ -84,7 +89,7 @@ def add(commands) -> None:
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="pictures of a step (default 4)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads on a CPU (default: PyTorch's)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="on a CPU (default wall)")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile too, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="on a CPU: torch.compile too, which takes minutes")
     parser.add_argument("--grow", action="store_true", help="also: size, classes, batch and processes growing")
 
 
@@ -99,17 +104,18 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kept = device == "cpu" and keep_memory()
+    set_kernels()
     size = check_size(tuple(args.size or config.data.crop))
     task = Task(config, class_count(config), args.batch, size, device, torch.get_num_threads())
     clock = "cuda" if device == "cuda" else args.clock
-    names = [name for name in (PLAIN, *OURS) if args.compile or "compile" not in name]
-    table, stages = measure(task, names, args.rounds, clock)
+    table, stages = measure(task, contenders_of(device, args.compile), args.rounds, clock)
     tables = [table]
     if args.grow:
-        tables += train_grow.growth(task, OURS[BEST], build_ours, max(3, args.rounds // 2), clock)
+        tables += train_grow.growth(task, OURS[BEST], build_ours, max(3, args.rounds // 2), partial(alternated, clock))
         path = str(find_experiment(args.dataset, args.experiment))
         words = [path, str(task.batch), *map(str, size), *args.overrides]
-        tables.append(train_grow.processes(words, 3))
+        if device == "cpu" or torch.cuda.device_count() > 1:
+            tables.append(train_grow.processes(words, 3, device))
     parameters = list(common.network_of(config, task.classes).parameters())
     figures = {
         "stages, seconds a picture": stages,
@@ -120,13 +126,47 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def contenders_of(device: str, compiled: bool) -> list[str]:
+    """Names of what is measured; a CPU knows no TF32, and compiles only if asked to."""
+    if device == "cuda":
+        return [PLAIN, PLAIN_TF32, *OURS]
+    return [PLAIN, *(name for name in OURS if compiled or "compile" not in name)]
+
+
+def set_kernels() -> None:
+    """What holds for all contenders on a GPU."""
+    torch.backends.cudnn.benchmark = True
+    full_float32(True)
+
+
+def full_float32(full: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not full
+
+
+def alternated(clock: str, steps: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict:
+    """Seconds of a step of each; on a GPU of one out of `GPU_STEPS` together, see `ON_A_GPU`."""
+    if clock != "cuda":
+        return alternate(steps, rounds, warmup, clock)
+
+    def several(step: Callable) -> Callable:
+        return lambda: [step() for _ in range(GPU_STEPS)]
+
+    def settle(run: Callable) -> None:
+        torch.cuda.empty_cache()
+        run()
+
+    spent = alternate({name: several(step) for name, step in steps.items()}, rounds, warmup, clock, settle)
+    return {name: [value / GPU_STEPS for value in values] for name, values in spent.items()}
+
+
 def report(args, task: Task, clock: str, kept: bool, tables: list[Table], figures: dict) -> Report:
     """Everything in one; says how it was measured."""
-    allocator = f"Freed memory is {'kept for the next tensor' if kept else 'handled as usual'}, on both sides alike"
+    memory = f"Freed memory is {'kept for the next tensor' if kept else 'handled as usual'}, on both sides alike"
+    memory = ON_A_GPU if task.device == "cuda" else memory
     threads = f"{task.threads} thread{'s' if task.threads > 1 else ''}" if task.device == "cpu" else "one GPU"
     return Report(
         "train", f"{args.dataset} {args.experiment}, {task.batch} pictures of {task.size[0]} x {task.size[1]}",
-        METHOD.format(clock=CLOCK[clock], threads=threads, allocator=allocator), INCLUDED,
+        METHOD.format(clock=CLOCK[clock], threads=threads, memory=memory), INCLUDED,
         "float32, or bf16 autocast with float32 weights, loss and optimiser, as each row says", tables, figures,
     )
 
@@ -136,7 +176,7 @@ def measure(task: Task, names: list[str], rounds: int, clock: str) -> tuple[Tabl
     contenders, timed = {}, {}
     for name in names:
         contenders[name], timed[name] = build(task, name)
-    rows = summarise(alternate(contenders, rounds, warmup=2, clock=clock), task.batch)
+    rows = summarise(alternated(clock, contenders, rounds, 2), task.batch)
     facts = {row.name: {"pictures/s": round(1 / row.median, 2)} for row in rows}
     for name in names:
         facts[name]["peak MiB"] = round(peak_of(task, name))
@@ -150,11 +190,24 @@ def measure(task: Task, names: list[str], rounds: int, clock: str) -> tuple[Tabl
 def build(task: Task, name: str) -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
     """A contender: what runs a step, and what runs one and gives the seconds of its stages."""
     batch = draw_batch(task)
-    if name == PLAIN:
+    if name in (PLAIN, PLAIN_TF32):
         plain = build_plain(task)
-        return partial(plain.step, *batch), partial(plain_stages, plain, *batch)
+        full = name == PLAIN
+        return in_precision(full, partial(plain.step, *batch)), in_precision(full, partial(plain_stages, plain, *batch))
     training, step = build_ours(task, OURS[name])
     return step, partial(stages_of, training, step)
+
+
+def in_precision(full: bool, function: Callable) -> Callable:
+    """`function`, run with or without TF32."""
+
+    def run():
+        full_float32(full)
+        result = function()
+        full_float32(True)
+        return result
+
+    return run
 
 
 def draw_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,9 +248,10 @@ def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], o
     train = task.config.train.model_copy(update=options)
     config = task.config.model_copy(update={"train": train})
     names = tuple(str(index) for index in range(task.classes))
-    training = build_training(config, FakeSet(names, 1000 * task.batch), torch.device(task.device))
+    device = torch.device(task.device, torch.cuda.current_device() if task.device == "cuda" else None)
+    training = build_training(config, FakeSet(names, 1000 * task.batch), device)
     for group in training.optimizer.param_groups:
-        group["fused"] = fused
+        group["fused"] = fused or None  # None: as PyTorch chooses, which is one kernel for several tensors on a GPU
     training.net.train()
     image, label = draw_batch(task)
     if task.device == "cuda":
@@ -211,66 +265,17 @@ def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], o
     return training, step
 
 
-class Watch:
-    """Seconds between marks, by the name of what has just ended; on a GPU each mark waits for it."""
-
-    def __init__(self, device: str):
-        self.device, self.seconds = device, dict.fromkeys(STAGES, 0.0)
-        self.begin()
-
-    def begin(self) -> None:
-        self.last = self._now()
-
-    def mark(self, stage: str) -> None:
-        now = self._now()
-        self.seconds[stage] += now - self.last
-        self.last = now
-
-    def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def plain_stages(plain: PlainLoop, image: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
-    watch = Watch(str(plain.device))
-    plain.step(image, label, watch.mark)
-    return watch.seconds
-
-
-def stages_of(training: loop.Training, step: Callable) -> dict[str, float]:
-    """Seconds of each stage of one step of the real loop, told by hooks."""
-    watch = Watch(training.device.type)
-    hooks = [
-        training.net.register_forward_hook(lambda *_: watch.mark("forward")),
-        training.criterion.register_forward_hook(lambda *_: watch.mark("loss")),
-        training.optimizer.register_step_pre_hook(lambda *_: watch.mark("backward")),
-    ]
-    watch.begin()
-    step(watch.mark)
-    watch.mark("optimiser")
-    for hook in hooks:
-        hook.remove()
-    return watch.seconds
-
-
-def stages_text(stages: dict[str, dict[str, float]]) -> str:
-    """The table of stages as text."""
-    width = max(map(len, stages))
-    lines = [f"{'stages, ms a picture':<{width}}  " + "  ".join(f"{stage:>9}" for stage in STAGES)]
-    for name, seconds in stages.items():
-        lines.append(f"{name:<{width}}  " + "  ".join(f"{1000 * seconds[stage]:9.1f}" for stage in STAGES))
-    return "\n".join(lines)
-
-
 def peak_of(task: Task, name: str) -> float:
     """MiB that building a contender and running two steps adds at its peak: of a fresh process, or of the GPU."""
+    if task.device == "cuda":
+        torch.cuda.empty_cache()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_here, (task, name))
 
 
 def _peak_here(task: Task, name: str) -> float:
     torch.set_num_threads(task.threads)
+    set_kernels()
     if task.device == "cpu":
         keep_memory()
     before = _memory("VmRSS") if task.device == "cpu" else 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tool.bench.report import Table
-from util.timing import alternate, summarise
+from util.timing import summarise
 
 GPUS = (8, 64, 512)
 STEP_SECONDS = (0.1, 0.25, 0.5, 1.0)
@@ -25,20 +25,21 @@ ASSUMED = (
 )
 
 
-def growth(task, options: dict, build: Callable, rounds: int, clock: str) -> list[Table]:
-    """The best contender at other picture sizes, class counts and batches; each table's first row is the smallest."""
-    height, width = task.size
-    half = (max(height // 2, 64), max(width // 2, 64))
+def growth(task, options: dict, build: Callable, rounds: int, alternated: Callable) -> list[Table]:
+    """One contender at other picture sizes, class counts and batches; each table's first row is the smallest.
+
+    alternated: (steps by name, rounds, warmup) -> seconds of a step by name.
+    """
+    sizes = [tuple(max(side * quarters // 4, 64) for side in task.size) for quarters in (2, 3, 4)]
     cases = {
-        "picture size": {f"{h} x {w}": replace(task, size=(h, w))
-                         for h, w in (half, task.size, (height * 3 // 2, width * 3 // 2))},
+        "picture size": {f"{h} x {w}": replace(task, size=(h, w)) for h, w in sizes},
         "classes": {str(n): replace(task, classes=n, config=_unweighted(task.config)) for n in (2, 19, 150)},
         "batch": {str(n): replace(task, batch=n) for n in (2, 4, 8)},
     }
     tables = []
     for title, tasks in cases.items():
         steps = {name: build(each, options)[1] for name, each in tasks.items()}
-        seconds = alternate(steps, rounds, warmup=1, clock=clock)
+        seconds = alternated(steps, rounds, 1)
         shares = {name: [value / tasks[name].batch for value in spent] for name, spent in seconds.items()}
         facts = {
             name: {"ns a pixel": 1e9 * sorted(spent)[len(spent) // 2] / (tasks[name].size[0] * tasks[name].size[1])}
@@ -52,24 +53,28 @@ def _unweighted(config):
     return config.model_copy(update={"loss": config.loss.model_copy(update={"class_weights": None})})
 
 
-def processes(arguments: list[str], rounds: int, steps: int = 3) -> Table:
-    """One and two processes with one thread each, the same batch a process; seconds a picture, and the efficiency."""
+def processes(arguments: list[str], rounds: int, device: str, steps: int = 3) -> Table:
+    """One and two processes, the same batch a process; wall seconds a picture, and the efficiency.
+
+    On a CPU with one thread each; else on a GPU each.
+    """
     seconds: dict[str, list[float]] = {"1 process": [], "2 processes": []}
     for _ in range(rounds):
         for count, spent in enumerate(seconds.values(), start=1):
-            spent.append(_run_processes(count, arguments, steps))
+            spent.append(_run_processes(count, arguments, steps, device))
     rows = summarise(seconds)
     facts = {row.name: {"efficiency": row.ratio / count} for count, row in enumerate(rows, start=1)}
-    return Table("processes (gloo, CPU, one thread each)", rows, "ms a picture", 1000.0, facts)
+    kind = "gloo, CPU, one thread each" if device == "cpu" else "NCCL, a GPU each"
+    return Table(f"processes ({kind}; wall clock)", rows, "ms a picture", 1000.0, facts)
 
 
-def _run_processes(count: int, arguments: list[str], steps: int) -> float:
+def _run_processes(count: int, arguments: list[str], steps: int, device: str) -> float:
     """Seconds a picture of `count` processes that train together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NGPU": "0",
-           "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+           "OMP_NUM_THREADS": "1", "NGPU": "0" if device == "cpu" else str(count)}
     command = [sys.executable, "-m", "tool.bench.train_worker", str(steps), *arguments]
     running = [subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE)
                for r in range(count)]
@@ -80,7 +85,7 @@ def _run_processes(count: int, arguments: list[str], steps: int) -> float:
 
 
 def time_steps(step: Callable[[], object], steps: int, barrier: Callable[[], None]) -> float:
-    """Wall seconds of a step, after one that is not counted."""
+    """Wall seconds of a step, after one that is not counted; `barrier` waits for all processes and their GPUs."""
     step()
     barrier()
     begin = time.perf_counter()

@@ -12,7 +12,7 @@ import torch
 
 from tool import common
 from tool.bench.experiment import class_count
-from tool.bench.train import BEST, OURS, Task, build_ours
+from tool.bench.train import BEST, OURS, Task, build_ours, set_kernels
 from tool.bench.train_grow import time_steps
 from util import dist
 from util.log import open_log
@@ -23,12 +23,18 @@ def main(argv: list[str]) -> int:
     device = dist.init()
     open_log(None)
     torch.set_num_threads(1)
+    set_kernels()
     world = dist.world_size()
     overrides += [f"train.batch_size={int(batch) * world}"]
     config, _ = common.load_experiment(path, overrides)
     task = Task(config, class_count(config), int(batch), (int(height), int(width)), device.type, 1)
     step = build_ours(task, OURS[BEST])[1]
-    print(json.dumps(time_steps(step, int(steps), dist.barrier) / (int(batch) * world)), flush=True)
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        dist.barrier()
+
+    print(json.dumps(time_steps(step, int(steps), wait) / (int(batch) * world)), flush=True)
     dist.close()
     return 0
 

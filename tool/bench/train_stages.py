@@ -1,0 +1,63 @@
+"""The seconds of the stages of a training step, of the plain loop and of ours."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from bench.train_plain import PlainLoop
+from util import loop
+
+STAGES = ("data", "forward", "loss", "backward", "optimiser")
+
+
+class Watch:
+    """Seconds between marks, by the name of what has just ended; on a GPU each mark waits for it."""
+
+    def __init__(self, device: str):
+        self.device, self.seconds = device, dict.fromkeys(STAGES, 0.0)
+        self.begin()
+
+    def begin(self) -> None:
+        self.last = self._now()
+
+    def mark(self, stage: str) -> None:
+        now = self._now()
+        self.seconds[stage] += now - self.last
+        self.last = now
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def plain_stages(plain: PlainLoop, image: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
+    watch = Watch(str(plain.device))
+    plain.step(image, label, watch.mark)
+    return watch.seconds
+
+
+def stages_of(training: loop.Training, step: Callable) -> dict[str, float]:
+    """Seconds of each stage of one step of the real loop, told by hooks."""
+    watch = Watch(training.device.type)
+    hooks = [
+        training.net.register_forward_hook(lambda *_: watch.mark("forward")),
+        training.criterion.register_forward_hook(lambda *_: watch.mark("loss")),
+        training.optimizer.register_step_pre_hook(lambda *_: watch.mark("backward")),
+    ]
+    watch.begin()
+    step(watch.mark)
+    watch.mark("optimiser")
+    for hook in hooks:
+        hook.remove()
+    return watch.seconds
+
+
+def stages_text(stages: dict[str, dict[str, float]]) -> str:
+    """The table of stages as text."""
+    width = max(map(len, stages))
+    lines = [f"{'stages, ms a picture':<{width}}  " + "  ".join(f"{stage:>9}" for stage in STAGES)]
+    for name, seconds in stages.items():
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{1000 * seconds[stage]:9.1f}" for stage in STAGES))
+    return "\n".join(lines)
