@@ -54,7 +54,11 @@ class Meeting:
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent, but it restarts only what a restart can mend, and lets its processes answer a signal."""
+    """torchrun's agent, but it restarts only what a restart can mend, and lets its processes answer a signal.
+
+    The methods it overrides are those that PyTorch names for extending an agent. How many restarts are left has no
+    public name.
+    """
 
     def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, patience: float):
         super().__init__(spec, logs)
@@ -85,7 +89,7 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group):
         if time.monotonic() > self._deadline:
             _tell(f"not ended {self._patience:.0f} s after {signal.Signals(self.stopping).name}: killed")
-            self._pcontext.close(signal.SIGKILL)
+            self._shutdown(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
         if result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY):
             self._decide({rank: failure.exitcode for rank, failure in result.failures.items()})
@@ -105,14 +109,16 @@ class Agent(LocalElasticAgent):
                   file=sys.stderr, flush=True)
 
     def _pass_on(self, number: int, frame) -> None:
-        if self._worker_group.state != WorkerState.HEALTHY:  # nothing runs: waiting for the other machines
+        if self.get_worker_group().state != WorkerState.HEALTHY:  # nothing runs: waiting for the other machines
             raise SignalException(f"got {signal.Signals(number).name}", signal.Signals(number))
         if self.stopping is None:
             self.stopping, self._deadline = number, time.monotonic() + self._patience
-        sent = signal.SIGTERM if number == signal.SIGHUP else number
-        for pid in self._pcontext.pids().values():
+        self._send(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def _send(self, number: int) -> None:
+        for worker in self.get_worker_group().workers:
             try:
-                os.kill(pid, sent)
+                os.kill(worker.id, number)
             except ProcessLookupError:
                 continue
 
