@@ -7,6 +7,7 @@ in a validation, or one works for all, they wait for each other up to `UNEQUAL` 
 """
 
 import ctypes
+import inspect
 import os
 import signal
 import sys
@@ -340,9 +341,11 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
     """
     if world_size() == 1:
         return model
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.15
     return DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True,
-        static_graph=static, broadcast_buffers=False,  # see share_buffers
+        static_graph=static, **{buffers: False},  # see share_buffers
     )
 
 
