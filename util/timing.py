@@ -47,15 +47,16 @@ def alternate(
         for name, run in contenders.items():
             if settle is not None:
                 settle(run)
-            begin = _now(clock)
+            begin = now(clock)
             run()
-            spent = _now(clock) - begin
+            spent = now(clock) - begin
             if number >= warmup:
                 seconds[name].append(spent)
     return seconds
 
 
-def _now(clock: str) -> float:
+def now(clock: str) -> float:
+    """Seconds of one of the clocks of `alternate`."""
     if clock == "cpu":
         return time.process_time()
     if clock == "cuda":

@@ -175,9 +175,9 @@ def measure(task: Task, names: list[str], rounds: int, clock: str) -> tuple[Tabl
     """Seconds of a step of each contender, with its memory; and the seconds of the stages."""
     contenders, timed = {}, {}
     for name in names:
-        contenders[name], timed[name] = build(task, name)
+        contenders[name], timed[name] = build(task, name, clock)
     rows = summarise(alternated(clock, contenders, rounds, 2), task.batch)
-    facts = {row.name: {"pictures/s": round(1 / row.median, 2)} for row in rows}
+    facts = {row.name: {} if clock == "cpu" else {"pictures/s": round(1 / row.median, 2)} for row in rows}
     for name in names:
         facts[name]["peak MiB"] = round(peak_of(task, name))
     stages = {}
@@ -187,15 +187,15 @@ def measure(task: Task, names: list[str], rounds: int, clock: str) -> tuple[Tabl
     return Table("training step", rows, "ms a picture", 1000.0, facts), stages
 
 
-def build(task: Task, name: str) -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
-    """A contender: what runs a step, and what runs one and gives the seconds of its stages."""
+def build(task: Task, name: str, clock: str = "wall") -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
+    """A contender: what runs a step, and what runs one and gives the seconds of its stages, on `clock`."""
     batch = draw_batch(task)
     if name in (PLAIN, PLAIN_TF32):
         plain = build_plain(task)
-        full = name == PLAIN
-        return in_precision(full, partial(plain.step, *batch)), in_precision(full, partial(plain_stages, plain, *batch))
+        full, stages = name == PLAIN, partial(plain_stages, plain, *batch, clock)
+        return in_precision(full, partial(plain.step, *batch)), in_precision(full, stages)
     training, step = build_ours(task, OURS[name])
-    return step, partial(stages_of, training, step)
+    return step, partial(stages_of, training, step, clock)
 
 
 def in_precision(full: bool, function: Callable) -> Callable:

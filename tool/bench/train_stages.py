@@ -1,21 +1,21 @@
 """The seconds of the stages of a training step, of the plain loop and of ours."""
 
-import time
 from collections.abc import Callable
 
 import torch
 
 from bench.train_plain import PlainLoop
 from util import loop
+from util.timing import now
 
 STAGES = ("data", "forward", "loss", "backward", "optimiser")
 
 
 class Watch:
-    """Seconds between marks, by the name of what has just ended; on a GPU each mark waits for it."""
+    """Seconds between marks, by the name of what has just ended; clock as in `util.timing.alternate`."""
 
-    def __init__(self, device: str):
-        self.device, self.seconds = device, dict.fromkeys(STAGES, 0.0)
+    def __init__(self, clock: str):
+        self.clock, self.seconds = clock, dict.fromkeys(STAGES, 0.0)
         self.begin()
 
     def begin(self) -> None:
@@ -27,20 +27,18 @@ class Watch:
         self.last = now
 
     def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return now(self.clock)
 
 
-def plain_stages(plain: PlainLoop, image: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
-    watch = Watch(str(plain.device))
+def plain_stages(plain: PlainLoop, image: torch.Tensor, label: torch.Tensor, clock: str) -> dict[str, float]:
+    watch = Watch(clock)
     plain.step(image, label, watch.mark)
     return watch.seconds
 
 
-def stages_of(training: loop.Training, step: Callable) -> dict[str, float]:
+def stages_of(training: loop.Training, step: Callable, clock: str) -> dict[str, float]:
     """Seconds of each stage of one step of the real loop, told by hooks."""
-    watch = Watch(training.device.type)
+    watch = Watch(clock)
     hooks = [
         training.net.register_forward_hook(lambda *_: watch.mark("forward")),
         training.criterion.register_forward_hook(lambda *_: watch.mark("loss")),
