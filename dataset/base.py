@@ -4,7 +4,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +110,15 @@ class SegDataset(Dataset):
         position in the epoch, from which the augmentation is drawn too, and None or a pixel (row, column) of
         the picture, which the transform then gets as its fourth argument.
         """
+        return self.sample(key)
+
+    def sample(self, key: int | tuple, own: Callable | None = None) -> dict:
+        """As `__getitem__`. own: makes the tensors, of arrays that are not to be written to."""
+        own = own or _own_tensor
         index, image, label, more = self._augmented(key)
-        sample = {"image": torch.from_numpy(_own(image)).permute(2, 0, 1), "name": self.sample_name(index)}
+        sample = {"image": own(image).permute(2, 0, 1), "name": self.sample_name(index)}
         if label is not None:
-            sample["label"] = torch.from_numpy(_own(label))
+            sample["label"] = own(label)
         return {**sample, **more}
 
     def fill(self, key: int | tuple, image: np.ndarray, label: np.ndarray) -> str | None:
@@ -166,6 +171,10 @@ class SegDataset(Dataset):
 def _own(array) -> np.ndarray:
     """A contiguous array that may be written to; a copy of one that the source keeps."""
     return np.require(array, requirements=["C", "W"])
+
+
+def _own_tensor(array) -> torch.Tensor:
+    return torch.from_numpy(_own(array))
 
 
 def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Sample]:

@@ -6,6 +6,7 @@ results differ by less than one grey level on average, and more than 99 % of the
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def augment(
     device, (height, width) = images[0].device, transform.crop
     out = torch.empty((len(images), 3, height, width), device=device, memory_format=torch.channels_last)
     target = torch.empty((len(images), height, width), dtype=torch.uint8, device=device)
-    mean = torch.tensor(transform.mean).round().to(device, non_blocking=True)[:, None, None]  # as the host pads
+    mean = _padding(transform.mean, device)
     for place, (image, label, each) in enumerate(zip(images, labels, drawn, strict=True)):
         margin = BLUR_MARGIN if each.blur else 0
         picture = _sampled(image.float() - mean, _grid(each, image, transform.crop, margin), each.angle == 0) + mean
@@ -62,6 +63,12 @@ def augment(
         truth = _warp(label[None].float() - ignored, grid, "nearest", "zeros") + ignored
         target[place] = truth[0].round_().to(torch.uint8)
     return out, target
+
+
+@cache
+def _padding(mean: tuple[float, float, float], device: torch.device) -> Tensor:
+    """The colour (3, 1, 1) that the host pads with; made once, since such a copy makes the host wait."""
+    return torch.tensor(mean).round().to(device)[:, None, None]
 
 
 def _grid(drawn: Drawn, source: Tensor, crop: tuple[int, int], margin: int) -> Tensor:

@@ -7,8 +7,8 @@ before. With class-uniform sampling (`uniform.py`) the order of an epoch, then n
 (seed, e) alone as well.
 """
 
+import gc
 import itertools
-import math
 import multiprocessing
 import os
 import signal
@@ -20,16 +20,18 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.base import SegDataset
+from dataset.buffers import Buffers, new_pinned, new_shared, to_pinned
 from dataset.skip import Skips
 from dataset.threads import run_ahead
 from dataset.uniform import ClassUniform
 
 # See `base.AUGMENTATION_STREAM`: the two random streams must not share a seed.
 ORDER_STREAM = 2
-# Batches that threads have begun before they are asked for; processes have two each, as torch does it.
+# Samples a thread that are begun before their batch is asked for, but at least one batch; processes have two batches
+# each, as torch does it.
 AHEAD = 2
 
 
@@ -118,13 +120,14 @@ class TrainLoader:
                  skips: Skips | None = None):
         self.dataset, self.skips = dataset, skips
         self.steps_per_epoch = sampler.steps_per_epoch
-        self._open = _opener(partial(begin_batch, dataset), sampler, workers, loader, pin_memory)
+        self._open = _opener(partial(begin_batch, dataset), sampler, sampler.part, workers, loader, pin_memory)
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self._open():
             for index, reason in batch.pop("skipped", {}).items():
                 self.skips.add(index, reason)
             yield batch
+            del batch  # its memory serves the next
 
 
 class EvalLoader:
@@ -133,7 +136,7 @@ class EvalLoader:
     def __init__(self, dataset: SegDataset, indices: Sequence[int], workers: int, loader: str):
         self.dataset = dataset
         self.indices = [int(index) for index in indices]
-        self._open = _opener(partial(Single, dataset), self.indices, workers, loader)
+        self._open = _opener(partial(Single, dataset), self.indices, 1, workers, loader)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -218,10 +221,11 @@ class FilledBatch:
 
 
 class StackedBatch:
-    """A batch of samples whose size is known only when they are read."""
+    """A batch of samples whose size is known only when they are read. pin_memory: read them into page-locked memory."""
 
-    def __init__(self, dataset: SegDataset, key: MicroBatch):
+    def __init__(self, dataset: SegDataset, key: MicroBatch, pin_memory: bool = False):
         self.dataset, self.key = dataset, key
+        self.read = partial(dataset.sample, own=to_pinned) if pin_memory else dataset.sample
         self.samples: list[dict | None] = [None] * len(key.indices)
 
     @property
@@ -229,7 +233,7 @@ class StackedBatch:
         return [partial(self._read, place, each) for place, each in enumerate(self.key.keys)]
 
     def _read(self, place: int, key: tuple) -> None:
-        self.samples[place] = self.dataset[key]
+        self.samples[place] = self.read(key)
 
     def finish(self) -> dict:
         first = self.samples[0]
@@ -251,7 +255,7 @@ class StackedBatch:
 class Single:
     """One sample as the data set gives it."""
 
-    def __init__(self, dataset: SegDataset, index: int, pin_memory: bool = False):
+    def __init__(self, dataset: SegDataset, index: int, new: Callable = new_shared):
         self.dataset, self.index, self.sample = dataset, index, {}
 
     @property
@@ -265,20 +269,11 @@ class Single:
         return self.sample
 
 
-def begin_batch(dataset: SegDataset, key: MicroBatch, pin_memory: bool = False) -> FilledBatch | StackedBatch:
-    """The batch of `key`, its memory taken and its jobs not yet run. pin_memory: take page-locked memory."""
+def begin_batch(dataset: SegDataset, key: MicroBatch, new: Callable = new_shared) -> FilledBatch | StackedBatch:
+    """The batch of `key`, its jobs not yet run. new: gives its memory, see `buffers.py`."""
     if hasattr(dataset.transform, "crop"):
-        return FilledBatch(dataset, key, partial(_new, pin_memory=pin_memory))
-    return StackedBatch(dataset, key)
-
-
-def _new(shape: tuple[int, ...], pin_memory: bool) -> torch.Tensor:
-    """Memory for a part of a batch; in a worker process, memory that the parent sees too."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
-    # As torch's own collation does: filled in place, nothing is copied when the batch is sent.
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+        return FilledBatch(dataset, key, new)
+    return StackedBatch(dataset, key, pin_memory=new is new_pinned)
 
 
 def _names(dataset: SegDataset, key: MicroBatch) -> dict:
@@ -290,16 +285,30 @@ def _size(sample: dict) -> str:
     return f"{width}x{height}"
 
 
-def _opener(begin: Callable, keys, workers: int, kind: str, pin_memory: bool = False) -> Callable[[], Iterator[dict]]:
-    """What starts an iteration over `begin(key).finish()`, its jobs done here, in threads or in processes."""
+def _opener(begin: Callable, keys, part: int, workers: int, kind: str,
+            pin_memory: bool = False) -> Callable[[], Iterator[dict]]:
+    """What starts an iteration over `begin(key).finish()`, its jobs done here, in threads or in processes.
+
+    part: the samples of a key.
+    """
+    ahead = threads_ahead(workers, part)
     if kind == "threads" and workers:
-        return lambda: run_ahead(keys, partial(begin, pin_memory=pin_memory), workers, AHEAD)
+        # Those begun, the one that is handed on, and the one before it, which the consumer still has.
+        return lambda: run_ahead(
+            keys, partial(begin, new=new_pinned if pin_memory else Buffers(ahead + 2).take), workers, ahead)
+    if not workers:
+        begin = partial(begin, new=Buffers(2).take)
     # Without a generator of its own a loader draws from the global one, and a continued run, which makes
     # its loaders at other moments, would see other dropout.
     loader = DataLoader(_Done(begin), batch_size=None, sampler=keys, num_workers=workers, collate_fn=_unchanged,
                         worker_init_fn=_start_worker, generator=torch.Generator(), pin_memory=pin_memory,
                         persistent_workers=workers > 0 and isinstance(keys, list))
     return lambda: _raise_errors(loader)
+
+
+def threads_ahead(workers: int, part: int) -> int:
+    """How many batches of `part` samples threads begin before they are asked for."""
+    return max(1, -(-AHEAD * workers // part))
 
 
 class _Done(Dataset):
@@ -330,6 +339,7 @@ def _start_worker(worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
     cv2.setNumThreads(0)
+    gc.freeze()  # a collection would write to every object of the parent, and so copy its memory
 
 
 def _end_with_parent(parent: int) -> None:

@@ -70,18 +70,19 @@ def run_ahead(keys: Iterable, begin: Callable, workers: int, ahead: int) -> Iter
         for key in islice(keys, ahead):
             start(key)
         while waiting:
+            for key in islice(keys, 1):
+                start(key)  # first, so that no thread is idle while the last job of a batch is done
             item, futures = waiting.popleft()
             for future in futures:
                 future.result()
-            for key in islice(keys, 1):
-                start(key)
             result = item.finish()
             del item, futures
             yield result
             del result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        cv2.setNumThreads(threads_of_opencv)
+        # 0 and 1 mean the same, but at 1 OpenCV ends its threads, and in a forked process waits for the parent's.
+        cv2.setNumThreads(threads_of_opencv if threads_of_opencv > 1 else 0)
 
 
 def _run(job: Callable[[], None]) -> None:

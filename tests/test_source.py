@@ -3,10 +3,12 @@
 import gc
 import itertools
 import os
+import signal
 import threading
 import time
 import weakref
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -214,6 +216,21 @@ def test_the_first_error_in_order_is_raised_and_ends_the_threads():
         next(results)
     assert caught.value is error
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_ends_its_iteration():
+    """OpenCV's threads, of which it has heard from its parent, do not run in it."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(cv2.resize(np.ones((600, 600, 3), np.uint8), (1200, 1200)), (5, 5), 0)  # starts them
+    cv2.setNumThreads(0)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(list(run_ahead(range(3), lambda key: Item(key, []), workers=2, ahead=1)) != [0, 1, 2])
+    cv2.setNumThreads(before)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -2,19 +2,24 @@
 
 import copy
 import json
+import time
 
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dataset import build_dataset, build_loader
+from dataset.device import DeviceTransform
+from dataset.transform import TrainTransform
 from model import build_model
 from model.recompute import recompute_blocks
 from tests.conftest import CLASSES, make_experiment
 from tests.test_dist import run_processes
 from tool import common, train
 from util import loop
-from util.prefetch import Prefetch
+from util import prefetch as prefetch_module
+from util.prefetch import Prefetch, Waits
 
 
 class Set:
@@ -153,6 +158,114 @@ def test_a_staged_step_is_the_next_one():
     assert [int(part["label"]) for part in next(batches)] == [-2, -3]
     with pytest.raises(StopIteration):
         next(batches)
+
+
+class Gpu:
+    """A GPU's queue and its host on one made-up clock: work takes the GPU's time, everything else the host's."""
+
+    def __init__(self):
+        self.host = self.gpu = 0.0
+
+    def work(self, seconds):
+        self.gpu = max(self.gpu, self.host) + seconds
+
+    def feed(self, count, seconds):
+        """Batches that the loader has only `seconds` after it is asked for."""
+        for _ in range(count):
+            self.host += seconds
+            yield {"image": torch.zeros(1), "label": torch.zeros(1)}
+
+    def event(self, **_):
+        return Event(self)
+
+
+class Event:
+    """`torch.cuda.Event`: its time is when the GPU comes to it, at the earliest when the host has put it there."""
+
+    def __init__(self, gpu):
+        self.gpu = gpu
+
+    def record(self, stream):
+        self.gpu.work(0)
+        self.time = self.gpu.gpu
+
+    def synchronize(self):
+        self.gpu.host = max(self.gpu.host, self.time)
+
+    def elapsed_time(self, end):
+        assert self.gpu.host >= end.time, "not reached yet"
+        return 1000 * (end.time - self.time)
+
+
+@pytest.mark.parametrize("loading, expected", [(0.5, 0.0), (1.0, 0.0), (3.0, 2.0)])
+def test_only_an_idle_gpu_counts_as_waiting(monkeypatch, loading, expected):
+    """Steps of one second: the host waits 0.5, 1 or 3 seconds for each batch, the GPU 0, 0 or 2."""
+    gpu = Gpu()
+    monkeypatch.setattr(prefetch_module.torch.cuda, "Event", gpu.event)
+    monkeypatch.setattr(prefetch_module.torch.cuda, "current_stream", lambda device: None)
+    batches = Prefetch(gpu.feed(9, loading), torch.device("cpu"))
+    batches.waits = Waits(torch.device("cuda"))
+    next(batches)
+    assert batches.waits.take() == pytest.approx(loading)  # of the first batch nothing is hidden
+    for _ in range(8):
+        gpu.work(1.0)
+        batches.stage(always=True)
+        next(batches)
+    assert batches.waits.take() == pytest.approx(8 * expected)
+    assert batches.waits.take() == 0
+
+
+def test_on_the_cpu_all_of_the_time_for_a_batch_is_waiting(monkeypatch):
+    clock = iter([10.0, 12.5, 20.0, 20.5])
+    monkeypatch.setattr(prefetch_module.time, "perf_counter", lambda: next(clock))
+    batches = Prefetch(iter([{}, {}]), torch.device("cpu"))
+    next(batches), next(batches)
+    assert batches.waits.take() == 3.0 and batches.waits.take() == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_busy_does_not_wait_for_a_slow_loader():
+    """While the host waits 20 ms for each batch, the GPU has work for much longer, or none."""
+    def slow():
+        while True:
+            time.sleep(0.02)
+            yield {name: torch.zeros(4, dtype=torch.uint8).pin_memory() for name in ("image", "label")}
+
+    for busy in (True, False):
+        batches = Prefetch(slow(), torch.device("cuda"))
+        next(batches)
+        batches.waits.take()
+        for _ in range(5):
+            torch.cuda._sleep(200_000_000 if busy else 1000)  # cycles: 0.1 s at 2 GHz
+            batches.stage()
+            next(batches)
+        waited = batches.waits.take()
+        assert waited < 0.02 if busy else 0.08 < waited < 0.2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loader", ["threads", "processes"])
+def test_pictures_are_augmented_on_the_gpu_without_a_wait(tmp_path, data, loader):
+    """The same crops as on the CPU, and the host reads nothing back."""
+    transform = DeviceTransform(TrainTransform((48, 64), jitter=(0.2, 0.2, 0.2, 0.1), photometric=True))
+    source = build_dataset("custom", data, transform=transform, classes=CLASSES)
+    expected = iter(build_loader(source, 4))
+    batches = Prefetch(iter(build_loader(source, 4, workers=2, loader=loader, pin_memory=True)), torch.device("cuda"))
+    for number in range(8):
+        part, = next(batches)
+        torch.cuda.set_sync_debug_mode("error" if number else "default")  # the padding's colour is copied once
+        try:
+            image, label = transform.apply(part["image"], part["label"], part["drawn"])
+            batches.stage()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        host = next(expected)
+        wanted, truth = transform.apply(host["image"], host["label"], host["drawn"])
+        assert part["name"] == host["name"] and image.is_cuda and image.dtype == torch.float32
+        assert image.is_contiguous(memory_format=torch.channels_last) and label.dtype == torch.uint8
+        # A value that lies between two whole numbers may be rounded either way, and a pixel between two labels.
+        assert float((image.cpu() - wanted).abs().mean()) < 0.1
+        assert float((label.cpu() == truth).float().mean()) > 0.999
 
 
 @pytest.mark.gpu

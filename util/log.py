@@ -114,28 +114,29 @@ class Progress:
         self.total, self.batch_size = total, batch_size
         self.start = self.mark = time.perf_counter()
         self.first = self.done = self.marked = first
-        self.waited = 0.0
         show = dist.is_main() and sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True) if show else None
 
-    def step(self, waited: float) -> None:
-        """Counts one optimiser step; `waited`: seconds until its pictures were there."""
+    def step(self) -> None:
+        """Counts one optimiser step."""
         self.done += 1
-        self.waited += waited
         if self.bar is not None:
             self.bar.update()
 
-    def line(self) -> dict[str, float | str]:
-        """Pictures per second, share of time waiting for data, and time left, since the last call."""
+    def line(self, waited: float) -> dict[str, float | str]:
+        """Pictures per second, share of time waiting for data, and time left, since the last call.
+
+        waited: seconds since then that the device waited for pictures.
+        """
         now = time.perf_counter()
         span, steps = max(now - self.mark, 1e-9), self.done - self.marked
         per_step = (now - self.start) / max(self.done - self.first, 1)
         values = {
             "pictures/s": steps * self.batch_size / span,
-            "wait": self.waited / span,
+            "wait": waited / span,
             "left": duration(per_step * (self.total - self.done)),
         }
-        self.mark, self.marked, self.waited = now, self.done, 0.0
+        self.mark, self.marked = now, self.done
         return values
 
     def show(self, text: str) -> None:

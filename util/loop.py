@@ -1,7 +1,6 @@
 """The training loop: what an epoch, an optimiser step and a log line are."""
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from util import dist, status
 from util.config import Config
 from util.log import Progress, log, peak_memory
 from util.loss import SegLoss
-from util.prefetch import MOVED, Prefetch, copied
+from util.prefetch import MOVED, Prefetch, Waits, copied
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,18 +62,18 @@ def train_epoch(
     training.net.train()
     while training.step < last:
         dist.at(f"step {training.step}")
-        began = time.perf_counter()
         parts = next(batches)
-        waited = time.perf_counter() - began
-        terms = optimizer_step(training, [to_device(part, training) for part in parts])
-        training.window.append((training.step, terms, [name for part in parts for name in part["name"]]))
+        names = [name for part in parts for name in part["name"]]
+        parts = [to_device(part, training) for part in parts]  # the loader may have the batches' memory again
+        terms = optimizer_step(training, parts)
+        del parts
+        training.window.append((training.step, terms, names))
         training.step += 1
-        began = time.perf_counter()
         if training.step < progress.total:
             batches.stage()
-        progress.step(waited + time.perf_counter() - began)
+        progress.step()
         if training.step % train.log_every == 0 or training.step == last:
-            report(training, epoch, progress, writer)
+            report(training, epoch, progress, batches.waits, writer)
         if border():
             return
 
@@ -158,7 +157,7 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def report(training: Training, epoch: int, progress: Progress, writer) -> None:
+def report(training: Training, epoch: int, progress: Progress, waits: Waits, writer) -> None:
     """Logs the mean of the loss terms since the last line; stops at one that is not finite.
 
     The only place of a step where the host waits for the device.
@@ -169,17 +168,17 @@ def report(training: Training, epoch: int, progress: Progress, writer) -> None:
     training.window.clear()
     overflows, training.overflows = int(training.overflows), 0
     training.skipped += overflows
-    values = progress.line()
+    values = progress.line(max(dist.gather_objects(waits.take())))  # all processes wait for the slowest loader
     rates = {g["name"]: g["lr"] for g in training.optimizer.param_groups}
     text = " ".join(f"{name} {value:.4f}" for name, value in zip(names, means, strict=True))
     if overflows:
         text += f" overflows {overflows} (steps left out)"
     log.info(
-        "epoch %d/%d step %d/%d %s lr %.2e %.1f pictures/s wait %.0f%% left %s memory %s",
+        "epoch %d/%d step %d/%d %s lr %.2e %.1f pictures/s wait %.1f%% left %s memory %s",
         epoch + 1, training.config.train.epochs, training.step, progress.total, text, rates["backbone"],
         values["pictures/s"], 100 * values["wait"], values["left"], peak_memory(training.device),
     )
-    progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.0%}")
+    progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.1%}")
     status.note(
         state="running", step=training.step, epoch=epoch + 1, loss=means[names.index("loss")],
         speed=values["pictures/s"], wait=values["wait"], skipped=training.skipped,

@@ -1,5 +1,6 @@
 """The batches of a step, on the device before the step needs them."""
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -12,12 +13,13 @@ class Prefetch:
 
     On a GPU they are copied from pinned memory on a stream of their own, so that the copy and the step before run at
     once; `stage` fetches and copies the next step's batches while the GPU still computes. On the CPU nothing is
-    copied or fetched ahead.
+    copied or fetched ahead. `waits` tells how long the device had nothing to do but to wait for them.
     """
 
     def __init__(self, batches: Iterator[dict], device: torch.device, parts: int = 1):
         self.batches, self.device, self.parts = batches, device, parts
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.waits = Waits(device)
         self.staged: list[dict] | None = None
 
     def __iter__(self) -> "Prefetch":
@@ -28,7 +30,8 @@ class Prefetch:
         ready, self.staged = self.staged, None
         if self.stream is not None:
             computing = torch.cuda.current_stream(self.device)
-            computing.wait_stream(self.stream)
+            with self.waits:
+                computing.wait_stream(self.stream)
             for part in ready:
                 for name in MOVED:
                     for tensor in part[name] if isinstance(part[name], list) else [part[name]]:
@@ -39,7 +42,8 @@ class Prefetch:
         """Fetches the next step's batches, if that is of use now: on a GPU, whose work goes on meanwhile."""
         if self.staged is not None or (self.stream is None and not always):
             return
-        parts = [next(self.batches) for _ in range(self.parts)]
+        with self.waits:
+            parts = [next(self.batches) for _ in range(self.parts)]
         if self.stream is not None:
             with torch.cuda.stream(self.stream):
                 parts = [part | {name: copied(part[name], self.device) for name in MOVED} for part in parts]
@@ -51,3 +55,39 @@ def copied(value: torch.Tensor | list[torch.Tensor], device: torch.device) -> to
     if isinstance(value, list):
         return [copied(each, device) for each in value]
     return value.to(device, non_blocking=True)
+
+
+class Waits:
+    """Seconds that the device is idle inside of `with waits:`.
+
+    On a CPU the host's time. On a GPU the host may well wait for a batch while the GPU is busy with the steps before,
+    which costs nothing: so two events are put between the GPU's work, before and after. The GPU comes to the first when
+    its work is done, to the second when the host has it, and the time between them is what it stood idle. They are read
+    at a log line only.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.spans: list[tuple] = []
+
+    def __enter__(self) -> None:
+        self.begin = self._mark()
+
+    def __exit__(self, *_) -> None:
+        self.spans.append((self.begin, self._mark()))
+
+    def _mark(self):
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def take(self) -> float:
+        """The seconds since the last call; on a GPU this waits until the work before the last `with` is done."""
+        spans, self.spans = self.spans, []
+        if self.device.type != "cuda":
+            return sum(end - begin for begin, end in spans)
+        if spans:
+            spans[-1][1].synchronize()
+        return sum(begin.elapsed_time(end) for begin, end in spans) / 1000

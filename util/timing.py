@@ -8,7 +8,9 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 import torch
@@ -92,26 +94,38 @@ def peak_memory_added(function: Callable[[], object]) -> float:
     Raises:
         RuntimeError: the function failed there.
     """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_measure_peak, args=(function, sender))
-    child.start()
-    sender.close()
-    try:
-        added = receiver.recv()
-    except EOFError:
-        added = None
-    child.join()
-    if added is None or child.exitcode:
-        raise RuntimeError(f"the measured function failed in its process (exit status {child.exitcode})")
-    return added
+    return in_own_process(partial(_measure_peak, function))
 
 
-def _measure_peak(function: Callable[[], object], sender) -> None:
-    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+def _measure_peak(function: Callable[[], object]) -> float:
     before = _resident()
     function()
-    sender.send(max(peak_resident() / 2**20 - before, 0.0))
+    return max(peak_resident() / 2**20 - before, 0.0)
+
+
+def in_own_process(function: Callable[[], object]) -> object:
+    """The result of `function()`, called in a forked process of its own.
+
+    Raises:
+        RuntimeError: the function failed there.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_call_and_send, args=(function, sender))
+    child.start()
+    sender.close()
+    results = []
+    with suppress(EOFError):
+        results.append(receiver.recv())
+    child.join()
+    if not results or child.exitcode:
+        raise RuntimeError(f"the measured function failed in its process (exit status {child.exitcode})")
+    return results[0]
+
+
+def _call_and_send(function: Callable[[], object], sender) -> None:
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+    sender.send(function())
     sender.close()
 
 

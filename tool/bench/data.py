@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from bench import data_pil, data_semseg, data_sfsegnets
 from dataset import build_dataset, build_loader, image, packed
 from dataset.cache import MemoryCache
+from dataset.device import DeviceTransform
 from dataset.pack import pack
 from dataset.transform import TrainTransform
-from tool.bench import synthetic
+from tool.bench import data_memory, data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
 from tool.bench.report import Report, Table
 from util.config import Config
@@ -41,6 +42,8 @@ def add(commands) -> None:
                         help="of the synthetic pictures")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures of a batch (default 8)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of the loaders (default 2)")
+    parser.add_argument("--train", type=int, default=0, metavar="STEPS", help="also: steps of the training loop fed by "
+                        "each loader, and the share of time that they wait for pictures (default 0: not measured)")
     parser.add_argument("--baseline", choices=BASELINES, help="the recipe to compare with (default: the one that is "
                         "nearest to the experiment's)")
 
@@ -53,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     cv2.setNumThreads(0)
     try:
         with tempfile.TemporaryDirectory(prefix="bench_data_") as folder:
-            report(args, config, Path(folder)).show(args.json)
+            result = report(args, config, Path(folder))
+            result.show(args.json)
+            print(f"\n{data_memory.text(result.figures['loader memory'])}", flush=True)
     finally:
         torch.set_num_threads(threads)
     return 0
@@ -62,10 +67,15 @@ def run(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
     """All tables, one after the other."""
     trial = Trial(args, config, folder)
+    memory = {"memory_mib": memory_figures(trial), "loader memory": data_memory.of_loaders(trial, decoder)}
     tables = [sample_table(trial), stage_table(trial), loader_table(trial), growth_table(trial)]
+    if args.train:
+        tables.append(data_train.feed_table(config, feeders(trial), args.train, args.rounds, trial.batch))
     source = args.pictures or f"{args.count} synthetic street pictures, {args.size[0]} x {args.size[1]}"
     notes = ["ratios are to the first row of a table, within the same rounds; other machines have other ratios",
-             "the baseline is our plain version of the older pipeline, not its code"]
+             "the baseline is our plain version of the older pipeline, not its code",
+             "loader memory: of a worker process, its private pages without the batch it fills; of a worker thread, "
+             "its share of what the process grows by, without the batches; pages of mapped files are the system's"]
     if not args.pictures:
         notes.append("synthetic pictures: their PNGs are about as large as Cityscapes', their contents are not")
     return Report(
@@ -75,7 +85,7 @@ def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
         included="reading, decoding, label map, augmentation; the baseline normalises in the worker, ours gives uint8 "
                  "and normalises on the device, which is not in the time",
         precision="uint8 pictures and labels; the baseline float32 and int64", tables=tables,
-        figures={"memory_mib": memory_figures(trial)}, notes=tuple(notes))
+        figures=memory, notes=tuple(notes))
 
 
 class Trial:
@@ -96,7 +106,7 @@ class Trial:
             pack(self.files, folder / codec, codec, args.workers)
         map_ = self.files.map_for(self.files.samples[0][1])
         self.mapping = {key: value for key, value in sorted(map_.ids.items()) if key < 256}
-        self.count, self.crop = len(lines), tuple(data.crop)
+        self.count, self.crop, self.batch = len(lines), tuple(data.crop), min(args.batch, len(lines))
 
     def dataset(self, source: str = "files", crop: tuple[int, int] | None = None):
         """The data set with the experiment's augmentation. source: files, memory, or a codec."""
@@ -114,6 +124,16 @@ class Trial:
         elif source != "files":
             out.source = packed.Packed(self.folder / source, out)
         return out
+
+    def loader(self, source: str, pin_memory: bool = False, on_device: bool = False):
+        """The loader of our data set. on_device: it leaves the augmentation to the device."""
+        dataset = self.dataset(source)
+        if on_device:
+            dataset.transform = DeviceTransform(dataset.transform)
+        return build_loader(dataset, self.batch, workers=self.args.workers, pin_memory=pin_memory)
+
+    def baseline_loader(self):
+        return DataLoader(BaselineSamples(self), self.args.batch, num_workers=self.args.workers)
 
     def load_baseline(self, index: int, seed: int):
         """A sample of the baseline."""
@@ -221,9 +241,9 @@ def loader_table(trial: Trial) -> Table:
     """Wall clock of a picture through the loader, batch after batch, once it runs."""
     args, seconds = trial.args, {}
     loaders: dict[str, tuple[Callable, bool, int]] = {f"baseline {trial.baseline}": (
-        lambda: DataLoader(BaselineSamples(trial), args.batch, num_workers=args.workers), True, BASELINE_BATCHES)}
+        trial.baseline_loader, True, BASELINE_BATCHES)}
     for name, (source, fast) in trial.contenders().items():
-        loaders[name] = (partial(_loader, trial, source), fast, 12 if source == "files" else 40)
+        loaders[name] = (partial(trial.loader, source), fast, 12 if source == "files" else 40)
     for number in range(args.rounds + 1):
         for name, (make, fast, batches) in loaders.items():
             with decoder(fast):
@@ -233,10 +253,6 @@ def loader_table(trial: Trial) -> Table:
     rows = summarise(seconds)
     return Table(f"Through the loader, {args.workers} workers, batch {args.batch}", rows, "ms a picture", 1000.0,
                  {row.name: {"pictures/s": round(1 / row.median, 1)} for row in rows})
-
-
-def _loader(trial: Trial, source: str):
-    return build_loader(trial.dataset(source), min(trial.args.batch, trial.count), workers=trial.args.workers)
 
 
 def _steady(loader, batches: int) -> float:
@@ -277,3 +293,11 @@ def memory_figures(trial: Trial) -> dict[str, float]:
         dataset = trial.dataset(source)
         out[source] = peak_memory_added(twice(lambda epoch, index, dataset=dataset: dataset[epoch, index]))
     return {name: round(value, 1) for name, value in out.items()}
+
+
+def feeders(trial: Trial) -> dict[str, Callable]:
+    """Loaders for the training step: of each source, and of one whose pictures the device augments."""
+    gpu = torch.cuda.is_available()
+    names = {source: name for name, (source, _) in trial.contenders().items()}  # of the files the faster decoder's
+    loaders = {name: partial(trial.loader, source, gpu) for source, name in names.items()}
+    return {**loaders, "packed raw, augmented on the device": partial(trial.loader, "raw", gpu, on_device=True)}

@@ -1,0 +1,84 @@
+"""Whether a training step ever waits for its pictures: the real loop, fed by each of the loaders."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import torch
+
+from dataset.device import DeviceTransform
+from tool.bench.report import Table
+from tool.bench.train import FakeSet
+from tool.train import build_training
+from util.config import Config
+from util.loop import Training, optimizer_step, to_device
+from util.prefetch import MOVED, Prefetch
+from util.timing import summarise
+
+WARM_STEPS = 5
+IN_PLACE = "a batch that is there already"
+
+
+def feed_table(config: Config, loaders: dict[str, Callable[[], object]], steps: int, rounds: int, batch: int) -> Table:
+    """Wall clock of a picture in the training loop; the first row does without a loader.
+
+    loaders: name -> a new loader of batches of `batch` pictures, as `build_loader` makes it.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = build(config, next(iter(loaders.values()))().dataset.classes, batch, device)
+    ready = next(iter(next(iter(loaders.values()))()))
+    if device.type == "cuda":
+        ready |= {name: ready[name].pin_memory() for name in MOVED}
+    seconds: dict[str, list[float]] = {}
+    waits: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, make in {IN_PLACE: None, **loaders}.items():
+            batches = itertools.repeat(ready)
+            training.augment = None
+            if make is not None:
+                loader = make()
+                batches, transform = iter(loader), loader.dataset.transform
+                training.augment = transform.apply if isinstance(transform, DeviceTransform) else None
+            spent, waited = feed(training, batches, steps)
+            batches = None
+            seconds.setdefault(name, []).append(spent / (steps * batch))
+            waits.setdefault(name, []).append(waited / spent)
+    rows = summarise(seconds)
+    facts = {row.name: {"pictures/s": round(1 / row.median, 1), "waiting, %": round(100 * median(waits[row.name]), 2)}
+             for row in rows}
+    where = "the GPU" if device.type == "cuda" else "the CPU, which the loaders use as well"
+    title = f"Fed to the training step on {where}, batch {batch}, {steps} steps"
+    return Table(title, rows, "ms a picture", 1000.0, facts)
+
+
+def build(config: Config, classes: tuple[str, ...], batch: int, device: torch.device) -> Training:
+    """A training of the experiment's network from random weights."""
+    model = config.model.model_copy(update={"weights": "none", "init": None})
+    train = config.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+    config = config.model_copy(update={"model": model, "train": train})
+    training = build_training(config, FakeSet(classes, 1000 * batch), device)
+    training.net.train()
+    return training
+
+
+def feed(training: Training, batches: Iterator[dict], steps: int) -> tuple[float, float]:
+    """Seconds of `steps` steps of the training loop, and how many of them the device waited for pictures."""
+    batches = Prefetch(batches, training.device)
+    for number in range(WARM_STEPS + steps):
+        if number == WARM_STEPS:
+            _finish(training.device)
+            batches.waits.take()
+            begin = time.perf_counter()
+        parts = [to_device(part, training) for part in next(batches)]
+        optimizer_step(training, parts)
+        del parts
+        training.step += 1
+        batches.stage()
+    _finish(training.device)
+    return time.perf_counter() - begin, batches.waits.take()
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
