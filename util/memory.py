@@ -22,6 +22,13 @@ def keep_memory() -> bool:
     return bool(library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, LARGEST))
 
 
+def return_memory() -> None:
+    """Returns freed memory to the system, where the C library can: what a process has then is what it uses."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None

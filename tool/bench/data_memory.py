@@ -10,6 +10,7 @@ import torch
 
 from dataset.loader import threads_ahead, worker_kind
 from tool.bench.report import aligned, shown
+from util.memory import return_memory
 from util.timing import in_own_process
 
 SHARED = re.compile(r" /dev/shm/| /dev/zero| /memfd:")  # memory of batches and caches
@@ -58,6 +59,7 @@ def worker_memory(make: Callable[[], object], batches: int, workers: int, live: 
 def _watch(make: Callable[[], object], batches: int, threads: bool) -> tuple[float, float]:
     """The most MiB of any worker process, or that this process grew by; and MiB of a batch."""
     done, peak = threading.Event(), [0.0]
+    return_memory()  # else the batches would stand where the parent's freed memory was, and nothing would grow
     before = anonymous() if threads else 0.0
 
     def look() -> None:
