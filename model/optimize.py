@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -28,7 +28,8 @@ class InferenceNetwork(nn.Module):
         self.spec = getattr(network, "spec", {})
         on_gpu = next(network.parameters()).device.type == "cuda"
         self.graphs, self.freeze = compile and on_gpu, compile and not on_gpu
-        options = {"triton.cudagraphs": True} if self.graphs else None
+        # A graph is recorded for one size; of a network that has seen several, each would be kept.
+        options = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True} if self.graphs else None
         self.run, self.run_coarse = (
             torch.compile(function, options=options) if compile else function
             for function in (network.forward, network.coarse)
@@ -57,8 +58,19 @@ class InferenceNetwork(nn.Module):
                 stack.enter_context(inductor.patch(freezing=True))
             if not self.graphs:
                 return run(x)
+            stack.enter_context(_cudnn_tries())
             torch.compiler.cudagraph_mark_step_begin()
             return tree_map(torch.clone, run(x))  # the next call writes there
+
+
+@contextmanager
+def _cudnn_tries():
+    """cuDNN times its kernels for each new size, and keeps the fastest."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def optimize_for_inference(

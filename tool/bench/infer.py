@@ -144,17 +144,18 @@ def on_gpu(
     """The contenders of a GPU; compiled ones start their kernels as one CUDA graph."""
     bf16, fp16 = torch.bfloat16, torch.float16
     ways = {
-        REFERENCE: lambda: with_tf32(plain(network), False),
-        "TF32": lambda: with_tf32(plain(network), True),
-        "float32 optimised": lambda: with_tf32(optimised(network, None, False), False),
-        "TF32 compiled": lambda: with_tf32(optimised(network, None, True), True),
+        REFERENCE: partial(plain, network),
+        "TF32": partial(plain, network),
+        "float32 optimised": partial(optimised, network, None, False),
+        "TF32 compiled": partial(optimised, network, None, True),
         "bf16 autocast": partial(plain, network, bf16),
         "bf16 optimised": partial(optimised, network, bf16, False),
         "bf16 compiled": partial(optimised, network, bf16, True),
         "fp16 optimised": partial(optimised, network, fp16, False),
         "fp16 compiled": partial(optimised, network, fp16, True),
     }
-    return {name: way() for name, way in ways.items() if chosen(name)}
+    # Every one sets it: what the one before it left would be part of what a compiled one is guarded by.
+    return {name: with_tf32(way(), "TF32" in name) for name, way in ways.items() if chosen(name)}
 
 
 def with_tf32(forward: Contender, allow: bool) -> Contender:
@@ -192,7 +193,11 @@ def compared(forward: Contender, reference: Contender, x: Tensor) -> dict[str, o
 
 
 def peak_of(function: Callable[[], Tensor]) -> tuple[Tensor, str]:
-    """The result of the second call (the first compiles), and the MiB it needed at most; "" where that is not told."""
+    """The result of a call, and the MiB it needed at most; "" where that is not told.
+
+    Two calls go before it: the first compiles, and on a GPU the second records what the third repeats.
+    """
+    function()
     function()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
