@@ -11,6 +11,7 @@ from torch._inductor import config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from model.strips import use_strips
 from model.winograd import use_winograd
 
 WATCHED_SIZE = (64, 96)  # of the picture that shows which convolution feeds which norm
@@ -79,8 +80,9 @@ def optimize_for_inference(
     """A copy of `model` for inference; the original stays as it is.
 
     Every batch norm that alone receives the output of a convolution is folded into it, and the weights lie in
-    channels_last order. On a CPU, 3x3 convolutions in float32 are computed by Winograd's method (model/winograd.py).
-    In float32 the logits differ from the original's by rounding.
+    channels_last order. On a CPU, 3x3 convolutions in float32 are computed by Winograd's method (model/winograd.py),
+    and inverted residual blocks in strips (model/strips.py). In float32 the logits differ from the original's by
+    rounding.
 
     Args:
         model: any network of `build_model`, on the device where it will run.
@@ -98,11 +100,14 @@ def optimize_for_inference(
     network = copy.deepcopy(model).eval().requires_grad_(False)
     done = [f"{fold_norms(network, example)} batch norms folded"]
     network.to(memory_format=torch.channels_last)
+    on_cpu = next(network.parameters()).device.type == "cpu"
     if amp is not None:
         _store_weights(network, amp)
         done.append(f"convolutions in {str(amp).removeprefix('torch.')}")
-    elif next(network.parameters()).device.type == "cpu":
+    elif on_cpu:
         done.append(_with_winograd(network))
+    if on_cpu and (blocks := use_strips(network)):
+        done.append(f"{blocks} blocks in strips")
     return InferenceNetwork(network, amp, compile, ", ".join([*done, *(["compiled"] if compile else [])]))
 
 

@@ -36,7 +36,7 @@ class InvertedResidual(nn.Module):
         )
         project = (nn.Conv2d(width, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
         self.conv = nn.Sequential(*expand, *depthwise, *project)
-        self.border = dilation
+        self.width, self.stride, self.border = width, stride, dilation
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

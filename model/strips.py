@@ -1,0 +1,44 @@
+"""Inverted residual blocks of inference, computed in strips of rows.
+
+Inside a block the map has six times the channels. In strips it stays in a core's cache, where the whole one would cross
+the main memory between its three convolutions, and take fresh pages of it in every call.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.backbone.mobilenet import InvertedResidual
+
+STRIP_BYTES = 8 << 20  # of the widest map of a strip
+
+
+class InStrips(nn.Module):
+    """What `block` gives, (N,in,H,W) -> (N,out,H/stride,W/stride), strip by strip."""
+
+    def __init__(self, block: InvertedResidual):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to (N,out,H/stride,W/stride)."""
+        block, (pictures, _, height, width) = self.block, x.shape
+        rows = -(-height // block.stride)
+        size = 4 * pictures * block.width * height * width
+        step = -(-rows // -(-size // STRIP_BYTES))
+        padded = F.pad(x, [block.border] * 4)
+        strips = []
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            lines = slice(first * block.stride, (last - 1) * block.stride + 2 * block.border + 1)
+            strips.append(block.conv(padded[:, :, lines]))
+        y = torch.cat(strips, 2)
+        return x + y if block.residual else y
+
+
+def use_strips(network: nn.Module) -> int:
+    """Replaces the inverted residual blocks of MobileNet-V2, in place; how many."""
+    found = [name for name, module in network.named_modules() if type(module) is InvertedResidual]
+    for name in found:
+        network.set_submodule(name, InStrips(network.get_submodule(name)))
+    return len(found)
