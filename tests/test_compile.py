@@ -20,9 +20,10 @@ from tests.test_dist import TRAIN, run_processes
 from tests.test_step import start, step
 from tool import train
 
-NETWORKS = [(name, "resnet18") for name in MODELS] + [
-    ("sketchfill", "mobilenet_v2"), ("semanticflow", "dfnet_v1"), ("semanticflow_lite", "stdc1"),
-    ("fcn", "torchvision/resnet18"), ("fcn", "timm/convnext_atto"), ("fcn", "timm/mobilenetv3_small_050"),
+NETWORKS = [(name, "resnet18") for name in MODELS] + [("sketchfill", "mobilenet_v2")] + [
+    pytest.param(*names, marks=pytest.mark.slow) for names in (
+        ("semanticflow", "dfnet_v1"), ("semanticflow_lite", "stdc1"), ("fcn", "torchvision/resnet18"),
+        ("fcn", "timm/convnext_atto"), ("fcn", "timm/mobilenetv3_small_050"))
 ]
 
 
@@ -131,7 +132,7 @@ def test_a_copy_of_a_compiled_network_is_plain(graphs):
 
 def test_compiled_blocks_are_computed_again_too():
     """In double precision, where rounding hides nothing."""
-    plain = build_model("fcn", 3, "resnet18", dropout=0.0).double().train()
+    plain = Residual(3).double().train()
     networks = {"plain": plain, "compiled": copy.deepcopy(plain), "both": copy.deepcopy(plain)}
     recompute_blocks(networks["both"].backbone)
     for key in ("compiled", "both"):
