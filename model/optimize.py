@@ -108,7 +108,9 @@ def optimize_for_inference(
         done.append(_with_winograd(network))
     if on_cpu and (blocks := use_strips(network)):
         done.append(f"{blocks} blocks in strips")
-    return InferenceNetwork(network, amp, compile, ", ".join([*done, *(["compiled"] if compile else [])]))
+    if compile:
+        done.append("compiled")
+    return InferenceNetwork(network, amp, compile, ", ".join(done))
 
 
 def _with_winograd(network: nn.Module) -> str:

@@ -133,12 +133,11 @@ def _relu_after(parent: nn.Module, name: str) -> str | None:
     """The name of the ReLU that receives a child's output, if nothing but identities lies between."""
     if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
         return None
-    names = list(parent._modules)
-    for later in names[names.index(name) + 1:]:
-        if type(parent[names.index(later)]) is nn.ReLU:
-            return later
-        if type(parent[names.index(later)]) is not nn.Identity:
-            return None
+    layers = list(parent._modules.items())
+    place = list(parent._modules).index(name)
+    for later, layer in layers[place + 1:]:
+        if type(layer) is not nn.Identity:
+            return later if type(layer) is nn.ReLU else None
     return None
 
 
