@@ -1,6 +1,9 @@
 """What the subcommands share: their arguments, and the experiment that these name."""
 
 import argparse
+from collections.abc import Callable
+
+import torch
 
 from dataset import dataset_class
 from dataset.base import check_classes
@@ -57,3 +60,20 @@ def class_count(config: Config) -> int:
     classes = config.data.classes or dataset_class(config.data.name).classes
     check_classes(classes, config.data.name)
     return len(classes)
+
+
+def full_float32(full: bool) -> None:
+    """Has a GPU compute float32 in full, or in TF32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not full
+
+
+def in_precision(full: bool, function: Callable) -> Callable:
+    """`function`, run in full float32 or in TF32; afterwards it is full."""
+
+    def run(*args):
+        full_float32(full)
+        result = function(*args)
+        full_float32(True)
+        return result
+
+    return run

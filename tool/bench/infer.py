@@ -18,6 +18,7 @@ from tool.bench.experiment import (
     class_count,
     common_arguments,
     experiment_of,
+    in_precision,
     rounds_argument,
     size_argument,
 )
@@ -155,15 +156,7 @@ def on_gpu(
         "fp16 compiled": partial(optimised, network, fp16, True),
     }
     # Every one sets it: what the one before it left would be part of what a compiled one is guarded by.
-    return {name: with_tf32(way(), "TF32" in name) for name, way in ways.items() if chosen(name)}
-
-
-def with_tf32(forward: Contender, allow: bool) -> Contender:
-    def switched(x: Tensor) -> Tensor:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow
-        return forward(x)
-
-    return switched
+    return {name: in_precision("TF32" not in name, way()) for name, way in ways.items() if chosen(name)}
 
 
 def measured(contenders: Mapping[str, Contender], x: Tensor, rounds: int) -> list[Table]:

@@ -17,6 +17,8 @@ from tool.bench.experiment import (
     class_count,
     common_arguments,
     experiment_of,
+    full_float32,
+    in_precision,
     rounds_argument,
     size_argument,
 )
@@ -139,10 +141,6 @@ def set_kernels() -> None:
     full_float32(True)
 
 
-def full_float32(full: bool) -> None:
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not full
-
-
 def alternated(clock: str, steps: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict:
     """Seconds of a step of each; on a GPU of one out of `GPU_STEPS` together, see `ON_A_GPU`."""
     if clock != "cuda":
@@ -196,18 +194,6 @@ def build(task: Task, name: str, clock: str = "wall") -> tuple[Callable[[], obje
         return in_precision(full, partial(plain.step, *batch)), in_precision(full, stages)
     training, step = build_ours(task, OURS[name])
     return step, partial(stages_of, training, step, clock)
-
-
-def in_precision(full: bool, function: Callable) -> Callable:
-    """`function`, run with or without TF32."""
-
-    def run():
-        full_float32(full)
-        result = function()
-        full_float32(True)
-        return result
-
-    return run
 
 
 def draw_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
