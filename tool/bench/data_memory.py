@@ -3,10 +3,11 @@
 import multiprocessing
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from dataset.loader import threads_ahead, worker_kind
 from tool.bench.report import aligned, shown
@@ -82,16 +83,7 @@ def _watch(make: Callable[[], object], batches: int, threads: bool) -> tuple[flo
     finally:
         done.set()
         watcher.join()
-    return peak[0], sum(tensor.nbytes for tensor in tensors(batch)) / 2**20
-
-
-def tensors(batch) -> Iterator[torch.Tensor]:
-    """Those of a batch, a list or dict of them."""
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, (list, tuple, dict)):
-        for part in batch.values() if isinstance(batch, dict) else batch:
-            yield from tensors(part)
+    return peak[0], sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)) / 2**20
 
 
 def anonymous() -> float:
