@@ -26,12 +26,13 @@ class InStrips(nn.Module):
         rows = -(-height // block.stride)
         size = 4 * pictures * block.width * height * width
         step = -(-rows // -(-size // STRIP_BYTES))
-        padded = F.pad(x, [block.border] * 4)
         strips = []
         for first in range(0, rows, step):
             last = min(first + step, rows)
-            lines = slice(first * block.stride, (last - 1) * block.stride + 2 * block.border + 1)
-            strips.append(block.conv(padded[:, :, lines]))
+            top, bottom = first * block.stride - block.border, (last - 1) * block.stride + block.border + 1
+            lines = x[:, :, max(top, 0) : bottom]
+            padded = F.pad(lines, (block.border, block.border, max(-top, 0), max(bottom - height, 0)))
+            strips.append(block.conv(padded))
         y = torch.cat(strips, 2)
         return x + y if block.residual else y
 
