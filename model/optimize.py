@@ -4,14 +4,14 @@ import copy
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 from torch._inductor import config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from model.layer import resize
+from model.layer import enlarge, resize
+from model.split import amx_is_there, use_split
 from model.strips import use_strips
 from model.winograd import use_winograd
 
@@ -41,7 +41,7 @@ class InferenceNetwork(nn.Module):
         if not self.gives_coarse:
             return tree_map(self._own, self._call(x))
         coarse = self._call(x).float()
-        return {"out": _enlarge_on_cpu(coarse, x.shape[-2:]) if coarse.is_cpu else resize(coarse, x.shape[-2:])}
+        return {"out": enlarge(coarse, *x.shape[-2:]) if x.device.type == "cpu" else resize(coarse, x.shape[-2:])}
 
     @property
     def gives_coarse(self) -> bool:
@@ -59,23 +59,15 @@ class InferenceNetwork(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            # Also where the caller has another precision: the network's own is part of what it is.
-            stack.enter_context(torch.autocast(x.device.type, self.amp, enabled=self.amp is not None))
+            if self.amp or torch.is_autocast_enabled(x.device.type):
+                # Also where the caller has another precision: the network's own is part of what it is.
+                stack.enter_context(torch.autocast(x.device.type, self.amp, enabled=self.amp is not None))
             if self.freeze:  # inductor lays out constant weights once, and joins convolutions with what follows them
                 stack.enter_context(inductor.patch(freezing=True))
             if self.graphs:
                 stack.enter_context(_cudnn_tries())
                 torch.compiler.cudagraph_mark_step_begin()
             return self.run(x)
-
-
-def _enlarge_on_cpu(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """As `resize`, in a third of the time: class by class of a pixel, which PyTorch has the faster code for, and into
-    memory that NumPy asks of the system in huge pages (each page of a large tensor is new in every call)."""
-    pictures, classes, *_ = logits.shape
-    out = torch.from_numpy(np.empty((pictures, *size, classes), np.float32)).permute(0, 3, 1, 2)
-    logits = logits.contiguous(memory_format=torch.channels_last)
-    return torch.ops.aten.upsample_bilinear2d.out(logits, list(size), True, out=out)
 
 
 @contextmanager
@@ -94,9 +86,10 @@ def optimize_for_inference(
     """A copy of `model` for inference; the original stays as it is.
 
     Every batch norm that alone receives the output of a convolution is folded into it, and the weights lie in
-    channels_last order. On a CPU, 3x3 convolutions in float32 are computed by Winograd's method (model/winograd.py),
-    and inverted residual blocks in strips (model/strips.py). In float32 the logits differ from the original's by
-    rounding.
+    channels_last order. On a CPU, convolutions in float32 are computed on AMX, from numbers of 16 bits
+    (model/split.py), or where there is none, those of 3x3 by Winograd's method (model/winograd.py), and inverted
+    residual blocks in strips (model/strips.py). In float32 the logits differ from the original's by rounding, on AMX
+    ten times as much.
 
     Args:
         model: any network of `build_model`, on the device where it will run.
@@ -119,7 +112,7 @@ def optimize_for_inference(
         _store_weights(network, amp)
         done.append(f"convolutions in {str(amp).removeprefix('torch.')}")
     elif on_cpu:
-        done.append(_with_winograd(network))
+        done.append(_with_faster_convolutions(network))
     if on_cpu and (blocks := use_strips(network)):
         done.append(f"{blocks} blocks in strips")
     if compile:
@@ -127,12 +120,14 @@ def optimize_for_inference(
     return InferenceNetwork(network, amp, compile, ", ".join(done))
 
 
-def _with_winograd(network: nn.Module) -> str:
-    """Replaces convolutions where this machine can; what was done, or why not."""
+def _with_faster_convolutions(network: nn.Module) -> str:
+    """Replaces convolutions as this machine can; what was done, or why not."""
     try:
+        if amx_is_there():
+            return f"{use_split(network)} convolutions on AMX, numbers in halves"
         return f"{use_winograd(network)} convolutions by Winograd's method"
     except ValueError as reason:
-        return f"no convolution by Winograd's method ({reason})"
+        return f"convolutions as they are ({reason})"
 
 
 def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:

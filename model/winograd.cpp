@@ -76,8 +76,8 @@ static void to_tiles(const float* maps_in, float* tiles, const Maps& maps, int64
 }
 
 template <int LANES>
-static void from_tiles(const float* tiles, const float* bias, bool relu, float* maps_out, const Maps& maps,
-                       int64_t first, int64_t count, int64_t matrix, int threads) {
+static void from_tiles(const float* tiles, const float* bias, float low, float high, float* maps_out,
+                       const Maps& maps, int64_t first, int64_t count, int64_t matrix, int threads) {
   typedef typename Vector<LANES>::type V;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t tile = 0; tile < count; tile++) {
@@ -87,13 +87,13 @@ static void from_tiles(const float* tiles, const float* bias, bool relu, float* 
       for (int i = 0; i < 36; i++) x[i] = *(const V*)(tiles + i * matrix + tile * maps.channels + channel);
       for (int i = 0; i < 6; i++) gather_four(x + i, 6, columns + i);
       for (int i = 0; i < 4; i++) gather_four(columns + 6 * i, 1, out + 4 * i);
-      const V added = *(const V*)(bias + channel), zero = {};
+      const V added = *(const V*)(bias + channel), least = low - V{}, most = high - V{};
       for (int i = 0; i < 16; i++) {
         const int64_t y = place.row + i / 4 * maps.dilation, x = place.column + i % 4 * maps.dilation;
         if (y >= maps.height || x >= maps.width) continue;
-        const V value = out[i] + added;
+        const V sum = out[i] + added, cut = sum < least ? least : sum;  // a NaN stays one
         const int64_t index = (place.picture * maps.height + y) * maps.width + x;
-        *(V*)(maps_out + index * maps.channels + channel) = relu ? (value < zero ? zero : value) : value;
+        *(V*)(maps_out + index * maps.channels + channel) = cut > most ? most : cut;
       }
     }
   }
@@ -106,9 +106,9 @@ extern "C" void winograd_to_tiles(const float* maps_in, float* tiles, const Maps
   run(maps_in, tiles, *maps, first, count, matrix, threads);
 }
 
-// The way back: with the bias (C) added and, if wanted, ReLU.
-extern "C" void winograd_from_tiles(const float* tiles, const float* bias, bool relu, float* maps_out,
+// The way back: with the bias (C) added, cut off at `low` and `high`.
+extern "C" void winograd_from_tiles(const float* tiles, const float* bias, float low, float high, float* maps_out,
                                     const Maps* maps, int64_t first, int64_t count, int64_t matrix, int threads) {
   auto run = maps->channels % 16 ? from_tiles<8> : from_tiles<16>;
-  run(tiles, bias, relu, maps_out, *maps, first, count, matrix, threads);
+  run(tiles, bias, low, high, maps_out, *maps, first, count, matrix, threads);
 }

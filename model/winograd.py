@@ -6,18 +6,16 @@ about 1e-5 of the largest output.
 """
 
 import ctypes
-import os
-import subprocess
-import sys
-import tempfile
+import math
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from model.native import compiled, replace_convolutions
+
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 TILE = 4  # pixels of the output on each side
 # G of the paper: a filter of three taps, as its polynomial's values at 0, 1, -1, 2, -2 and infinity.
 FILTER = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
@@ -34,28 +32,28 @@ class _Maps(ctypes.Structure):
 
 
 class WinogradConv2d(nn.Module):
-    """What `conv` gives, with ReLU after it or not: (N,in,H,W) -> (N,out,H,W), float32, no gradients.
+    """What `conv` gives, cut off at `low` and `high`: (N,in,H,W) -> (N,out,H,W), float32, no gradients.
 
     Its weights take four times the memory.
     """
 
-    def __init__(self, conv: nn.Conv2d, relu: bool = False):
+    def __init__(self, conv: nn.Conv2d, low: float = -math.inf, high: float = math.inf):
         super().__init__()
         factors = torch.tensor(FILTER, dtype=torch.float64)
         weight = torch.einsum("yr,xc,oirc->yxio", factors, factors, conv.weight.detach().double())
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         self.register_buffer("weight", weight.flatten(0, 1).float().contiguous())  # (36,in,out)
         self.register_buffer("bias", bias.float().contiguous())
-        self.dilation, self.relu = conv.dilation[0], relu
+        self.dilation, self.low, self.high = conv.dilation[0], low, high
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,H,W)."""
-        return winograd_conv2d(x, self.weight, self.bias, self.dilation, self.relu)
+        return winograd_conv2d(x, self.weight, self.bias, self.dilation, self.low, self.high)
 
 
 @torch.library.custom_op("segmentation::winograd_conv2d", mutates_args=(), device_types="cpu")
 def winograd_conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int, relu: bool
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int, low: float, high: float
 ) -> torch.Tensor:
     """One convolution: x (N,in,H,W), transformed weight (36,in,out), bias (out,) to (N,out,H,W), channels_last."""
     assert x.dtype == torch.float32, x.dtype
@@ -75,13 +73,14 @@ def winograd_conv2d(
         )
         torch.bmm(source, weight, out=product)
         kernel().winograd_from_tiles(
-            product.data_ptr(), bias.data_ptr(), relu, out.data_ptr(), after, first, count, product.stride(0), threads
+            product.data_ptr(), bias.data_ptr(), low, high, out.data_ptr(), after, first, count, product.stride(0),
+            threads,
         )
     return out
 
 
 @winograd_conv2d.register_fake
-def _(x, weight, bias, dilation, relu):
+def _(x, weight, bias, dilation, low, high):
     return _like_result(x, bias)
 
 
@@ -105,65 +104,25 @@ def use_winograd(network: nn.Module) -> int:
         ValueError: the transforms cannot be compiled here; says why.
     """
     kernel()
-    replaced = 0
-    for parent in [*network.modules()]:
-        for name, conv in [*parent.named_children()]:
-            if not _gains(conv):
-                continue
-            after = _relu_after(parent, name)
-            setattr(parent, name, WinogradConv2d(conv, relu=after is not None))
-            if after is not None:
-                setattr(parent, after, nn.Identity())
-            replaced += 1
-    return replaced
+    return replace_convolutions(network, _gains, WinogradConv2d)
 
 
-def _gains(conv: nn.Module) -> bool:
-    """Exact type: a subclass may compute something else."""
-    if type(conv) is not nn.Conv2d or conv.weight.dtype != torch.float32 or conv.weight.device.type != "cpu":
-        return False
+def _gains(conv: nn.Conv2d) -> bool:
     dilation = conv.dilation[0]
     same_size = conv.dilation == (dilation, dilation) and conv.padding == conv.dilation
-    plain = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+    plain = conv.kernel_size == (3, 3) and conv.stride == (1, 1)
     fits = all(channels % LANES == 0 and channels >= FEWEST for channels in (conv.in_channels, conv.out_channels))
     return same_size and plain and fits and dilation <= LARGEST_DILATION
 
 
-def _relu_after(parent: nn.Module, name: str) -> str | None:
-    """The name of the ReLU that receives a child's output, if nothing but identities lies between."""
-    if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
-        return None
-    layers = list(parent._modules.items())
-    place = list(parent._modules).index(name)
-    for later, layer in layers[place + 1:]:
-        if type(layer) is not nn.Identity:
-            return later if type(layer) is nn.ReLU else None
-    return None
-
-
 @cache
 def kernel() -> ctypes.CDLL:
-    """The transforms, compiled for this processor by the compiler that torch.compile uses too ($CXX, else g++).
-
-    Raises:
-        ValueError: there is no such compiler, or it fails; says what it printed.
-    """
-    if not sys.platform.startswith("linux"):
-        raise ValueError(f"Winograd's transforms are compiled on Linux only, not on {sys.platform}")
-    compiler = os.environ.get("CXX", "g++")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "winograd.so")
-        try:
-            made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(library)], capture_output=True, text=True)
-        except OSError as error:
-            raise ValueError(f"cannot run the compiler {compiler} (variable CXX): {error.strerror}") from error
-        if made.returncode:
-            raise ValueError(f"{compiler} cannot compile {SOURCE.name}: {made.stderr.strip()}")
-        loaded = ctypes.CDLL(str(library))
-    pointer, number, maps = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Maps)
+    """The compiled transforms; ValueError as `native.compiled`."""
+    loaded = compiled(SOURCE)
+    pointer, number, limit, maps = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.POINTER(_Maps)
     loaded.winograd_to_tiles.argtypes = [pointer, pointer, maps, number, number, number, ctypes.c_int]
     loaded.winograd_from_tiles.argtypes = [
-        pointer, pointer, ctypes.c_bool, pointer, maps, number, number, number, ctypes.c_int
+        pointer, pointer, limit, limit, pointer, maps, number, number, number, ctypes.c_int
     ]
     loaded.winograd_to_tiles.restype = loaded.winograd_from_tiles.restype = None
     return loaded

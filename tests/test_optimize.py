@@ -10,10 +10,12 @@ from model import MODELS, build_model, optimize_for_inference
 from model.base import SegModel
 from model.layer import ConvBNReLU
 from model.optimize import fold_norms
+from model.split import amx_is_there
 
 CLASSES = 5
 NETWORKS = [(name, backbone) for name in MODELS for backbone in ("resnet18", "timm/mobilenetv3_small_050")]
 NETWORKS += [("sketchfill", "mobilenet_v2"), ("semanticflow", "stdc1"), ("fcn", "timm/convnext_atto")]
+ROUNDING = 2e-3 if amx_is_there() else 2e-4  # of the largest logit: on AMX numbers have 16 bits
 HEADS_OF_TRAINING = ("aux", "dsn")
 
 
@@ -60,7 +62,7 @@ def test_same_logits_without_norms(name, backbone):
         x = torch.randn(2, 3, *size)
         expected, found = logits(network, x), fast(x)["out"]
         assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.999
-        assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
+        assert (found - expected).abs().max() < ROUNDING * expected.abs().max()
 
 
 @pytest.mark.parametrize("bias", [False, True])

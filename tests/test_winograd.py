@@ -1,11 +1,13 @@
 """Convolutions by Winograd's method give the direct sum, and stand only where they can."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model import build_model, optimize_for_inference, winograd
+from model import build_model, native, optimize, optimize_for_inference, winograd
 from model.winograd import WinogradConv2d, use_winograd
 
 SIZES = [(1, 1), (4, 4), (5, 7), (8, 33), (61, 127)]
@@ -23,7 +25,7 @@ def test_same_as_the_direct_sum_in_double_precision(size, dilation, channels):
     conv, x = conv3x3(*channels, dilation), torch.randn(2, channels[0], *size)
     weight, bias = conv.weight.double(), conv.bias.double()
     expected = F.conv2d(x.double(), weight, bias, padding=dilation, dilation=dilation)
-    plain, joined = WinogradConv2d(conv)(x), WinogradConv2d(conv, relu=True)(x)
+    plain, joined = WinogradConv2d(conv)(x), WinogradConv2d(conv, 0.0)(x)
     tolerance = 2e-5 * expected.abs().max().item()
     torch.testing.assert_close(plain.double(), expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(joined.double(), expected.relu(), rtol=0, atol=tolerance)
@@ -47,7 +49,7 @@ def test_any_memory_layout_and_number_of_threads():
 def test_what_is_no_number_stays_none():
     conv, x = conv3x3(24, 24), torch.randn(1, 24, 20, 20)
     x[0, 3, 10, 10] = torch.nan
-    found = WinogradConv2d(conv, relu=True)(x)
+    found = WinogradConv2d(conv, 0.0)(x)
     assert found[..., 9:12, 9:12].isnan().all() and not found[..., :4, :4].isnan().any()
 
 
@@ -65,16 +67,19 @@ def test_other_convolutions_stay(conv):
     assert use_winograd(nn.Sequential(conv)) == 0
 
 
-def test_only_the_relu_that_receives_the_output_is_joined():
+def test_only_the_activation_that_receives_the_output_is_joined():
     def rest(*modules):
         network = nn.Sequential(conv3x3(24, 24), *modules)
         assert use_winograd(network) == 1
         return network
 
-    assert rest(nn.Identity(), nn.ReLU()).get_submodule("0").relu
-    assert not rest(nn.Identity()).get_submodule("0").relu
-    assert not rest(nn.ReLU6()).get_submodule("0").relu
-    assert not rest(nn.Dropout(), nn.ReLU()).get_submodule("0").relu
+    def limits(*modules):
+        layer = rest(*modules).get_submodule("0")
+        return layer.low, layer.high
+
+    assert limits(nn.Identity(), nn.ReLU()) == (0, math.inf)
+    assert limits(nn.ReLU6()) == (0, 6)
+    assert limits(nn.Identity()) == limits(nn.Dropout(), nn.ReLU()) == (-math.inf, math.inf)
 
     class Parallel(nn.Sequential):
         def forward(self, x):
@@ -97,6 +102,7 @@ def test_one_graph_with_what_surrounds_it():
 
 
 def test_the_summary_says_what_was_done_and_why_not(monkeypatch, tmp_path):
+    monkeypatch.setattr(optimize, "amx_is_there", lambda: False)
     network, x = build_model("semanticflow", 5, "resnet18").eval(), torch.randn(1, 3, 64, 96)
     assert optimize_for_inference(network).summary == "35 batch norms folded, 19 convolutions by Winograd's method"
     assert optimize_for_inference(network, torch.bfloat16).summary.endswith("convolutions in bfloat16")
@@ -104,13 +110,14 @@ def test_the_summary_says_what_was_done_and_why_not(monkeypatch, tmp_path):
     broken.write_text("no C++\n")
     for variable, source, reason in ((None, broken, "g++ cannot compile winograd.cpp"),
                                      ("absent-compiler", winograd.SOURCE, "cannot run the compiler absent-compiler")):
-        winograd.kernel.cache_clear()
+        for cached in (winograd.kernel, native.compiled):
+            cached.cache_clear()
         monkeypatch.setattr(winograd, "SOURCE", source)
         monkeypatch.delenv("CXX", raising=False)
         if variable:
             monkeypatch.setenv("CXX", variable)
         fast = optimize_for_inference(network)
-        assert "no convolution by Winograd's method" in fast.summary and reason in fast.summary
+        assert "convolutions as they are" in fast.summary and reason in fast.summary
         with torch.no_grad():
             torch.testing.assert_close(fast(x)["out"], network(x)["out"], rtol=1e-4, atol=1e-5)
     winograd.kernel.cache_clear()

@@ -250,7 +250,7 @@ class TestConfig(Section):
     amp: Precision = Field("off", description="precision of the forward pass")
     optimize: Literal["none", "fold", "compile"] = Field(
         "none",
-        description="fold: norms joined with convolutions, Winograd's method on a CPU (scores change by rounding); "
+        description="fold: norms joined with convolutions, and these faster on a CPU (scores change by rounding); "
         "compile: and torch.compile",
     )
     keep_memory: bool = Field(True, description="on a CPU: keep freed memory for the next tensor; faster, larger")

@@ -1,0 +1,94 @@
+"""Our C++ of inference on a CPU: compiled when it is first used, for this processor, and put into a network."""
+
+import ctypes
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+LINE = 16  # numbers of float32
+LIMITS = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0)}  # between which an activation cuts off
+
+
+@cache
+def compiled(source: Path) -> ctypes.CDLL:
+    """The functions of a source file, by the compiler that torch.compile uses too ($CXX, else g++).
+
+    Raises:
+        ValueError: there is no such compiler, or it fails; says what it printed.
+    """
+    if not sys.platform.startswith("linux"):
+        raise ValueError(f"{source.name} is compiled on Linux only, not on {sys.platform}")
+    compiler = os.environ.get("CXX", "g++")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, source.stem).with_suffix(".so")
+        try:
+            made = subprocess.run([compiler, *FLAGS, str(source), "-o", str(library)], capture_output=True, text=True)
+        except OSError as error:
+            raise ValueError(f"cannot run the compiler {compiler} (variable CXX): {error.strerror}") from error
+        if made.returncode:
+            raise ValueError(f"{compiler} cannot compile {source.name}: {made.stderr.strip()}")
+        return ctypes.CDLL(str(library))
+
+
+def new_maps(pictures: int, channels: int, height: int, width: int) -> torch.Tensor:
+    """Maps (pictures,channels,height,width), float32, channels_last, not filled.
+
+    NumPy asks the system for large memory in huge pages, PyTorch does not: every page of a large tensor is new in every
+    call, and 512 times as few of them are.
+    """
+    count = pictures * height * width * channels
+    memory = np.empty(count + LINE, np.float32)
+    start = -memory.ctypes.data // memory.itemsize % LINE  # the first number that begins a line of the cache
+    pixels = memory[start : start + count].reshape(pictures, height, width, channels)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def replace_convolutions(
+    network: nn.Module, gains: Callable[[nn.Conv2d], bool], make: Callable[[nn.Conv2d, float, float], nn.Module]
+) -> int:
+    """Puts make(conv, low, high) in the place of every convolution that `gains` by it; how many.
+
+    Asked about are those in float32 on a CPU without groups, with a border of zeros of a given width. An activation
+    right after one goes into the limits.
+    """
+    replaced = 0
+    for parent in [*network.modules()]:
+        for name, conv in [*parent.named_children()]:
+            if not _is_plain(conv) or not gains(conv):
+                continue
+            after = _activation_after(parent, name)
+            limits = (-math.inf, math.inf) if after is None else LIMITS[type(parent.get_submodule(after))]
+            setattr(parent, name, make(conv, *limits))
+            if after is not None:
+                setattr(parent, after, nn.Identity())
+            replaced += 1
+    return replaced
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Exact type: a subclass may compute something else."""
+    if type(conv) is not nn.Conv2d or conv.weight.dtype != torch.float32 or conv.weight.device.type != "cpu":
+        return False
+    return conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _activation_after(parent: nn.Module, name: str) -> str | None:
+    """The name of the activation that receives a child's output, if nothing but identities lies between."""
+    if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
+        return None
+    layers = list(parent._modules.items())
+    place = list(parent._modules).index(name)
+    for later, layer in layers[place + 1:]:
+        if type(layer) is not nn.Identity:
+            return later if type(layer) in LIMITS else None
+    return None
