@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torch import nn
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 LINE = 16  # numbers of float32
-LIMITS = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0)}  # between which an activation cuts off
+Limits = Sequence[float]  # between which an activation cuts off: none, the lower one, or both
+LIMITS: dict[type[nn.Module], Limits] = {nn.ReLU: (0.0,), nn.ReLU6: (0.0, 6.0)}
 
 
 @cache
@@ -53,10 +54,15 @@ def new_maps(pictures: int, channels: int, height: int, width: int) -> torch.Ten
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
+def bounds(limits: Limits) -> tuple[float, float]:
+    """The lower and the upper limit, infinite where there is none."""
+    return (*limits, *(-math.inf, math.inf)[len(limits):])
+
+
 def replace_convolutions(
-    network: nn.Module, gains: Callable[[nn.Conv2d], bool], make: Callable[[nn.Conv2d, float, float], nn.Module]
+    network: nn.Module, gains: Callable[[nn.Conv2d], bool], make: Callable[[nn.Conv2d, Limits], nn.Module]
 ) -> int:
-    """Puts make(conv, low, high) in the place of every convolution that `gains` by it; how many.
+    """Puts make(conv, limits) in the place of every convolution that `gains` by it; how many.
 
     Asked about are those in float32 on a CPU without groups, with a border of zeros of a given width. An activation
     right after one goes into the limits.
@@ -67,8 +73,8 @@ def replace_convolutions(
             if not _is_plain(conv) or not gains(conv):
                 continue
             after = _activation_after(parent, name)
-            limits = (-math.inf, math.inf) if after is None else LIMITS[type(parent.get_submodule(after))]
-            setattr(parent, name, make(conv, *limits))
+            limits = () if after is None else LIMITS[type(parent.get_submodule(after))]
+            setattr(parent, name, make(conv, limits))
             if after is not None:
                 setattr(parent, after, nn.Identity())
             replaced += 1

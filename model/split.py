@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.native import compiled, new_maps, replace_convolutions
+from model.native import Limits, bounds, compiled, new_maps, replace_convolutions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 SIDE, DEPTH = 16, 32  # outputs and channels of a tile of weights
@@ -41,28 +41,28 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
 
 
 class SplitConv2d(nn.Module):
-    """What `conv` gives, cut off at `low` and `high`: (N,in,H,W) -> (N,out,h,w), float32, no gradients."""
+    """What `conv` gives, cut off at the limits: (N,in,H,W) -> (N,out,h,w), float32, no gradients."""
 
-    def __init__(self, conv: nn.Conv2d, low: float = -math.inf, high: float = math.inf):
+    def __init__(self, conv: nn.Conv2d, limits: Limits = ()):
         super().__init__()
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         self.register_buffer("weight", pack(conv.weight.detach()))
         self.register_buffer("bias", F.pad(bias.float(), (0, -len(bias) % (2 * SIDE))))
         self.out_channels = conv.out_channels
         self.stride, self.dilation, self.padding = conv.stride[0], conv.dilation[0], list(conv.padding)
-        self.low, self.high = low, high
+        self.limits = [*limits]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,h,w)."""
         return split_conv2d(
-            x, self.weight, self.bias, self.out_channels, self.stride, self.dilation, self.padding, self.low, self.high
+            x, self.weight, self.bias, self.out_channels, self.stride, self.dilation, self.padding, self.limits
         )
 
 
 @torch.library.custom_op("segmentation::split_conv2d", mutates_args=(), device_types="cpu")
 def split_conv2d(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out_channels: int, stride: int, dilation: int,
-    padding: list[int], low: float, high: float,
+    padding: list[int], limits: list[float],
 ) -> torch.Tensor:
     """x (N,in,H,W), weight from `pack`, bias (out,) with zeros up to a multiple of 32, to (N,out,h,w), channels_last.
 
@@ -80,13 +80,14 @@ def split_conv2d(
         pictures, *sides, channels, *out_sides, out_channels, *kernel_sides, stride, dilation, *padding
     )
     kernel().split_convolution(
-        x.data_ptr(), weight.data_ptr(), bias.data_ptr(), low, high, out.data_ptr(), geometry, torch.get_num_threads()
+        x.data_ptr(), weight.data_ptr(), bias.data_ptr(), *bounds(limits), out.data_ptr(), geometry,
+        torch.get_num_threads(),
     )
     return out
 
 
 @split_conv2d.register_fake
-def _(x, weight, bias, out_channels, stride, dilation, padding, low, high):
+def _(x, weight, bias, out_channels, stride, dilation, padding, limits):
     shape = _shape(x, weight, out_channels, stride, dilation, padding)
     return torch.empty(shape, device=x.device, memory_format=torch.channels_last)
 

@@ -6,14 +6,13 @@ about 1e-5 of the largest output.
 """
 
 import ctypes
-import math
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from model.native import compiled, replace_convolutions
+from model.native import Limits, bounds, compiled, replace_convolutions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 TILE = 4  # pixels of the output on each side
@@ -32,28 +31,28 @@ class _Maps(ctypes.Structure):
 
 
 class WinogradConv2d(nn.Module):
-    """What `conv` gives, cut off at `low` and `high`: (N,in,H,W) -> (N,out,H,W), float32, no gradients.
+    """What `conv` gives, cut off at the limits: (N,in,H,W) -> (N,out,H,W), float32, no gradients.
 
     Its weights take four times the memory.
     """
 
-    def __init__(self, conv: nn.Conv2d, low: float = -math.inf, high: float = math.inf):
+    def __init__(self, conv: nn.Conv2d, limits: Limits = ()):
         super().__init__()
         factors = torch.tensor(FILTER, dtype=torch.float64)
         weight = torch.einsum("yr,xc,oirc->yxio", factors, factors, conv.weight.detach().double())
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         self.register_buffer("weight", weight.flatten(0, 1).float().contiguous())  # (36,in,out)
         self.register_buffer("bias", bias.float().contiguous())
-        self.dilation, self.low, self.high = conv.dilation[0], low, high
+        self.dilation, self.limits = conv.dilation[0], [*limits]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,H,W)."""
-        return winograd_conv2d(x, self.weight, self.bias, self.dilation, self.low, self.high)
+        return winograd_conv2d(x, self.weight, self.bias, self.dilation, self.limits)
 
 
 @torch.library.custom_op("segmentation::winograd_conv2d", mutates_args=(), device_types="cpu")
 def winograd_conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int, low: float, high: float
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int, limits: list[float]
 ) -> torch.Tensor:
     """One convolution: x (N,in,H,W), transformed weight (36,in,out), bias (out,) to (N,out,H,W), channels_last."""
     assert x.dtype == torch.float32, x.dtype
@@ -73,14 +72,14 @@ def winograd_conv2d(
         )
         torch.bmm(source, weight, out=product)
         kernel().winograd_from_tiles(
-            product.data_ptr(), bias.data_ptr(), low, high, out.data_ptr(), after, first, count, product.stride(0),
-            threads,
+            product.data_ptr(), bias.data_ptr(), *bounds(limits), out.data_ptr(), after, first, count,
+            product.stride(0), threads,
         )
     return out
 
 
 @winograd_conv2d.register_fake
-def _(x, weight, bias, dilation, low, high):
+def _(x, weight, bias, dilation, limits):
     return _like_result(x, bias)
 
 

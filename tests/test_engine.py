@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import build_model
+from model import build_model, optimize_for_inference
 from tests.conftest import make_experiment
 from tool.bench import main
 from tool.bench.report import Report, read_report
@@ -28,10 +28,15 @@ def test_pooling_for_export_is_adaptive_pooling(cells):
     torch.testing.assert_close(found, nn.AdaptiveAvgPool2d(cells)(x), rtol=1e-6, atol=1e-6)
 
 
+def package_of_optimised(network, size, batch):
+    return engine.package_engine(optimize_for_inference(network), size, batch)
+
+
 @pytest.mark.parametrize(("name", "backbone"), NETWORKS)
 @pytest.mark.parametrize("make", [
     pytest.param(engine.onnx_engine, marks=installed("onnx", "onnxruntime")),
     pytest.param(engine.openvino_engine, marks=installed("openvino")),
+    pytest.param(package_of_optimised, marks=pytest.mark.slow),
 ])
 def test_an_engine_gives_the_networks_logits(make, name, backbone):
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Other engines that run a network: ONNX files, ONNX Runtime, OpenVINO. `pip install -e .[export]` brings them.
+"""Engines that run an exported network: PyTorch's own packages, ONNX Runtime, OpenVINO (`pip install -e .[export]`).
 
 Every engine here is made for one picture size and batch, and is a function from normalised pictures (N,3,H,W) to logits
 (N,num_classes,H,W), float32, on the CPU.
@@ -7,10 +7,13 @@ Every engine here is made for one picture size and batch, and is a function from
 import copy
 import importlib.util
 import io
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
+import torch._inductor
 from torch import Tensor, nn
 
 Engine = Callable[[Tensor], Tensor]
@@ -76,6 +79,22 @@ def _exportable(network: nn.Module, x: Tensor) -> nn.Module:
     for name, size in sizes.items():
         network.set_submodule(name, _FixedPool(size, pools[name].output_size))
     return _Logits(network)
+
+
+def package_engine(network: nn.Module, size: tuple[int, int], batch: int = 1) -> Engine:
+    """A package of torch.export, compiled ahead of time by AOTInductor: neither Python's code nor its weights are used.
+
+    network: of `model.optimize_for_inference`, not compiled, if it shall be fast; then a process that loads the package
+    must import `model`, whose operators it calls.
+    """
+    x = torch.zeros(batch, 3, *size)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        program = torch.export.export(_Logits(network), (x,))
+        path = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(Path(folder, "network.pt2")), inductor_configs={"freezing": True}
+        )
+        package = torch._inductor.aoti_load_package(path)
+    return lambda x: package(x)
 
 
 def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:

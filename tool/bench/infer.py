@@ -23,7 +23,7 @@ from tool.bench.experiment import (
     size_argument,
 )
 from tool.bench.report import Report, Table
-from util.engine import missing, onnx_engine, openvino_engine
+from util.engine import missing, onnx_engine, openvino_engine, package_engine
 from util.memory import keep_memory
 from util.timing import alternate, summarise
 
@@ -125,6 +125,7 @@ def on_cpu(
         "bf16 autocast": partial(plain, network, bf16),
         "bf16 optimised": partial(optimised, network, bf16, False),
         "bf16 compiled": partial(optimised, network, bf16, True),
+        "package float32": lambda: package_engine(optimize_for_inference(network), size, batch),
         "ONNX Runtime float32": lambda: onnx_engine(folded(network), size, batch),
         "OpenVINO float32": lambda: openvino_engine(folded(network), size, batch),
         "OpenVINO bf16": lambda: openvino_engine(folded(network), size, batch, bf16=True),
