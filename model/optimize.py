@@ -108,13 +108,13 @@ def optimize_for_inference(
     done = [f"{fold_norms(network, example)} batch norms folded"]
     network.to(memory_format=torch.channels_last)
     on_cpu = next(network.parameters()).device.type == "cpu"
+    if on_cpu and (blocks := use_strips(network)):
+        done.append(f"{blocks} blocks in strips")
     if amp is not None:
         _store_weights(network, amp)
         done.append(f"convolutions in {str(amp).removeprefix('torch.')}")
     elif on_cpu:
         done.append(_with_faster_convolutions(network))
-    if on_cpu and (blocks := use_strips(network)):
-        done.append(f"{blocks} blocks in strips")
     if compile:
         done.append("compiled")
     return InferenceNetwork(network, amp, compile, ", ".join(done))

@@ -14,11 +14,12 @@ STRIP_BYTES = 8 << 20  # of the widest map of a strip
 
 
 class InStrips(nn.Module):
-    """What `block` gives, (N,in,H,W) -> (N,out,H/stride,W/stride), strip by strip."""
+    """What `block` gave, (N,in,H,W) -> (N,out,H/stride,W/stride), strip by strip; takes the block over."""
 
     def __init__(self, block: InvertedResidual):
         super().__init__()
         self.block = block
+        block.conv[0].padding = (0, block.border)  # the zeros beside the map cost nothing there
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,H/stride,W/stride)."""
@@ -31,8 +32,9 @@ class InStrips(nn.Module):
             last = min(first + step, rows)
             top, bottom = first * block.stride - block.border, (last - 1) * block.stride + block.border + 1
             lines = x[:, :, max(top, 0) : bottom]
-            padded = F.pad(lines, (block.border, block.border, max(-top, 0), max(bottom - height, 0)))
-            strips.append(block.conv(padded))
+            if top < 0 or bottom > height:
+                lines = F.pad(lines, (0, 0, max(-top, 0), max(bottom - height, 0)))
+            strips.append(block.conv(lines))
         y = torch.cat(strips, 2)
         return x + y if block.residual else y
 

@@ -62,7 +62,8 @@ class Predictor:
         of overlapping windows are averaged; a smaller picture is padded with the mean colour. None: the whole
         picture.
     flip: average with the prediction of the mirrored picture.
-    window_batch: windows in one forward pass (with flip each counts twice).
+    window_batch: windows in one forward pass (with flip each counts twice); default 4, on a CPU, where more only take
+        more memory, 2.
     amp: torch.bfloat16 or torch.float16 for autocast; softmax and averages are float32 in any case.
     windows: "fast" averages logits on the network's coarse grid and enlarges them once (util/coarse.py), near to
         the "exact" result and several times as fast outside the network; it needs a model with coarse logits.
@@ -81,7 +82,7 @@ class Predictor:
         window: tuple[int, int] | None = None,
         stride_rate: float = 2 / 3,
         base_size: int | None = None,
-        window_batch: int = 4,
+        window_batch: int | None = None,
         amp: torch.dtype | None = None,
         device: torch.device | str | None = None,
         channels_last: bool = False,
@@ -105,7 +106,7 @@ class Predictor:
         self.window = None if window is None else tuple(window)
         self.stride_rate = stride_rate
         self.base_size = base_size
-        self.window_batch = window_batch
+        self.window_batch = window_batch or (2 if self.device.type == "cpu" else 4)
         self.amp = amp
         self.channels_last = channels_last
         self.windows = windows
@@ -153,8 +154,10 @@ class Predictor:
         self._check(image)
         self.model.eval()
         height, width = image.shape[1:]
-        picture = self._memory("picture", 3, height, width).copy_(image)
         sizes = [self._scaled_size(height, width, scale) for scale in self.scales]
+        picture = image.to(self.device)
+        if any(size != (height, width) for size in sizes):
+            picture = self._memory("picture", 3, height, width).copy_(picture)
 
         def checked(rows: slice, scores: Tensor) -> None:
             # softmax spreads a NaN over all classes of its pixel, so that one class tells
@@ -169,7 +172,7 @@ class Predictor:
             for rows, logits in enlarged(self._memory, scales, (height, width)):
                 use(rows, logits)
             return
-        kind = HostScores if on_cpu(picture) else DeviceScores
+        kind = HostScores if self.device.type == "cpu" else DeviceScores
         scores = kind(self._memory, self.num_classes, (height, width), self.flip, len(sizes), checked)
         for size in sizes:
             self._add_scale(scores, picture, size)
@@ -180,7 +183,7 @@ class Predictor:
             raise ValueError(f"a picture must be uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
 
     def _coarse_scale(self, name: str, picture: Tensor, size: tuple[int, int]) -> GridSums:
-        """The logits of all windows of the picture, float32 (3, H, W) in 0..255, resized to (h, w)."""
+        """The logits of all windows of the picture (3, H, W) in 0..255, resized to (h, w)."""
         stride = self._stride(self.window or size)
         window = tuple(snap(side, stride) for side in self.window or size)
         canvas, inside = self._canvas(picture, size, tuple(map(max, size, window)), stride)
@@ -216,7 +219,7 @@ class Predictor:
         return max(round(longer / float(width) * height), 1), longer
 
     def _add_scale(self, scores: HostScores | DeviceScores, picture: Tensor, size: tuple[int, int]) -> None:
-        """Adds the windows of the picture, float32 (3, H, W) in 0..255, resized to (h, w)."""
+        """Adds the windows of the picture (3, H, W) in 0..255, resized to (h, w)."""
         window = self.window or size
         canvas, inside = self._canvas(picture, size, window)
         rows, columns = (_window_starts(canvas.shape[i + 1], window[i], self.stride_rate) for i in (0, 1))
@@ -232,30 +235,36 @@ class Predictor:
     def _canvas(
         self, picture: Tensor, size: tuple[int, int], least: tuple[int, int], stride: int = 1
     ) -> tuple[Tensor, tuple[slice, slice]]:
-        """The normalised picture at one scale, padded with the mean colour, and its rows and columns there.
+        """The picture at one scale, padded with the mean colour, and its rows and columns there.
 
         A picture smaller than `least` stands in its middle; what is missing to k * stride + 1 pixels is added at the
         far edge.
         """
         (height, width), (full_h, full_w) = size, map(max, size, least)
-        canvas = self._memory("canvas", 3, snap(full_h, stride), snap(full_w, stride))
+        sides = snap(full_h, stride), snap(full_w, stride)
         top, left = (full_h - height) // 2, (full_w - width) // 2
         inside = slice(top, top + height), slice(left, left + width)
-        if canvas.shape[1:] != size:
-            canvas.zero_()  # the mean colour, once the mean is subtracted
+        if tuple(picture.shape[1:]) == size == sides:
+            return picture, inside
+        canvas = self._memory("canvas", 3, *sides)
+        if sides != size:
+            canvas.copy_(self.mean)
         target = canvas[:, inside[0], inside[1]]
-        resize(picture, size, out=target).sub_(self.mean).div_(self.std)
+        if tuple(picture.shape[1:]) == size:
+            target.copy_(picture)
+        else:
+            resize(picture, size, out=target)
         return canvas, inside
 
     def _batch(self, canvas: Tensor, corners: list[tuple[int, int]], window: tuple[int, int]) -> Tensor:
-        """The windows at these corners (y, x), and after them, with flip, the mirrored ones: (N, 3, h, w)."""
+        """The windows at these corners (y, x), normalised, with flip also mirrored, behind them: (N, 3, h, w)."""
         count = len(corners)
         batch = self._memory("batch", (2 if self.flip else 1) * count, 3, *window)
         for index, (y, x) in enumerate(corners):
             crop = canvas[:, y : y + window[0], x : x + window[1]]
-            batch[index].copy_(crop)
+            plain = batch[index].copy_(crop).sub_(self.mean).div_(self.std)
             if self.flip:
-                mirror(crop, out=batch[count + index])
+                mirror(plain, out=batch[count + index])
         return batch
 
     def _forward(self, batch: Tensor, stride: int | None = None) -> Tensor:
@@ -305,7 +314,7 @@ def _check_settings(num_classes, scales, window, stride_rate, base_size, window_
         raise ValueError(f"stride_rate must be above 0 and at most 1 (windows that touch), not {stride_rate}")
     if base_size is not None and base_size < 1:
         raise ValueError(f"base_size must be a number of pixels, not {base_size}")
-    if window_batch < 1:
+    if window_batch is not None and window_batch < 1:
         raise ValueError(f"window_batch must be at least 1, not {window_batch}")
     if amp not in (None, torch.bfloat16, torch.float16):
         raise ValueError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")
