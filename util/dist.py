@@ -283,7 +283,8 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor):
-        return all_reduce_sum_(tensor.clone())
+        # PyTorch 2.11 compiles a function whose result was changed in place so that no gradient reaches it: a copy.
+        return all_reduce_sum_(tensor.clone()).clone()
 
     @staticmethod
     def backward(ctx, gradient):
