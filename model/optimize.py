@@ -108,7 +108,7 @@ def optimize_for_inference(
     done = [f"{fold_norms(network, example)} batch norms folded"]
     network.to(memory_format=torch.channels_last)
     on_cpu = next(network.parameters()).device.type == "cpu"
-    if on_cpu and (blocks := use_strips(network)):
+    if on_cpu and (blocks := use_strips(network, join_zeros=amp is None)):
         done.append(f"{blocks} blocks in strips")
     if amp is not None:
         _store_weights(network, amp)
