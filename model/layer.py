@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.native import new_maps
+from model.native import Results
 
 relu = partial(nn.ReLU, inplace=True)
+_results = Results()
 
 
 def resize(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> torch.Tensor:
@@ -19,11 +20,11 @@ def resize(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> 
 
 @torch.library.custom_op("segmentation::enlarge", mutates_args=(), device_types="cpu")
 def enlarge(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """As `resize` of logits (N,C,h,w), float32, in inference on a CPU, in half its time: (N,C,height,width).
+    """As `resize` of logits (N,C,h,w), float32, in inference on a CPU, in a third of its time: (N,C,height,width).
 
-    All classes of a pixel at once, which PyTorch has the faster code for.
+    All classes of a pixel at once, which PyTorch has the faster code for, and where the last result was, if it is gone.
     """
-    out = new_maps(*logits.shape[:2], height, width)
+    out = _results.take(*logits.shape[:2], height, width)
     logits = logits.contiguous(memory_format=torch.channels_last)
     return torch.ops.aten.upsample_bilinear2d.out(logits, [height, width], True, out=out)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -47,11 +48,38 @@ def new_maps(pictures: int, channels: int, height: int, width: int) -> torch.Ten
     NumPy asks the system for large memory in huge pages, PyTorch does not: every page of a large tensor is new in every
     call, and 512 times as few of them are.
     """
-    count = pictures * height * width * channels
-    memory = np.empty(count + LINE, np.float32)
+    return _as_maps(_new_memory(pictures * height * width * channels), pictures, channels, height, width)
+
+
+class Results:
+    """Maps as `new_maps` gives, in the memory of the last ones of that size where nothing refers to these any more."""
+
+    def __init__(self):
+        self.free: dict[int, np.ndarray] = {}  # by size, one at most
+
+    def take(self, pictures: int, channels: int, height: int, width: int) -> torch.Tensor:
+        """Not filled: (pictures,channels,height,width)."""
+        size = pictures * height * width * channels
+        memory = self.free.pop(size, None)
+        if memory is None:
+            memory = _new_memory(size)
+        lent = memory[:]  # PyTorch holds this view, and nothing but it, as long as any tensor has the memory
+        weakref.finalize(lent, self._take_back, memory).atexit = False
+        return _as_maps(lent, pictures, channels, height, width)
+
+    def _take_back(self, memory: np.ndarray) -> None:
+        self.free.clear()
+        self.free[len(memory)] = memory
+
+
+def _new_memory(size: int) -> np.ndarray:
+    memory = np.empty(size + LINE, np.float32)
     start = -memory.ctypes.data // memory.itemsize % LINE  # the first number that begins a line of the cache
-    pixels = memory[start : start + count].reshape(pictures, height, width, channels)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return memory[start : start + size]
+
+
+def _as_maps(memory: np.ndarray, pictures: int, channels: int, height: int, width: int) -> torch.Tensor:
+    return torch.from_numpy(memory).view(pictures, height, width, channels).permute(0, 3, 1, 2)
 
 
 def bounds(limits: Limits) -> tuple[float, float]:
