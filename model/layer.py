@@ -7,32 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.native import Results
-
 relu = partial(nn.ReLU, inplace=True)
-_results = Results()
 
 
 def resize(x: torch.Tensor, size: Sequence[int], align_corners: bool = True) -> torch.Tensor:
     """Resize maps (N,C,h,w) bilinearly to (N,C,*size)."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
-
-
-@torch.library.custom_op("segmentation::enlarge", mutates_args=(), device_types="cpu")
-def enlarge(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """As `resize` of logits (N,C,h,w), float32, in inference on a CPU, in a third of its time: (N,C,height,width).
-
-    All classes of a pixel at once, which PyTorch has the faster code for, and where the last result was, if it is gone.
-    """
-    out = _results.take(*logits.shape[:2], height, width)
-    logits = logits.contiguous(memory_format=torch.channels_last)
-    return torch.ops.aten.upsample_bilinear2d.out(logits, [height, width], True, out=out)
-
-
-@enlarge.register_fake
-def _(logits, height, width):
-    shape = (*logits.shape[:2], height, width)
-    return torch.empty(shape, device=logits.device, memory_format=torch.channels_last)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Our C++ of inference on a CPU: compiled when it is first used, for this processor, and put into a network."""
+"""Our own C++ of inference on a CPU: compiled for this processor, its memory, and its place in a network."""
 
 import ctypes
 import math
@@ -55,7 +55,7 @@ class Results:
     """Maps as `new_maps` gives, in the memory of the last ones of that size where nothing refers to these any more."""
 
     def __init__(self):
-        self.free: dict[int, np.ndarray] = {}  # by size, one at most
+        self.free: dict[int, np.ndarray] = {}  # by size, one at most; no two threads can pop the same
 
     def take(self, pictures: int, channels: int, height: int, width: int) -> torch.Tensor:
         """Not filled: (pictures,channels,height,width)."""

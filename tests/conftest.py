@@ -56,6 +56,18 @@ def make_experiment(folder: Path, data: Path, /, **sections) -> Path:
     return path
 
 
+def in_layouts_and_threads(layer: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What `layer` makes of maps x (N,C,H,W) as they lie and in channels_last, with one, two and three threads."""
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found += [layer(x), layer(x.to(memory_format=torch.channels_last))]
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def whole_float32(request):
     """On a GPU a test computes float32 in full, as the CPU that it is compared with does, not in TF32."""

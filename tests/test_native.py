@@ -1,13 +1,16 @@
-"""Memory of inference on a CPU: aligned, and used again only when nobody holds it."""
+"""Memory of inference on a CPU, used again only when nobody holds it; our convolutions in a network as PyTorch's."""
 
 import gc
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from model.layer import enlarge
 from model.native import Results, bounds, new_maps
+from model.optimize import enlarge
+from model.split import amx_is_there, use_split
+from model.winograd import use_winograd
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 19, 300, 500), (0, 4, 3, 3)])
@@ -48,3 +51,17 @@ def test_limits_that_are_not_given_are_infinite():
     assert [bounds(limits) for limits in ((), (0.0,), (0.0, 6.0))] == [
         (-float("inf"), float("inf")), (0.0, float("inf")), (0.0, 6.0)
     ]
+
+
+@pytest.mark.parametrize(("use", "tolerance"), [
+    (use_winograd, 1e-5),
+    pytest.param(use_split, 1e-4, marks=pytest.mark.skipif(not amx_is_there(), reason="needs a processor with AMX")),
+])
+def test_one_graph_with_what_surrounds_it(use, tolerance):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(24, 24, 3, padding=1), nn.Sigmoid()).eval().requires_grad_(False)
+    x = torch.randn(1, 24, 9, 13)
+    expected = network(x)
+    assert use(network) == 1
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected, rtol=0, atol=tolerance)

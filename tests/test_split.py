@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from model import build_model, optimize_for_inference
 from model.split import SplitConv2d, amx_is_there, pack, use_split
+from tests.conftest import in_layouts_and_threads
 
 pytestmark = pytest.mark.skipif(not amx_is_there(), reason="needs a processor with AMX")
 
@@ -59,14 +60,7 @@ def test_parts_of_a_map_fit_together(channels, size, dilation):
 
 def test_any_memory_layout_and_number_of_threads():
     conv, x = conv2d(24, 24, padding=1), torch.randn(3, 48, 70, 90)[:, ::2]
-    layer, threads = SplitConv2d(conv), torch.get_num_threads()
-    found = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            found += [layer(x), layer(x.to(memory_format=torch.channels_last))]
-    finally:
-        torch.set_num_threads(threads)
+    found = in_layouts_and_threads(SplitConv2d(conv), x)
     assert all(torch.equal(result, found[0]) for result in found)
     assert_close(found[0], conv, x)
 
@@ -117,15 +111,6 @@ def test_only_the_activation_that_receives_the_output_is_joined():
     assert [m.limits for m in network if isinstance(m, SplitConv2d)] == [[0, 6], []]
     assert type(network[2]) is nn.Identity and type(network[5]) is nn.ReLU
     torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-4)
-
-
-def test_one_graph_with_what_surrounds_it():
-    network = nn.Sequential(conv2d(24, 24), nn.Sigmoid()).eval().requires_grad_(False)
-    x = torch.randn(1, 24, 9, 13)
-    expected = network(x)
-    use_split(network)
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), expected, rtol=0, atol=1e-4)
 
 
 def test_the_summary_says_it():

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from model import build_model, native, optimize, optimize_for_inference, winograd
 from model.winograd import WinogradConv2d, use_winograd
+from tests.conftest import in_layouts_and_threads
 
 SIZES = [(1, 1), (4, 4), (5, 7), (8, 33), (61, 127)]
 
@@ -32,14 +33,7 @@ def test_same_as_the_direct_sum_in_double_precision(size, dilation, channels):
 
 def test_any_memory_layout_and_number_of_threads():
     conv, x = conv3x3(24, 24, bias=False), torch.randn(3, 48, 70, 90)[:, ::2]
-    layer, threads = WinogradConv2d(conv), torch.get_num_threads()
-    found = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            found += [layer(x), layer(x.to(memory_format=torch.channels_last))]
-    finally:
-        torch.set_num_threads(threads)
+    found = in_layouts_and_threads(WinogradConv2d(conv), x)
     for result in found:
         torch.testing.assert_close(result, conv(x), rtol=0, atol=1e-4)
 
@@ -87,15 +81,6 @@ def test_only_the_activation_that_receives_the_output_is_joined():
     expected = network(x)
     assert use_winograd(network) == 1
     torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-5)
-
-
-def test_one_graph_with_what_surrounds_it():
-    network = nn.Sequential(conv3x3(24, 24), nn.Sigmoid()).eval().requires_grad_(False)
-    x = torch.randn(1, 24, 9, 13)
-    expected = network(x)
-    use_winograd(network)
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), expected, rtol=0, atol=1e-5)
 
 
 def test_the_summary_says_what_was_done_and_why_not(monkeypatch, tmp_path):

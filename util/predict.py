@@ -172,7 +172,7 @@ class Predictor:
             for rows, logits in enlarged(self._memory, scales, (height, width)):
                 use(rows, logits)
             return
-        kind = HostScores if self.device.type == "cpu" else DeviceScores
+        kind = HostScores if on_cpu(picture) else DeviceScores
         scores = kind(self._memory, self.num_classes, (height, width), self.flip, len(sizes), checked)
         for size in sizes:
             self._add_scale(scores, picture, size)
@@ -249,11 +249,7 @@ class Predictor:
         canvas = self._memory("canvas", 3, *sides)
         if sides != size:
             canvas.copy_(self.mean)
-        target = canvas[:, inside[0], inside[1]]
-        if tuple(picture.shape[1:]) == size:
-            target.copy_(picture)
-        else:
-            resize(picture, size, out=target)
+        resize(picture, size, out=canvas[:, inside[0], inside[1]])
         return canvas, inside
 
     def _batch(self, canvas: Tensor, corners: list[tuple[int, int]], window: tuple[int, int]) -> Tensor:
