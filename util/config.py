@@ -253,7 +253,7 @@ class TestConfig(Section):
         description="fold: norms joined with convolutions, and these faster on a CPU (scores change by rounding); "
         "compile: and torch.compile",
     )
-    keep_memory: bool = Field(True, description="on a CPU: keep freed memory for the next tensor; faster, larger")
+    keep_memory: bool = Field(True, description="on a CPU: keep freed memory, in huge pages; faster, larger")
     save_gray: bool = Field(True, description="write predictions as class ids")
     save_color: bool = Field(True, description="write predictions in colour")
     pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")

@@ -35,8 +35,13 @@ class Memory:
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
             self._buffers.pop(name, None)  # before the larger one is there, or both would count
-            self._buffers[name] = torch.empty(size, device=self.device)
+            self._buffers[name] = self._new(size)
         return self._buffers[name][:size].view(shape)
+
+    def _new(self, size: int) -> Tensor:
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.empty(size, np.float32))  # in huge pages, for which PyTorch does not ask
+        return torch.empty(size, device=self.device)
 
 
 def on_cpu(tensor: Tensor) -> bool:
