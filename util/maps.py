@@ -1,4 +1,4 @@
-"""Arithmetic on maps of class scores: softmax, sums, resizing, argmax.
+"""Arithmetic on maps of class scores: memory, resizing, mirroring, interpolation.
 
 Axes: C classes, H and W the picture's height and width. On a CPU everything is done in blocks of rows that stay in
 a core's cache, because each pass over a whole map costs more than the arithmetic in it; an accelerator gets few
@@ -6,7 +6,6 @@ large operations. All maps are float32.
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -18,9 +17,6 @@ from torch import Tensor
 CACHED_NUMBERS = 1 << 17  # floats of a block of rows: several such blocks fit in a CPU core's cache (512 KiB)
 COLUMNS = 64  # of widened rows that are made by one product of matrices
 PLANES_AT_ONCE = 16  # class maps that an accelerator resizes together
-# Between these the sum of exponentials is as exact without subtracting the largest logit first: a class that
-# vanishes below float32 there has a probability under 1e-12.
-SAFE_SUMS = (1e-25, 1e30)
 
 
 class Memory:
@@ -46,27 +42,6 @@ class Memory:
 
 def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
-
-
-def first_argmax(scores: Tensor, out: Tensor | None = None) -> Tensor:
-    """Class of the largest score, the first of equal ones: (C, H, W), C at most 256 -> uint8 (H, W)."""
-    if not on_cpu(scores):
-        found = scores.argmax(0).to(torch.uint8)
-        return found if out is None else out.copy_(found)
-    # torch.argmax over the first axis takes ten times as long on a CPU
-    classes, height, width = scores.shape
-    descending = torch.arange(classes - 1, -1, -1, dtype=torch.uint8).view(-1, 1, 1)
-    result = torch.empty((height, width), dtype=torch.uint8) if out is None else out
-    blocks = row_blocks(0, height, classes * width)
-    largest = torch.empty((blocks[0].stop, width))
-    marks = torch.empty((classes, *largest.shape), dtype=torch.uint8)
-    for rows in blocks:
-        block, count = scores[:, rows], rows.stop - rows.start
-        top, mark = largest[:count], marks[:, :count]
-        torch.amax(block, 0, out=top)
-        torch.eq(block, top, out=mark)
-        torch.amax(mark.mul_(descending), 0, out=result[rows])
-    return torch.sub(classes - 1, result, out=result)
 
 
 def resize(planes: Tensor, size: tuple[int, int], out: Tensor | None = None) -> Tensor:
@@ -96,21 +71,6 @@ def mirror(planes: Tensor, out: Tensor | None = None) -> Tensor:
     for source, target in zip(planes, out_planes, strict=True):
         cv2.flip(source.numpy(), 1, dst=target.numpy())
     return out
-
-
-def exponentials_(numbers: Tensor, sums: Tensor, fill: Callable[[], object]) -> None:
-    """Exponentials of logits, and what turns them into probabilities, on a CPU.
-
-    numbers: float32 (n, C, w), contiguous, to which `fill` writes the logits; afterwards their exponentials, up to a
-    factor for each pixel. sums: float32 (n, 1, w), afterwards one over the sum of the exponentials.
-    torch.softmax over an axis that is not the last takes three times as long.
-    """
-    fill()
-    low, high = torch.aminmax(torch.sum(numbers.exp_(), 1, keepdim=True, out=sums))
-    if not SAFE_SUMS[0] < float(low) <= float(high) < SAFE_SUMS[1]:
-        fill()
-        torch.sum(numbers.sub_(numbers.amax(1, keepdim=True)).exp_(), 1, keepdim=True, out=sums)
-    sums.reciprocal_()
 
 
 def row_blocks(first: int, last: int, numbers: int, period: int | None = None) -> list[slice]:

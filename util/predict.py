@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from util.coarse import GridSums, enlarged, snap, window_starts
-from util.maps import Memory, first_argmax, mirror, on_cpu, resize
+from util.maps import Memory, mirror, on_cpu, resize
+from util.scores import first_argmax
 from util.sums import DeviceScores, Grid, HostScores, Use
 
 # Settings of the evaluations behind published numbers; window "crop" is the size of the training crop. What

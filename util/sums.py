@@ -6,24 +6,14 @@ and added to the picture's scores at once, so that a scale needs memory for one 
 gives logits on a coarser grid, they are enlarged in blocks of rows that stay in a core's cache.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from itertools import groupby
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
-from util.maps import (
-    PLANES_AT_ONCE,
-    Memory,
-    aligned_corners,
-    exponentials_,
-    half_pixels,
-    resize,
-    row_blocks,
-)
+from util.maps import PLANES_AT_ONCE, Memory, aligned_corners, half_pixels, resize, row_blocks
+from util.scores import add_probabilities
 
 BAND = 32  # rows for which a window's logits are widened together
 Finish = Callable[[int, Tensor], None]  # takes the first of some complete rows, and their means (n, C, w)
@@ -41,11 +31,11 @@ class Grid:
         self.rows, self.columns, self.size, self.window, self.inside = rows, columns, size, window, inside
         self.corners = [(y, x) for y in rows for x in columns]
 
-    def weights(self, maps: int, device) -> Tensor:
-        """float32 (h, 1, w): one over `maps` times the number of windows over each pixel."""
+    def weights(self, maps: int) -> tuple[Tensor, Tensor]:
+        """float32 (h,) and (w,), whose products are one over `maps` times the number of windows over each pixel."""
         over_rows = _coverage(self.rows, self.window[0], self.size[0])
         over_columns = _coverage(self.columns, self.window[1], self.size[1])
-        return (torch.outer(over_rows, over_columns) * maps).reciprocal_().unsqueeze(1).to(device)
+        return (over_rows * maps).reciprocal_(), over_columns.reciprocal_()
 
 
 def _coverage(starts: list[int], window: int, length: int) -> Tensor:
@@ -56,70 +46,26 @@ def _coverage(starts: list[int], window: int, length: int) -> Tensor:
     return count
 
 
-class Block:
-    """Memory for the probabilities of a block of rows of one window: `numbers` (n, C, w) and `sums` (n, 1, w)."""
-
-    def __init__(self, memory: Memory, rows: int, classes: int, width: int):
-        self.numbers = memory(f"block of {rows}", rows, classes, width)
-        self.sums = memory(f"sums of {rows}", rows, 1, width)
-        self._array, self._lines = self.numbers.numpy(), self.numbers.flatten(1)
-        self._rows = self._array.reshape(-1, width)
-
-    def copy(self, logits: Tensor, mirrored: bool) -> None:
-        """Logits (n, C, w) of any strides -> `numbers`."""
-        if logits.dtype == torch.float32:
-            np.copyto(self._array, logits.numpy())  # as fast as memory is read; Tensor.copy_ takes a fifth longer
-        else:
-            self.numbers.copy_(logits)
-        if mirrored:
-            cv2.flip(self._rows, 1, dst=self._rows)  # Tensor.flip moves single numbers on a CPU, OpenCV vectors
-
-    def enlarge(self, shares: Tensor, lines: Tensor) -> None:
-        """Shares (n, p) of the points (p, C * w) -> `numbers`."""
-        torch.mm(shares, lines, out=self._lines)
-
-    def add_to(self, target: Tensor, weights: Tensor, old: int) -> None:
-        """Adds weights (n, 1, w) times the probabilities to target (n, C, w), which is new from column `old` on."""
-        factors = self.sums.mul_(weights)
-        if old == target.shape[2]:
-            target.addcmul_(self.numbers, factors)
-        elif old == 0:
-            torch.mul(self.numbers, factors, out=target)
-        else:
-            target[..., :old].addcmul_(self.numbers[..., :old], factors[..., :old])
-            torch.mul(self.numbers[..., old:], factors[..., old:], out=target[..., old:])
-
-
 class RowSums:
     """Sums of one scale's windows on a CPU, in blocks of rows; `finish` gets the rows from top to bottom.
 
-    A mirrored window is one more window at the same place.
+    A mirrored window is one more window at the same place; `maps` windows are averaged where the windows of the grid do
+    not overlap.
     """
 
-    def __init__(self, memory: Memory, classes: int, grid: Grid, weights: Tensor, finish: Finish):
-        self.memory, self.classes, self.grid, self.weights, self.finish = memory, classes, grid, weights, finish
+    def __init__(self, memory: Memory, classes: int, grid: Grid, maps: int, finish: Finish):
+        self.memory, self.classes, self.grid, self.finish = memory, classes, grid, finish
+        self.row_weights, self.column_weights = grid.weights(maps)
         self.done = 0  # rows that were handed to `finish`
-        self._works: dict[int, Block] = {}
 
-    def _blocks(self, first: int, last: int, period: int | None = None) -> Iterator[tuple[slice, Block]]:
-        for rows in row_blocks(first, last, self.classes * self.grid.window[1], period):
-            count = rows.stop - rows.start
-            if count not in self._works:
-                self._works[count] = Block(self.memory, count, self.classes, self.grid.window[1])
-            yield rows, self._works[count]
+    def _blocks(self, first: int, last: int, period: int | None = None) -> list[slice]:
+        return row_blocks(first, last, self.classes * self.grid.window[1], period)
 
-    def _add_to(self, target: Tensor, reach: int, rows: slice, block: Block, windows) -> int:
-        """Adds windows, their first column and what fills the block, to target (n, C, w), new from column `reach`.
-
-        Returns from where it is new then.
-        """
-        width = self.grid.window[1]
-        for x, fill in windows:
-            exponentials_(block.numbers, block.sums, fill)
-            columns = slice(x, x + width)
-            block.add_to(target[..., columns], self.weights[rows, :, columns], min(max(reach - x, 0), width))
-            reach = max(reach, columns.stop)
-        return reach
+    def _add(self, target: Tensor, rows: slice, x: int, logits: Tensor, mirrored: bool = False) -> None:
+        """Adds these rows of the window whose first column is x, logits (n, C, w), to target (n, C, width)."""
+        columns = slice(x, x + self.grid.window[1])
+        weights = self.row_weights[rows], self.column_weights[columns]
+        add_probabilities(target[..., columns], weights, logits, mirrored)
 
 
 class FullSums(RowSums):
@@ -132,8 +78,6 @@ class FullSums(RowSums):
         super().__init__(*arguments)
         self.ring = self.memory("ring", self.grid.window[0], self.classes, self.grid.size[1])
         self.touched = 0  # rows that hold sums; those below hold anything
-        self.fresh = 0  # from this row on, the current row of windows is the first
-        self.reach = 0  # and holds sums up to this column
 
     def add(self, corners: list[tuple[int, int]], logits: Tensor) -> None:
         """Adds the windows with these upper left corners (y, x), in order.
@@ -144,32 +88,30 @@ class FullSums(RowSums):
         for y, group in groupby(numbered, key=lambda item: item[1][0]):
             self._complete(y)
             halves = [(x, half, logits[half, index]) for index, (_, x) in group for half in range(len(logits))]
-            self._add_row(y, [(x, half == 1, window.transpose(0, 1)) for x, half, window in halves])
+            self._add_row(y, [(x, window.transpose(0, 1), half == 1) for x, half, window in halves])
 
     def close(self) -> None:
         """No window comes any more."""
         self._complete(self.touched)
 
     def _complete(self, end: int) -> None:
-        period = len(self.ring)
-        for rows, _ in self._blocks(self.done, end, period):
-            self.finish(rows.start, self.ring[rows.start % period :][: rows.stop - rows.start])
+        for rows in self._blocks(self.done, end, len(self.ring)):
+            self.finish(rows.start, self._ring(rows))
         self.done = max(end, self.done)
 
-    def _add_row(self, y: int, windows: list[tuple[int, bool, Tensor]]) -> None:
-        """windows: first column, whether mirrored, logits (h, C, w)."""
-        period, bottom = len(self.ring), y + self.grid.window[0]
-        if bottom > self.touched:  # the first windows at this y: below `fresh` the ring holds no sums yet
-            self.fresh, self.reach, self.touched = max(self.touched, y), 0, bottom
-        reach = self.reach
-        for first, last in ((y, self.fresh), (max(self.fresh, y), bottom)):
-            for rows, block in self._blocks(first, last, period):
-                target = self.ring[rows.start % period :][: rows.stop - rows.start]
-                part = slice(rows.start - y, rows.stop - y)
-                fills = [(x, partial(block.copy, logits[part], mirrored)) for x, mirrored, logits in windows]
-                old = self.reach if rows.start >= self.fresh else target.shape[2]
-                reach = self._add_to(target, old, rows, block, fills)
-        self.reach = reach
+    def _add_row(self, y: int, windows: list[tuple[int, Tensor, bool]]) -> None:
+        """windows: first column, logits (h, C, w), whether mirrored."""
+        bottom = y + self.grid.window[0]
+        for rows in self._blocks(y, bottom, len(self.ring)):
+            target = self._ring(rows)
+            if rows.stop > self.touched:
+                target[max(self.touched - rows.start, 0) :].zero_()
+            for x, logits, mirrored in windows:
+                self._add(target, rows, x, logits[rows.start - y : rows.stop - y], mirrored)
+        self.touched = max(self.touched, bottom)
+
+    def _ring(self, rows: slice) -> Tensor:
+        return self.ring[rows.start % len(self.ring) :][: rows.stop - rows.start]
 
 
 class CoarseSums(RowSums):
@@ -209,13 +151,14 @@ class CoarseSums(RowSums):
             lines = self.memory(f"wide {index}", (points.stop - points.start) * self.classes, width)
             self.across.widen(logits[points].flatten(0, 1), lines)
             wide.append((points.start, lines.view(-1, self.classes * width)))
-        for rows, block in self._blocks(first, last):
-            target = self.memory("means", rows.stop - rows.start, self.classes, self.grid.size[1])
-            fills = []
+        for rows in self._blocks(first, last):
+            count = rows.stop - rows.start
+            target = self.memory("means", count, self.classes, self.grid.size[1]).zero_()
+            block = self.memory("block", count, self.classes, width)
             for (y, x, _), (start, lines) in zip(self.waiting, wide, strict=True):
                 points, shares = self.down.shares(rows.start - y, rows.stop - y)
-                fills.append((x, partial(block.enlarge, shares, lines[points.start - start : points.stop - start])))
-            self._add_to(target, 0, rows, block, fills)
+                torch.mm(shares, lines[points.start - start : points.stop - start], out=block.flatten(1))
+                self._add(target, rows, x, block)
             self.finish(rows.start, target)
 
 
@@ -251,7 +194,7 @@ class HostScores:
     def scale(self, grid: Grid) -> HostSums:
         """The sums to which the windows of a further scale are to be added."""
         finish = self._cut(grid, self._user(grid) if self.scales == 1 and self._as_is(grid) else self._adder(grid))
-        return HostSums(self.memory, self.classes, grid, grid.weights(self.maps, "cpu"), finish)
+        return HostSums(self.memory, self.classes, grid, self.maps, finish)
 
     def close(self) -> None:
         """No scale comes any more."""
@@ -336,7 +279,8 @@ class DeviceScores:
         sums = self.memory("sums", self.classes, *grid.size)
 
         def close() -> None:
-            means = sums.mul_(grid.weights(self.maps, sums.device).squeeze(1))[:, grid.inside[0], grid.inside[1]]
+            weights = torch.outer(*grid.weights(self.maps)).to(sums.device)
+            means = sums.mul_(weights)[:, grid.inside[0], grid.inside[1]]
             for first in range(0, len(means), PLANES_AT_ONCE):
                 planes = slice(first, first + PLANES_AT_ONCE)
                 self.total[planes] += resize(means[planes], self.size)
