@@ -172,7 +172,8 @@ def measured(contenders: Mapping[str, Contender], x: Tensor, rounds: int) -> lis
         rows = summarise(alternate(calls, rounds, warmup=2, clock=clock), len(x))
         base = first[0].median
         ratios = {row.name: {"to eager above": f"{base / row.median:.2f}"} for row in rows}
-        tables.append(Table("The same, freed memory kept (test.keep_memory)", rows, "ms a picture", 1000, ratios))
+        title = "The same, freed memory kept (test.keep_memory, without its huge pages)"
+        tables.append(Table(title, rows, "ms a picture", 1000, ratios))
     return tables
 
 
