@@ -10,14 +10,13 @@ from torch._inductor import config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from model.enlarge import enlarge
 from model.layer import resize
-from model.native import Results
 from model.split import amx_is_there, use_split
 from model.strips import use_strips
 from model.winograd import use_winograd
 
 WATCHED_SIZE = (64, 96)  # of the picture that shows which convolution feeds which norm
-_results = Results()
 
 
 class InferenceNetwork(nn.Module):
@@ -70,23 +69,6 @@ class InferenceNetwork(nn.Module):
                 stack.enter_context(_cudnn_tries())
                 torch.compiler.cudagraph_mark_step_begin()
             return self.run(x)
-
-
-@torch.library.custom_op("segmentation::enlarge", mutates_args=(), device_types="cpu")
-def enlarge(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """As `resize` of logits (N,C,h,w), float32, in inference on a CPU, in a third of its time: (N,C,height,width).
-
-    All classes of a pixel at once, which PyTorch has the faster code for, and where the last result was, if it is gone.
-    """
-    out = _results.take(*logits.shape[:2], height, width)
-    logits = logits.contiguous(memory_format=torch.channels_last)
-    return torch.ops.aten.upsample_bilinear2d.out(logits, [height, width], True, out=out)
-
-
-@enlarge.register_fake
-def _(logits, height, width):
-    shape = (*logits.shape[:2], height, width)
-    return torch.empty(shape, device=logits.device, memory_format=torch.channels_last)
 
 
 @contextmanager

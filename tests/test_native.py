@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model.enlarge import enlarge
 from model.native import Results, bounds, new_maps
-from model.optimize import enlarge
 from model.split import amx_is_there, use_split
 from model.winograd import use_winograd
 
