@@ -21,8 +21,8 @@ def add_probabilities(sums: Tensor, weights: tuple[Tensor, Tensor], logits: Tens
     """Adds the softmax over C of logits (n, C, w), times the weights of rows (n,) and columns (w,), to sums (n, C, w).
 
     mirrored: the logits' columns are those of the sums from right to left. sums and weights: float32, columns next to
-    each other in memory; the logits: of any type and strides. A NaN, or an infinity, among the logits of a pixel
-    makes its sums NaN. C is at most 256.
+    each other in memory; the logits: of any type and strides. A NaN or a positive infinity among the logits of a pixel,
+    or nothing but negative ones, makes its sums NaN. C is at most 256.
     """
     logits = logits.float()
     rows, columns = weights
