@@ -56,8 +56,10 @@ static __m512 widened(__m256i halves) { return (__m512)_mm512_slli_epi32(_mm512_
 static __mmask16 first(int64_t count) { return count >= SIDE ? 0xffff : count <= 0 ? 0 : (1u << count) - 1; }
 
 // The halves of a pixel, 32 channels after one another: the numbers rounded to bfloat16, then what the rounding left.
+// Where 16 channels or fewer are left at the end, both halves of these fill one tile.
 static void split_pixel(const float* numbers, int64_t channels, Half* halves) {
-  for (int64_t done = 0; done < channels; done += DEPTH, halves += 2 * DEPTH) {
+  int64_t done = 0;
+  for (; channels - done > SIDE; done += DEPTH, halves += 2 * DEPTH) {
     const __m512 a = _mm512_maskz_loadu_ps(first(channels - done), numbers + done);
     const __m512 b = _mm512_maskz_loadu_ps(first(channels - done - SIDE), numbers + done + SIDE);
     const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(b, a);
@@ -65,6 +67,11 @@ static void split_pixel(const float* numbers, int64_t channels, Half* halves) {
     const __m512 left_b = _mm512_sub_ps(b, widened(_mm512_extracti64x4_epi64(rounded, 1)));
     _mm512_store_si512(halves, rounded);
     _mm512_store_si512(halves + DEPTH, (__m512i)_mm512_cvtne2ps_pbh(left_b, left_a));
+  }
+  if (done < channels) {
+    const __m512 a = _mm512_maskz_loadu_ps(first(channels - done), numbers + done);
+    const __m512 left_a = _mm512_sub_ps(a, widened((__m256i)_mm512_cvtneps_pbh(a)));
+    _mm512_store_si512(halves, (__m512i)_mm512_cvtne2ps_pbh(left_a, a));
   }
 }
 
@@ -76,6 +83,7 @@ struct Part {
 struct Plan {
   const Convolution& c;
   int64_t blocks, strips;           // of 32 channels that come in, of 16 that go out
+  bool small;                       // the last block has 16 channels at most
   int64_t pitch;                    // halves from pixel to pixel; uneven, that not all are on one line of the cache
   int64_t rows, columns;            // of a part
   bool joined;                      // what a part reads are rows of the map one after another, else those of tap by tap
@@ -83,7 +91,8 @@ struct Plan {
   int64_t bands, segments;          // parts of a picture, down and across
 
   explicit Plan(const Convolution& c) : c(c), blocks(up(c.channels, DEPTH)), strips(up(c.out_channels, SIDE)) {
-    pitch = blocks * 2 * DEPTH + DEPTH;
+    small = (c.channels - 1) % DEPTH < SIDE;
+    pitch = blocks * 2 * DEPTH + (small ? -DEPTH : DEPTH);
     rows = columns = 0;
     for (int64_t width = PANEL; width < WIDEST + PANEL; width += PANEL) fit(std::min(width, c.out_width));
     read_columns = columns_read(columns);
@@ -153,8 +162,8 @@ static inline void multiply_loaded() {
 
 // What one tap adds to 32 pixels by 32 outputs in the tiles 0 to 3: all products of halves but that of the lower ones.
 static inline void multiply(const Half* above, const Half* below, const Half* left, const Half* right, int64_t blocks,
-                            int64_t bytes) {
-  for (int64_t block = 0; block < blocks; block++) {
+                            bool small, int64_t bytes) {
+  for (int64_t block = small ? 1 : 0; block < blocks; block++) {
     _tile_loadd(4, above + DEPTH, bytes);
     _tile_loadd(6, left, 64);
     _tile_loadd(5, below + DEPTH, bytes);
@@ -167,6 +176,16 @@ static inline void multiply(const Half* above, const Half* below, const Half* le
     _tile_loadd(7, right + TILE, 64);
     multiply_loaded();
     above += 2 * DEPTH, below += 2 * DEPTH, left += 2 * TILE, right += 2 * TILE;
+  }
+  if (small) {  // the weights' upper halves stand there twice, and their lower ones above zeros
+    _tile_loadd(4, above, bytes);
+    _tile_loadd(5, below, bytes);
+    _tile_loadd(6, left, 64);
+    _tile_loadd(7, right, 64);
+    multiply_loaded();
+    _tile_loadd(6, left + TILE, 64);
+    _tile_loadd(7, right + TILE, 64);
+    multiply_loaded();
   }
 }
 
@@ -187,7 +206,7 @@ static void convolve(const Plan& plan, const Part& part, int64_t row, int64_t co
       if (y < 0 || y >= c.height || x + PANEL * c.stride <= 0 || x >= c.width) continue;  // nothing but zeros
       const int64_t pixel = plan.read_row(row, i) * plan.read_columns + column * c.stride + j * c.dilation;
       const Half* above = pixels + pixel * plan.pitch;
-      multiply(above, above + SIDE * step, left, right, plan.blocks, bytes);
+      multiply(above, above + SIDE * step, left, right, plan.blocks, plan.small, bytes);
     }
   }
 }

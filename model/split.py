@@ -31,11 +31,16 @@ class _Convolution(ctypes.Structure):
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
-    """Weights (out,in,h,w), float32, in halves and tiles: bfloat16 (out/16, h, w, in/32, 2, 16, 16, 2), rounded up."""
+    """Weights (out,in,h,w), float32, in halves and tiles: bfloat16 (out/16, h, w, in/32, 2, 16, 16, 2), rounded up.
+
+    Where the last tile has 16 channels at most, their upper halves stand in it twice: once for each half of a pixel.
+    """
     out, channels, *_ = weight.shape
     padded = F.pad(weight.float(), (0, 0, 0, 0, 0, -channels % DEPTH, 0, -out % SIDE))
     upper = padded.bfloat16()
     halves = torch.stack([upper, (padded - upper.float()).bfloat16()])
+    if (channels - 1) % DEPTH < SIDE:
+        halves[0, :, -SIDE:] = halves[0, :, -DEPTH:-SIDE]
     tiles = halves.unflatten(2, (-1, SIDE, 2)).unflatten(1, (-1, SIDE))  # half, strip, output, block, pair, 2, h, w
     return tiles.permute(1, 6, 7, 3, 0, 4, 2, 5).contiguous()
 

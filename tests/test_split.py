@@ -31,7 +31,7 @@ def assert_close(found: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor, *limits:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 33), (61, 127)])
-@pytest.mark.parametrize("channels", [(16, 16), (24, 40), (33, 19), (64, 48)])
+@pytest.mark.parametrize("channels", [(16, 16), (24, 40), (33, 19), (48, 17), (64, 48)])
 @pytest.mark.parametrize("geometry", [
     {"size": 1}, {"size": 1, "stride": 2}, {"size": 1, "padding": 2}, {"padding": 1}, {"padding": 1, "stride": 2},
     {"padding": 3, "dilation": 3}, {"padding": 36, "dilation": 36}, {"padding": (0, 2)}, {"size": (1, 5), "padding": 2},
