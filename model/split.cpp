@@ -161,9 +161,9 @@ static inline void multiply_loaded() {
 }
 
 // What one tap adds to 32 pixels by 32 outputs in the tiles 0 to 3: all products of halves but that of the lower ones.
-static inline void multiply(const Half* above, const Half* below, const Half* left, const Half* right, int64_t blocks,
+static inline void multiply(const Half* above, const Half* below, const Half* left, const Half* right, int64_t full,
                             bool small, int64_t bytes) {
-  for (int64_t block = small ? 1 : 0; block < blocks; block++) {
+  for (int64_t block = 0; block < full; block++) {
     _tile_loadd(4, above + DEPTH, bytes);
     _tile_loadd(6, left, 64);
     _tile_loadd(5, below + DEPTH, bytes);
@@ -206,7 +206,7 @@ static void convolve(const Plan& plan, const Part& part, int64_t row, int64_t co
       if (y < 0 || y >= c.height || x + PANEL * c.stride <= 0 || x >= c.width) continue;  // nothing but zeros
       const int64_t pixel = plan.read_row(row, i) * plan.read_columns + column * c.stride + j * c.dilation;
       const Half* above = pixels + pixel * plan.pitch;
-      multiply(above, above + SIDE * step, left, right, plan.blocks, plan.small, bytes);
+      multiply(above, above + SIDE * step, left, right, plan.blocks - plan.small, plan.small, bytes);
     }
   }
 }

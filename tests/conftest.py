@@ -68,6 +68,19 @@ def in_layouts_and_threads(layer: torch.nn.Module, x: torch.Tensor) -> list[torc
     return found
 
 
+def both_ways(module):
+    """A fixture: the code of `module` compiled by its `kernel`, and as PyTorch does it where that gives None."""
+
+    @pytest.fixture(params=["compiled", "by PyTorch"])
+    def way(request, monkeypatch):
+        if request.param == "by PyTorch":
+            monkeypatch.setattr(module, "kernel", lambda: None)
+        else:
+            assert module.kernel() is not None
+
+    return way
+
+
 @pytest.fixture(autouse=True)
 def whole_float32(request):
     """On a GPU a test computes float32 in full, as the CPU that it is compared with does, not in TF32."""

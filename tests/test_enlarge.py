@@ -6,15 +6,9 @@ from torch.nn import functional as F
 
 from model import enlarge as module
 from model.enlarge import enlarge
-from tests.conftest import in_layouts_and_threads
+from tests.conftest import both_ways, in_layouts_and_threads
 
-
-@pytest.fixture(params=["compiled", "by PyTorch"])
-def way(request, monkeypatch):
-    if request.param == "by PyTorch":
-        monkeypatch.setattr(module, "kernel", lambda: None)
-    else:
-        assert module.kernel() is not None
+way = both_ways(module)
 
 
 @pytest.mark.parametrize("classes", [1, 5, 19, 150])

@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import in_layouts_and_threads
+from tests.conftest import both_ways, in_layouts_and_threads
 from util import scores
 from util.scores import add_probabilities, first_argmax
 
 ROWS, WIDTH = 7, 300  # more columns than are computed together, and some of the last ones are missing
 
-
-@pytest.fixture(params=["compiled", "by PyTorch"])
-def way(request, monkeypatch):
-    if request.param == "by PyTorch":
-        monkeypatch.setattr(scores, "kernel", lambda: None)
-    else:
-        assert scores.kernel() is not None
-    return request.param
+way = both_ways(scores)
 
 
 def random_logits(*shape, spread=3.0):

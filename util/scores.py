@@ -24,15 +24,15 @@ def add_probabilities(sums: Tensor, weights: tuple[Tensor, Tensor], logits: Tens
     each other in memory; the logits: of any type and strides. A NaN or a positive infinity among the logits of a pixel,
     or nothing but negative ones, makes its sums NaN. C is at most 256.
     """
-    logits = logits.float()
     rows, columns = weights
     if kernel() is None:
+        logits = logits.float()
         # torch.softmax over an axis that is not the last takes three times as long
         powers = (logits - logits.amax(1, keepdim=True)).contiguous().exp_()
         powers.div_(powers.sum(1, keepdim=True))
         sums.addcmul_(mirror(powers) if mirrored else powers, torch.outer(rows, columns).unsqueeze(1))
         return
-    logits = logits if logits.stride(2) == 1 else logits.contiguous()
+    logits = _in_lines(logits)
     assert sums.shape == logits.shape == (len(rows), logits.shape[1], len(columns)), (sums.shape, logits.shape)
     assert sums.stride(2) == rows.stride(0) == columns.stride(0) == 1, (sums.stride(), rows.stride(), columns.stride())
     kernel().add_probabilities(
@@ -47,13 +47,18 @@ def first_argmax(scores: Tensor, out: Tensor | None = None) -> Tensor:
         found = scores.argmax(0).to(torch.uint8)
         return found if out is None else out.copy_(found)
     out = torch.empty(scores.shape[1:], dtype=torch.uint8) if out is None else out
-    scores = scores.float()
-    scores = scores if scores.stride(2) == 1 else scores.contiguous()
+    scores = _in_lines(scores)
     assert out.shape == scores.shape[1:] and out.stride(1) == 1, (out.shape, out.stride())
     kernel().first_argmax(
         scores.data_ptr(), *scores.stride()[:2], out.data_ptr(), out.stride(0), *scores.shape, torch.get_num_threads()
     )
     return out
+
+
+def _in_lines(numbers: Tensor) -> Tensor:
+    """The same in float32, the last axis next to each other in memory."""
+    numbers = numbers.float()
+    return numbers if numbers.stride(2) == 1 else numbers.contiguous()
 
 
 @cache
