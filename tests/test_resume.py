@@ -9,6 +9,7 @@ import torch
 import model
 from tests.conftest import make_data, make_experiment
 from tests.faults.runs import TOY, final, same
+from tests.faults.toy import Toy
 from tool import train
 from util import checkpoint, random_state
 
@@ -41,6 +42,10 @@ def killed(monkeypatch, name, count, experiment, folder, *overrides):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(train, name, counted)
         run(experiment, folder, *overrides)
+
+
+def without_dropout(num_classes, backbone=None, dropout=0.0):
+    return Toy(num_classes, dropout=0.0)
 
 
 SETTINGS = {
@@ -165,6 +170,21 @@ def test_a_forced_change_of_the_rate_takes_effect(tmp_path, data, monkeypatch):
     assert "continuing all the same with optim.lr 0.01 -> 0.5" in text
     rates = [float(line.split(" lr ")[1].split()[0]) for line in text.splitlines() if " step 8/12" in line]
     assert rates == [pytest.approx(0.5 * (1 - 8 / 12) ** 0.9, rel=0.01)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"name": "adamw"}], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_change_of_the_memory_format_changes_rounding_alone(tmp_path, data, monkeypatch, before, settings):
+    """Momentum is that of the same weights as before, though both lie in another order."""
+    optim = {"optim": {"lr": 0.001} | settings}
+    experiment = small(tmp_path, data, train={"channels_last": before}, **optim)
+    monkeypatch.setitem(model.MODELS, "toy", "tests.test_resume.without_dropout")  # drawn in the order of the memory
+    whole = run(experiment, tmp_path / "whole")
+    killed(monkeypatch, "save", 4, experiment, tmp_path / "run")
+    resumed = run(experiment, tmp_path / "run", f"train.channels_last={not before}")
+    weights = {name: value for name, value in whole["model"].items() if value.ndim == 4}
+    for name, value in weights.items():  # the gradient of a bias before a norm is nothing but rounding
+        assert torch.allclose(resumed["model"][name], value, atol=1e-4), name
 
 
 def test_only_deterministic_operations_where_that_is_asked_for(tmp_path, data):

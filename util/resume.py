@@ -141,6 +141,7 @@ def _restore_optimizer(training: Training, state: dict) -> None:
     optimizer, schedule = training.optimizer, training.schedule
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    _lay_out(optimizer)
     for group, settings, base, factor in zip(
         optimizer.param_groups, own, schedule.base_lrs, schedule.lr_lambdas, strict=True
     ):
@@ -149,6 +150,17 @@ def _restore_optimizer(training: Training, state: dict) -> None:
     rates = [group["lr"] for group in optimizer.param_groups]
     place = {"last_epoch": training.step, "_step_count": training.step + 1, "_last_lr": rates}
     schedule.load_state_dict(schedule.state_dict() | place)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what belongs to a parameter its memory format, which may be another one than in the checkpoint.
+
+    The fused kernels go through the memory of both: on a CPU they would mix up the numbers, on a GPU they refuse.
+    """
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _restore_ranks(training: Training, ranks: list[dict]) -> None:
