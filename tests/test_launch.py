@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,6 @@ import pytest
 
 from tests.conftest import CLASSES, COLORS, make_data
 from tool import launch
-from util import signals
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "tool").glob("*.sh"))
@@ -70,29 +68,6 @@ def wrong_label(folder: Path) -> Path:
     label[5, 5] = 9
     cv2.imwrite(str(path), label)
     return data
-
-
-STUBBORN = """
-import pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path(sys.argv[1]).touch()
-time.sleep(120)
-"""
-
-
-def test_a_process_that_does_not_heed_a_signal_is_killed_in_time(tmp_path):
-    (tmp_path / "stubborn.py").write_text(STUBBORN)
-    ready = tmp_path / "ready"
-    code = "import sys; from util.agent import launch; sys.exit(launch(1, 'stubborn', sys.argv[1:], 0))"
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "STOP_TIMEOUT": "1"}
-    launcher = subprocess.Popen([sys.executable, "-c", code, str(ready)], cwd=ROOT, env=env, text=True,
-                                stderr=subprocess.PIPE)
-    while not ready.exists():
-        assert launcher.poll() is None
-        time.sleep(0.05)
-    launcher.terminate()
-    told = launcher.communicate(timeout=60)[1]
-    assert launcher.returncode == signals.PREEMPTED and "not ended 1 s after SIGTERM: killed" in told
 
 
 MISTAKES = {

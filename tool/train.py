@@ -29,7 +29,7 @@ from dataset.uniform import ClassUniform, find_points
 from model.recompute import recompute_blocks
 from model.regions import compile_regions
 from tool import common
-from util import dist, random_state, signals, status
+from util import dist, lock, random_state, signals, status
 from util.config import Config, dump_config
 from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     with signals.Stop() as stop:
         config, run = common.load_experiment(args.config, args.overrides, args.exp)
         device = dist.init(common.lost)
-        open_log(run.folder / "train.log")
+        open_folder(run)
         if device.type == "cpu":
             keep_memory()
             if config.train.amp == "fp16":
@@ -84,6 +84,18 @@ def main(argv: list[str] | None = None) -> int:
     if not code:
         log.info("finished: %s", run.last)
     return code
+
+
+def open_folder(run: common.RunPaths) -> None:
+    """Takes the run's folder, so that no second training writes into it, and opens the log there.
+
+    Raises:
+        ValueError: another training has it.
+    """
+    unguarded = dist.main_first(lambda: lock.take(run.folder))
+    open_log(run.folder / "train.log")
+    if unguarded and dist.is_main():
+        log.warning("%s: its file system has no locks (%s); start no second training in it", run.folder, unguarded)
 
 
 def explained(error: NotFinite, config: Config, run: common.RunPaths, checkpoints: Store) -> FloatingPointError:

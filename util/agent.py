@@ -57,11 +57,12 @@ class Agent(LocalElasticAgent):
     """torchrun's agent, but it restarts only what a restart can mend, and lets its processes answer a signal.
 
     The methods it overrides are those that PyTorch names for extending an agent. How many restarts are left has no
-    public name.
+    public name: PyTorch's own agent, too, sets `_remaining_restarts` to 0 where a restart would be of no use.
     """
 
     def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, patience: float):
         super().__init__(spec, logs)
+        assert self._remaining_restarts == spec.max_restarts, "PyTorch counts its restarts under another name"
         self.stopping: int | None = None
         self.started = False
         self._patience = patience
