@@ -8,16 +8,15 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from util.files import replacing
 from util.untrusted import check_content, check_file, check_network
 
 FORMAT = 1
-TEMPORARY = ".part"  # end of the name of a file that is being written; a killed run may leave one
 
 # Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are
 # allowed: the function that rebuilds it from type and bytes, which NumPy 1 had elsewhere, and the types.
@@ -42,7 +41,7 @@ def save(path: str | Path, state: dict) -> tuple[str, int]:
         OSError: the disk is full, not writable, or gives back other bytes; the file that was there is untouched.
     """
     path = Path(path)
-    with replacing(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         try:
             with open(temporary, "wb") as file:
                 sink = _Sink(file)
@@ -97,27 +96,6 @@ def _told(error: OSError, path: Path, state: dict) -> OSError:
         errno.ENOSPC, f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "
         "the earlier checkpoint is untouched. Free some space and start the same command again"
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives the name of a temporary file that takes the place of `path` afterwards, if nothing was raised."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Renames and deletions in a folder survive a power cut only after this."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def tensors(state) -> Iterator[torch.Tensor]:

@@ -1,7 +1,37 @@
-"""Text files that may be anything: what is opened at all, how much of it is read, and errors that name it."""
+"""Files that are replaced, never rewritten, and text files that may be anything: what is read of them, and errors
+that name them."""
 
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = ".part"  # end of the name of a file that is being written; a killed run may leave one
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Gives the name of a temporary file that takes the place of `path` afterwards, if nothing was raised.
+
+    durable: the new name survives a power cut, too; the content does once the caller has synced it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def read_text(path: str | Path, limit: int) -> str:

@@ -9,13 +9,10 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -23,6 +20,7 @@ import torch
 
 from util.checkpoint import sha256
 from util.evaluate import Timing
+from util.files import replacing
 from util.log import versions
 from util.metric import ConfusionMatrix, Scores
 from util.visual import colorize, confusion_picture
@@ -154,7 +152,7 @@ def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written: set[str] = set()
-    with _replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, ids in items:
             if ids.dtype != np.uint8 or ids.ndim != 2:
                 raise ValueError(f"{name}: ids must be uint8 (H, W), not {ids.dtype} {ids.shape}")
@@ -198,22 +196,10 @@ def _png(picture: np.ndarray) -> np.ndarray:
     return data
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file open for writing that takes the path's place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_file(path: Path, data) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as file:
-        file.write(data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _csv(header: list[str], rows: list[list]) -> bytes:

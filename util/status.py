@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from util import dist
-from util.files import read_text
+from util.files import read_text, replacing
 from util.log import log
 
 NAME = "status.json"
@@ -60,11 +60,10 @@ class Status:
                     self._write()
 
     def _write(self) -> None:
-        part = self.file.with_name(f".{NAME}.{os.getpid()}.part")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(self.values | {"heartbeat": time.time()}, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, self.file)
+            with replacing(self.file) as part:
+                part.write_text(json.dumps(self.values | {"heartbeat": time.time()}, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             if not self._warned:
                 log.warning("%s cannot be written: %s", self.file, error.strerror)

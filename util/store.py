@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from util import checkpoint, status
-from util.files import read_text
+from util.files import TEMPORARY, read_text, replacing
 from util.log import log
 
 MAX_MANIFEST = 1 << 20  # bytes
@@ -66,7 +66,7 @@ class Store:
     def open(self) -> None:
         """Removes what a killed run left half written, and counts on from the checkpoints that are there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f".*{checkpoint.TEMPORARY}"):
+        for path in self.folder.glob(f".*{TEMPORARY}"):
             log.info("removed %s, which a killed run left half written", path)
             path.unlink()
         self.serial = max((manifest.serial for manifest in self._manifests()[0]), default=0)
@@ -206,7 +206,7 @@ class Store:
         best = path.name if improved else self.best
         manifest = Manifest(path.name, sha256, size, self.serial + 1, self.run, best=best, **facts)
         notes = path.with_suffix(".json")
-        with checkpoint.replacing(notes) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with replacing(notes, durable=True) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(asdict(manifest) | {"seal": digest(asdict(manifest))}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
@@ -256,7 +256,7 @@ class Store:
 
 def _link(source: Path, path: Path) -> None:
     """Has `path`, whatever was there, be the same file as `source`; a copy where the file system has no links."""
-    with checkpoint.replacing(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         try:
             os.link(source, temporary)
         except OSError as error:

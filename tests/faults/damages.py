@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from util import checkpoint
+from util import checkpoint, files
 
 
 def truncate(share: float, path: Path, notes: Path) -> None:
@@ -122,7 +122,7 @@ def manifest_is_a_list(path: Path, notes: Path) -> None:
 def half_written(path: Path, notes: Path) -> None:
     """The run was killed while it wrote this checkpoint: only the temporary file is there."""
     half = path.read_bytes()[: path.stat().st_size // 2]
-    path.with_name(f".{path.name}.4711{checkpoint.TEMPORARY}").write_bytes(half)
+    path.with_name(f".{path.name}.4711{files.TEMPORARY}").write_bytes(half)
     path.unlink()
     notes.unlink()
     (path.parent / "last.pth").unlink()
