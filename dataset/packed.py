@@ -160,14 +160,16 @@ class Packed:
         data = self.path.with_name(self.index.data)
         try:
             with open(data, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != self.index.size:
-                    raise ValueError(f"{data}: {size} bytes, where {self.path.name} tells of {self.index.size}; "
-                                     f"{_anew(self.path)}")
+                self._check_size(os.fstat(file.fileno()).st_size)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise ValueError(f"{data}: missing, although {self.path.name} names it; {_anew(self.path)}") from None
         self._last = threading.local()
+
+    def _check_size(self, size: int) -> None:
+        if size != self.index.size:
+            raise ValueError(f"{self.path.with_name(self.index.data)}: {size} bytes, where {self.path.name} tells of "
+                             f"{self.index.size}; {_anew(self.path)}")
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key not in ("_map", "_last")}
@@ -195,8 +197,9 @@ class Packed:
             yield self.index.records[place]
 
     def open(self, index: int):
-        """Picture and label: views of the mapped file, or `Tiles`."""
+        """Picture and label: views of the mapped file, or `Tiles`. Raises ValueError for a file that was cut since."""
         record = self.records[index]
+        self._check_size(self._map.size())  # of the file as it is now: the system ends who reads a page behind its end
         self._forget_last(record)
         if self.index.codec == "lz4":
             return self._open_tiles(index, record)

@@ -227,10 +227,11 @@ def test_lost_and_cut_files_are_named(root):
     with pytest.raises(FileNotFoundError, match="train.json: no packed data of the split train there; pack it"):
         opened(root, root / "packed")
     index = pack(make(root), root / "packed")
-    data = root / "packed" / index.data
+    data, before = root / "packed" / index.data, opened(root, root / "packed")
     os.truncate(data, 5000)
-    with pytest.raises(ValueError, match=f"{data}: 5000 bytes, where train.json tells of {index.size}"):
-        opened(root, root / "packed")
+    for read in (lambda: opened(root, root / "packed"), lambda: before.read(COUNT - 1)):
+        with pytest.raises(ValueError, match=f"{data}: 5000 bytes, where train.json tells of {index.size}"):
+            read()
     data.unlink()
     with pytest.raises(ValueError, match=f"{data}: missing, although train.json names it"):
         opened(root, root / "packed")
