@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from tests import reliability
+from tests.three_pictures import make_three_pictures
 from util.config import merge
 
 CLASSES = ("sky", "grass", "ball")
@@ -68,6 +69,18 @@ def in_layouts_and_threads(layer: torch.nn.Module, x: torch.Tensor) -> list[torc
     return found
 
 
+def failure(capsys, run, *arguments) -> str:
+    """The message of a command, run(*arguments), that fails as a user's mistake does."""
+    from tool import common  # here, since it imports all that a command needs
+
+    with pytest.raises(SystemExit) as status:
+        common.command(lambda: run(*arguments))
+    assert status.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
 def both_ways(module):
     """A fixture: the code of `module` compiled by its `kernel`, and as PyTorch does it where that gives None."""
 
@@ -102,6 +115,33 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def experiment(tmp_path, data) -> Path:
     return make_experiment(tmp_path, data)
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A folder with three pictures, their labels of ids 0 to 2, and the list train.txt."""
+    return make_three_pictures(tmp_path)
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (2,4,5,6) and labels (2,5,6) of any classes, for losses; two rows are ignored."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 4, 5, 6, generator=generator)
+    label = torch.randint(0, 4, (2, 5, 6), generator=generator).to(torch.uint8)
+    label[0, :2] = 255
+    return logits, label
+
+
+@pytest.fixture
+def regions() -> tuple[torch.Tensor, torch.Tensor]:
+    """The same with labels of regions with an ignored strip; class 3 nowhere, class 2 in the second picture alone."""
+    logits = torch.randn(2, 4, 7, 8, generator=torch.Generator().manual_seed(8))
+    label = torch.zeros(2, 7, 8, dtype=torch.uint8)
+    label[:, 3:] = 1
+    label[1, 1:4, 5:] = 2
+    label[:, 2:4, :2] = 255
+    return logits, label
 
 
 def pytest_addoption(parser):

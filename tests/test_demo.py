@@ -7,8 +7,8 @@ import torch
 
 from model import build_model
 from model.flow import warp
-from tests.conftest import CLASSES, COLORS
-from tool import common, demo
+from tests.conftest import CLASSES, COLORS, failure
+from tool import demo
 from util import checkpoint, panels
 from util.predict import Predictor
 
@@ -177,16 +177,6 @@ def test_heat_rises_with_the_number():
     assert (np.diff(colors.sum(-1)) >= 0).all() and np.array_equal(colors[0, 2], colors[0, 3])
 
 
-def failure(capsys, *arguments) -> str:
-    """The message of a command that fails as a user's mistake does."""
-    with pytest.raises(SystemExit) as status:
-        common.command(lambda: run(*arguments))
-    assert status.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    return error
-
-
 def test_mistakes_are_one_message(tmp_path, weights, capsys):
     photo, out = write_picture(tmp_path / "a.png"), ("--out", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -206,4 +196,4 @@ def test_mistakes_are_one_message(tmp_path, weights, capsys):
         ((photo, "--checkpoint", weights, "--flow"), "holds fcn"),
         ((photo, "--checkpoint", weights, "--longest", "0"), "at least one pixel"),
     ):
-        assert expected in failure(capsys, *out, *arguments)
+        assert expected in failure(capsys, run, *out, *arguments)

@@ -13,7 +13,8 @@ import torch
 from dataset.cityscapes import Cityscapes
 from model import build_model
 from model.published import load_published
-from tool import common, demo, import_weights, launch, test
+from tests.conftest import failure
+from tool import demo, import_weights, launch, test
 from util import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,16 +173,6 @@ def test_nothing_but_numbers_is_read(tmp_path, capsys, value):
     assert "Please" not in str(error.value) and "executed" not in capsys.readouterr().out
 
 
-def failure(capsys, *arguments) -> str:
-    """The message of a command that fails as a user's mistake does."""
-    with pytest.raises(SystemExit) as status:
-        common.command(lambda: run(*arguments))
-    assert status.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    return error
-
-
 def test_what_is_unknown_is_one_message(lite, tmp_path, capsys):
     source, weights = lite
     torch.save({"state_dict": {"encoder.weight": torch.zeros(2)}}, tmp_path / "foreign.pth")
@@ -214,12 +205,12 @@ def test_what_is_unknown_is_one_message(lite, tmp_path, capsys):
         ([source, "width=64"], "shapes differ"),
     ):
         file, *rest = arguments
-        message = failure(capsys, tmp_path / file, *rest)
+        message = failure(capsys, run, tmp_path / file, *rest)
         assert re.search(expected, message), message
     assert not list(tmp_path.glob("*_imported.pth"))
 
 
 def test_a_backbone_alone_is_told_apart(tmp_path, capsys):
     torch.save(published_weights("semseg_resnet50_backbone"), tmp_path / "resnet50_v2.pth")
-    message = failure(capsys, tmp_path / "resnet50_v2.pth")
+    message = failure(capsys, run, tmp_path / "resnet50_v2.pth")
     assert "model.weights" in message and "model.backbone is resnet50" in message
