@@ -132,7 +132,7 @@ def test_shipped_experiments_say_their_command_and_number(path):
 
 
 def test_every_key_is_described():
-    from util.config import Config
+    from util.schema import Config
 
     for dotted in valid_keys():
         section, _, key = dotted.rpartition(".")

@@ -5,10 +5,11 @@ from typing import get_args
 import pytest
 
 from tests.slow_loss import WEIGHTS, slow_cross_entropy
-from util.config import ConfigError, LossConfig, check_config
+from util.config import ConfigError, check_config
 from util.loss import LOSSES, SegLoss
 from util.losses.pixel import ohem_cross_entropy
 from util.losses.region import dice, lovasz_softmax, presence
+from util.schema import LossConfig
 
 
 def in_parts(criterion, outputs, label):

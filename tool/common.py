@@ -17,8 +17,9 @@ from dataset import build_dataset, cache, packed
 from model import build_model
 from model.published import load_backbone_weights, load_published
 from util import checkpoint, dist, legacy, signals, status
-from util.config import Config, apply_overrides, check_config, read_experiment
+from util.config import apply_overrides, check_config, read_experiment
 from util.log import cores, log
+from util.schema import Config
 
 OURS = ("model", "dataset", "util", "tool")
 

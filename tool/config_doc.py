@@ -8,7 +8,7 @@ import re
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from util.config import Config
+from util.schema import Config
 
 HEAD = """# Every key of an experiment
 

@@ -20,7 +20,6 @@ from torch import nn
 from dataset.image import read_image
 from tool import common
 from util import checkpoint, dist
-from util.config import IMAGENET_MEAN, IMAGENET_STD
 from util.log import log, open_log
 from util.panels import (
     enlarge,
@@ -34,6 +33,7 @@ from util.panels import (
     wheel,
 )
 from util.predict import Predictor
+from util.schema import IMAGENET_MEAN, IMAGENET_STD
 from util.visual import triptych
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

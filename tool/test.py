@@ -15,7 +15,6 @@ from dataset import build_eval_loader
 from model import optimize_for_inference
 from tool import common
 from util import dist
-from util.config import Config
 from util.evaluate import Timing, compare, evaluate, shard
 from util.log import log, open_log
 from util.loop import AMP_TYPES
@@ -23,6 +22,7 @@ from util.memory import keep_memory
 from util.metric import ConfusionMatrix
 from util.predict import WINDOWS, Predictor, protocol_settings
 from util.result import PredictionWriter, score_predictions, write_results, write_submission
+from util.schema import Config
 from util.visual import triptych
 
 

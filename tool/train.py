@@ -30,7 +30,7 @@ from model.recompute import recompute_blocks
 from model.regions import compile_regions
 from tool import common
 from util import dist, lock, random_state, signals, status
-from util.config import Config, dump_config
+from util.config import dump_config
 from util.evaluate import evaluate, shard
 from util.log import Progress, environment, log, open_log, write_json
 from util.loop import AMP_TYPES, NotFinite, Training, train_epoch
@@ -42,6 +42,7 @@ from util.predict import Predictor
 from util.prefetch import Prefetch
 from util.replay import leave_record
 from util.resume import Data, resume, save
+from util.schema import Config
 from util.store import Store
 from util.visual import triptych
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from util import dist, status
-from util.config import Config
 from util.log import Progress, log, peak_memory
 from util.loss import SegLoss
 from util.prefetch import MOVED, Prefetch, Waits, copied
+from util.schema import Config
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from util import dist
-from util.config import Config
 from util.files import read_text
 from util.log import write_json
 from util.loop import NotFinite
+from util.schema import Config
 from util.store import Store
 
 LARGEST = 2**24  # bytes of a record that are read

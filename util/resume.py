@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from util import checkpoint, dist, random_state, store
-from util.config import Config, check_config
+from util.config import check_config
 from util.log import log
 from util.loop import Training, stop_if_not_finite
+from util.schema import Config
 from util.store import Store
 
 # What may differ between a run and its continuation; anything else would make it another run.

@@ -23,7 +23,7 @@ from dataset.transform import TrainTransform
 from tool.bench import data_memory, data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
 from tool.bench.report import Report, Table
-from util.config import Config
+from util.schema import Config
 from util.timing import alternate, peak_memory_added, summarise
 
 BASELINES = ("semseg", "sfsegnets", "pil")

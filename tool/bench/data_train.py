@@ -11,9 +11,9 @@ from dataset.device import DeviceTransform
 from tool.bench.report import Table
 from tool.bench.train import FakeSet
 from tool.train import build_training
-from util.config import Config
 from util.loop import Training, optimizer_step, to_device
 from util.prefetch import MOVED, Prefetch
+from util.schema import Config
 from util.timing import summarise
 
 WARM_STEPS = 5

@@ -9,7 +9,7 @@ from dataset import dataset_class
 from dataset.base import check_classes
 from tool import common
 from tool.launch import find_experiment
-from util.config import Config
+from util.schema import Config
 
 
 def common_arguments(commands, name: str, run, text: str) -> argparse.ArgumentParser:

@@ -27,8 +27,8 @@ from tool.bench.train_stages import STAGES, plain_stages, stages_of, stages_text
 from tool.launch import find_experiment
 from tool.train import build_training
 from util import loop
-from util.config import Config
 from util.memory import keep_memory
+from util.schema import Config
 from util.timing import alternate, summarise
 
 PLAIN = "plain loop, float32 NCHW"
