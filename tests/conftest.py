@@ -1,5 +1,6 @@
 """A small data set and experiment that several tests share."""
 
+import socket
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,12 @@ def in_layouts_and_threads(layer: torch.nn.Module, x: torch.Tensor) -> list[torc
     finally:
         torch.set_num_threads(threads)
     return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def failure(capsys, run, *arguments) -> str:

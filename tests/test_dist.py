@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import make_experiment
+from tests.conftest import free_port, make_experiment
 from util import dist
 
 ROOT = Path(__file__).parent.parent
@@ -31,14 +31,6 @@ def run_processes(count: int, code: str, *arguments: str, visible: str = "") -> 
     outputs = [process.communicate(timeout=240)[0] for process in started]
     assert all(p.returncode == 0 for p in started), "\n".join(outputs)
     return [(output.strip().splitlines() or [""])[-1] for output in outputs]
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 SYNC_BN = """

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from dataset.base import distinct_palette
+from tests.conftest import free_port
 from util.evaluate import WAITING, Predictor, Timing, compare, evaluate, shard
 from util.metric import ConfusionMatrix
 from util.result import (
@@ -110,10 +110,7 @@ dist.close()
 
 
 def test_two_processes_agree_with_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NGPU": "0"}
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NGPU": "0"}
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-c", PROCESS, str(tmp_path)]
     running = [

@@ -8,7 +8,7 @@ import torch
 
 import model
 from tests.conftest import make_experiment
-from tests.faults.runs import TOY
+from tests.faults.runs import TOY, same
 from tool import common, test, train
 from util import checkpoint, loop
 
@@ -39,15 +39,6 @@ def run_to_first_checkpoint(experiment, folder):
 def logged_losses(folder):
     lines = (folder / "train.log").read_text().splitlines()
     return [float(line.split(" loss ")[1].split()[0]) for line in lines if " loss " in line]
-
-
-def same(a, b):
-    """Whether two nested states are equal, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def test_a_small_run_learns_and_is_scored(tmp_path, data):

@@ -11,13 +11,13 @@ existing list with other contents is kept unless --force is given.
 
 import argparse
 import importlib
-import os
 import sys
 from pathlib import Path
 
 from dataset import DATASETS, dataset_class
 from dataset.layout import Layout, MissingFiles, collect
 from tool import pack
+from util.files import replacing
 
 Pairs = list[tuple[str, str | None]]
 
@@ -92,11 +92,10 @@ def _keeps(path: Path, text: str, force: bool) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OSError(f"{path} cannot be written ({error.strerror}); give --out DIR, a folder for the lists, "
                       "and name them in the YAML as data.train_list and data.val_list") from None

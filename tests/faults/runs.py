@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tests.conftest import free_port
 from util import checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -27,7 +27,7 @@ class Run:
 
     def __init__(self, experiment: Path, folder: Path, *overrides: str, world: int = 1,
                  before: Callable | None = None):
-        port = str(_free_port()) if world > 1 else "0"
+        port = str(free_port()) if world > 1 else "0"
         self.folder = folder
         self.outputs = [folder.with_name(f"{folder.name}.{rank}.txt") for rank in range(world)]
         arguments = ["--config", str(experiment), "--exp", str(folder), *overrides]
@@ -96,12 +96,6 @@ def _train(arguments: list[str], rank: int, world: int, port: str, output: str, 
     if before is not None:
         before(rank)
     common.command(lambda: train.main(arguments))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def final(folder: Path) -> dict:
