@@ -42,7 +42,7 @@ setup(
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
     packages=find_packages(include=["model*", "dataset*", "util*", "tool*", "bench*"]),
-    package_data={"model": ["*.cpp"], "util": ["*.cpp"]},
+    package_data={"model": ["*.cpp", "*.h"], "util": ["*.cpp"]},
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

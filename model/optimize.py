@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from model.enlarge import enlarge
+from model.inverted import use_fused_blocks
 from model.layer import resize
 from model.split import amx_is_there, use_split
 from model.strips import use_strips
@@ -87,10 +88,10 @@ def optimize_for_inference(
     """A copy of `model` for inference; the original stays as it is.
 
     Every batch norm that alone receives the output of a convolution is folded into it, and the weights lie in
-    channels_last order. On a CPU, convolutions in float32 are computed on AMX, from numbers of 16 bits
-    (model/split.py), or where there is none, those of 3x3 by Winograd's method (model/winograd.py), and inverted
-    residual blocks in strips (model/strips.py). In float32 the logits differ from the original's by rounding, on AMX
-    ten times as much.
+    channels_last order. On a CPU with AMX, inverted residual blocks are one operation each (model/inverted.py), and
+    convolutions in float32 are computed from numbers of 16 bits (model/split.py); on another, such blocks in strips
+    (model/strips.py), and convolutions of 3x3 by Winograd's method (model/winograd.py). In float32 the logits differ
+    from the original's by rounding, on AMX ten times as much.
 
     Args:
         model: any network of `build_model`, on the device where it will run.
@@ -109,26 +110,33 @@ def optimize_for_inference(
     done = [f"{fold_norms(network, example)} batch norms folded"]
     network.to(memory_format=torch.channels_last)
     on_cpu = next(network.parameters()).device.type == "cpu"
-    if on_cpu and (blocks := use_strips(network, join_zeros=amp is None)):
-        done.append(f"{blocks} blocks in strips")
+    if on_cpu:
+        done += _with_faster_layers(network, amp)
     if amp is not None:
         _store_weights(network, amp)
         done.append(f"convolutions in {str(amp).removeprefix('torch.')}")
-    elif on_cpu:
-        done.append(_with_faster_convolutions(network))
     if compile:
         done.append("compiled")
     return InferenceNetwork(network, amp, compile, ", ".join(done))
 
 
-def _with_faster_convolutions(network: nn.Module) -> str:
-    """Replaces convolutions as this machine can; what was done, or why not."""
+def _with_faster_layers(network: nn.Module, amp: torch.dtype | None) -> list[str]:
+    """Replaces blocks and convolutions as this processor can; what was done, or why not."""
+    done = []
     try:
-        if amx_is_there():
-            return f"{use_split(network)} convolutions on AMX, numbers in halves"
-        return f"{use_winograd(network)} convolutions by Winograd's method"
-    except ValueError as reason:
-        return f"convolutions as they are ({reason})"
+        amx = amx_is_there() and amp in (None, torch.bfloat16)
+        if amx and (blocks := use_fused_blocks(network, amp or torch.float32)):
+            done.append(f"{blocks} blocks as one operation each")
+        if blocks := use_strips(network, join_zeros=amp is None):
+            done.append(f"{blocks} blocks in strips")
+        if amp is None:
+            done.append(
+                f"{use_split(network)} convolutions on AMX, numbers in halves" if amx else
+                f"{use_winograd(network)} convolutions by Winograd's method"
+            )
+    except ValueError as reason:  # of a compiler
+        done.append(f"convolutions as they are ({reason})")
+    return done
 
 
 def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:

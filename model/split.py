@@ -1,7 +1,7 @@
 """Convolutions of inference in float32, several times as fast on processors with AMX (Intel, from 2023 on).
 
 Each number is the sum of two bfloat16 ones; three of the four products of these halves are summed, in float32, and that
-of the lower halves is left out. So each product lacks 2^-16 of itself at most: the errors are some ten times those of
+of the lower halves is left out. So each product lacks 2^-15 of itself at most: the errors are some ten times those of
 float32, about 5e-6 of the largest output. PyTorch calls this precision "high" (torch.set_float32_matmul_precision).
 
 Source: Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision

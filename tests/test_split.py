@@ -25,9 +25,9 @@ def direct(conv: nn.Conv2d, x: torch.Tensor, of=lambda numbers: numbers) -> torc
 
 
 def assert_close(found: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor, *limits: float) -> None:
-    """A half is wrong by 2^-9 at most, so that no product lacks more than three times 2^-18 of itself."""
+    """A half is wrong by 2^-8 at most, both by 2^-17: a product lacks 2^-16 for the lower halves and twice 2^-17."""
     expected = direct(conv, x).clamp(*limits) if limits else direct(conv, x)
-    assert ((found - expected).abs() <= 2.0**-16 * direct(conv, x, torch.abs)).all()
+    assert ((found - expected).abs() <= 2.0**-15 * direct(conv, x, torch.abs)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 33), (61, 127)])
@@ -82,7 +82,7 @@ def test_two_halves_are_the_number_to_16_bits():
     assert (strips, height, width, blocks, halves, pairs, outputs, two) == (3, 3, 5, 2, 2, 16, 16, 2)
     whole = tiles.double().sum(4).permute(0, 5, 3, 4, 6, 1, 2).reshape(48, 64, 3, 5)
     assert not whole[40:].any() and not whole[:, 50:].any()
-    assert ((whole[:40, :50] - weight).abs() <= 2.0**-16 * weight.abs()).all()
+    assert ((whole[:40, :50] - weight).abs() <= 2.0**-17 * weight.abs()).all()
 
 
 def test_other_users_of_the_tiles_are_not_disturbed():
