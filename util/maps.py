@@ -99,7 +99,7 @@ class Interpolation:
         self.after = np.minimum(self.before + 1, points - 1)
         self.share = (position - self.before).clip(0, 1).astype(np.float32)
         self._widening: list[tuple[slice, slice, Tensor]] | None = None
-        self._known: dict[tuple, tuple[slice, Tensor]] = {}
+        self._known: dict[tuple, tuple] = {}
 
     def __len__(self) -> int:
         return len(self.share)
@@ -129,7 +129,11 @@ class Interpolation:
 
     def take(self, values: Tensor, axis: int) -> Tensor:
         """All pixels of a tensor whose `axis` is the grid's."""
-        before, after, share = (torch.from_numpy(x).to(values.device) for x in (self.before, self.after, self.share))
+        place = "take", values.device
+        if place not in self._known:  # once: for a copy the host waits
+            tables = self.before, self.after, self.share
+            self._known[place] = tuple(torch.from_numpy(table).to(values.device) for table in tables)
+        before, after, share = self._known[place]
         shape = [1] * values.ndim
         shape[axis] = len(share)
         return values.index_select(axis, before).lerp_(values.index_select(axis, after), share.view(shape))

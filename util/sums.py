@@ -31,16 +31,16 @@ class Grid:
         self.rows, self.columns, self.size, self.window, self.inside = rows, columns, size, window, inside
         self.corners = [(y, x) for y in rows for x in columns]
 
-    def weights(self, maps: int) -> tuple[Tensor, Tensor]:
+    def weights(self, maps: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """float32 (h,) and (w,), whose products are one over `maps` times the number of windows over each pixel."""
-        over_rows = _coverage(self.rows, self.window[0], self.size[0])
-        over_columns = _coverage(self.columns, self.window[1], self.size[1])
+        over_rows = _coverage(self.rows, self.window[0], self.size[0], device)
+        over_columns = _coverage(self.columns, self.window[1], self.size[1], device)
         return (over_rows * maps).reciprocal_(), over_columns.reciprocal_()
 
 
-def _coverage(starts: list[int], window: int, length: int) -> Tensor:
+def _coverage(starts: list[int], window: int, length: int, device: torch.device | str) -> Tensor:
     """float32 (length,): the number of windows over each pixel of a side."""
-    count = torch.zeros(length)
+    count = torch.zeros(length, device=device)
     for start in starts:
         count[start : start + window] += 1
     return count
@@ -279,7 +279,7 @@ class DeviceScores:
         sums = self.memory("sums", self.classes, *grid.size)
 
         def close() -> None:
-            weights = torch.outer(*grid.weights(self.maps)).to(sums.device)
+            weights = torch.outer(*grid.weights(self.maps, sums.device))  # made there: for a copy the host would wait
             means = sums.mul_(weights)[:, grid.inside[0], grid.inside[1]]
             for first in range(0, len(means), PLANES_AT_ONCE):
                 planes = slice(first, first + PLANES_AT_ONCE)

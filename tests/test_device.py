@@ -1,0 +1,137 @@
+"""Devices are not mixed, and nothing is read on the host: told by tensors that are on a GPU by name alone.
+
+PyTorch's fake tensors have shapes and a device, but no numbers. An operation on a CPU's and a GPU's tensor raises, and
+so does whatever needs a value. Backward passes need a real GPU.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dataset import device as device_module
+from dataset.device import DeviceTransform
+from dataset.transform import TrainTransform
+from model import build_model
+from util.coarse import GridSums, enlarged
+from util.loss import LOSSES, SegLoss
+from util.maps import Memory, half_pixels
+from util.metric import ConfusionMatrix
+from util.scores import first_argmax
+from util.sums import DeviceScores, Grid
+
+CLASSES, GPU = 5, torch.device("cuda", 0)
+NETWORKS = [("fcn", "resnet18"), ("pspnet", "resnet18"), ("semanticflow", "dfnet_v1"),
+            ("semanticflow", "torchvision/resnet18"), ("semanticflow_lite", "stdc1"), ("sketchfill", "mobilenet_v2")]
+NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
+
+
+class Copies(TorchDispatchMode):
+    """Copies between devices, for which the host waits unless the memory is page-locked."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            self.found += [str(function)] if len({tensor.device for tensor in tensors}) > 1 else []
+        return result
+
+
+def zeros(*shape, dtype=None):
+    return torch.zeros(shape, dtype=dtype, device=GPU)
+
+
+@pytest.fixture
+def copies():
+    """Tensors are fake inside of a test; the copies that it makes between devices."""
+    with torch.backends.cudnn.flags(enabled=False), FakeTensorMode(), Copies() as copies:
+        yield copies
+    half_pixels.cache_clear()  # what was made once, with tensors
+    device_module._padding.cache_clear()
+
+
+def test_what_would_fail_on_a_gpu_is_found(copies):
+    values = zeros(3)
+    with pytest.raises(RuntimeError, match="device"):
+        values + torch.zeros(3)
+    with pytest.raises(NEEDS_VALUES):
+        values.sum().item()
+    torch.zeros(3).to(GPU)
+    assert len(copies.found) == 1
+
+
+@pytest.mark.parametrize("name, backbone", NETWORKS, ids=str)
+def test_networks(copies, name, backbone):
+    with GPU:
+        network = build_model(name, CLASSES, backbone)
+    copies.found.clear()
+    x = zeros(2, 3, 65, 97)
+    for logits in (*network(x).values(), network.eval()(x)["out"]):
+        assert logits.device == GPU and logits.shape == (2, CLASSES, 65, 97)
+    assert not copies.found
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.0, 1.0, 1.0)], ids=["equal", "weighted"])
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"lovasz"}))  # which has to know what classes there are
+def test_losses(copies, name, weights):
+    loss = SegLoss({"out": 1.0, "se": 0.5}, CLASSES, class_weights=weights, name=name).to(GPU)
+    copies.found.clear()
+    label = zeros(2, 33, 40, dtype=torch.uint8)
+    outputs = {"out": zeros(2, CLASSES, 33, 40), "se": zeros(2, CLASSES)}
+    total, terms = loss(outputs, label)
+    assert total.device == terms["se"].device == GPU and total.shape == () and not copies.found
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_sums_of_windows(copies, flip):
+    blocks = []
+    scores = DeviceScores(Memory(GPU), CLASSES, (48, 64), flip, 2, lambda rows, block: blocks.append((rows, block)))
+    for size in ((48, 64), (24, 32)):
+        grid = Grid([0, size[0] - 20], [0, size[1] - 20], size, (20, 20), (slice(0, size[0]), slice(0, size[1])))
+        sums = scores.scale(grid)
+        sums.add(grid.corners, zeros(2 if flip else 1, 4, CLASSES, 20, 20, dtype=torch.bfloat16))
+        sums.close()
+    scores.close()
+    (rows, block), = blocks
+    assert rows == slice(0, 48) and block.shape == (CLASSES, 48, 64) and block.device == GPU
+    assert not copies.found
+
+
+def test_fast_windows(copies):
+    """Where the pixels lie on the grid is copied once, for the first picture."""
+    memory = Memory(GPU)
+    for _ in range(2):
+        copies.found.clear()
+        sums = GridSums(memory, "scale", CLASSES, (33, 49), (slice(0, 30), slice(2, 47)), 8)
+        sums.add([(0, 0), (0, 16)], zeros(2, 2, CLASSES, 5, 5, dtype=torch.bfloat16))
+        (rows, block), = enlarged(memory, [sums], (31, 44))
+        assert rows == slice(0, 31) and block.shape == (CLASSES, 31, 44) and block.device == GPU
+    assert not copies.found
+
+
+def test_augmentation(copies):
+    """The padding's colour is copied once, for the first batch."""
+    transform = DeviceTransform(TrainTransform((24, 32), jitter=(0.2, 0.2, 0.2, 0.1), photometric=True))
+    rng, sizes = np.random.default_rng(0), [(40, 50), (30, 20), (64, 64), (25, 90)]
+    for _ in range(2):
+        copies.found.clear()
+        images, labels = ([zeros(*shape, *size, dtype=torch.uint8) for size in sizes] for shape in ((3,), ()))
+        image, label = transform.apply(images, labels, [transform(None, each, rng)[2] for each in labels])
+        assert image.device == label.device == GPU and image.shape == (4, 3, 24, 32) and label.dtype == torch.uint8
+    assert not copies.found
+
+
+def test_predictions_are_counted_where_they_are(copies):
+    """The check of the values is what reads them."""
+    confusion = ConfusionMatrix(CLASSES, device=GPU)
+    prediction = first_argmax(zeros(CLASSES, 20, 30))
+    assert prediction.device == GPU and prediction.dtype == torch.uint8
+    with pytest.raises(NEEDS_VALUES):
+        confusion.update(prediction, zeros(20, 30, dtype=torch.uint8))
