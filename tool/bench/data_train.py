@@ -10,7 +10,7 @@ import torch
 from dataset.device import DeviceTransform
 from tool.bench.report import Table
 from tool.bench.train import FakeSet
-from tool.train import build_training
+from tool.train import build_training, make_deterministic
 from util.loop import Training, optimizer_step, to_device
 from util.prefetch import MOVED, Prefetch
 from util.schema import Config
@@ -57,6 +57,7 @@ def build(config: Config, classes: tuple[str, ...], batch: int, device: torch.de
     model = config.model.model_copy(update={"weights": "none", "init": None})
     train = config.train.model_copy(update={"batch_size": batch, "accumulate": 1})
     config = config.model_copy(update={"model": model, "train": train})
+    make_deterministic(config)  # or not: then cuDNN tries out its kernels, as in a run
     training = build_training(config, FakeSet(classes, 1000 * batch), device)
     training.net.train()
     return training
