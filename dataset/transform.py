@@ -30,9 +30,9 @@ from dataset.labelmap import IGNORE
 
 BLUR_SIZE = 5
 BLUR_MARGIN = BLUR_SIZE // 2
-# How many starts are tried for the window of `resize` (the best of 32 is about 0.015 pixels off), and the most that it
-# may be off: more occurs where the scale is all but a simple fraction.
-WINDOW_SEARCH = 31
+# How far back starts are tried for the window of `resize` (the best of 32 is about 0.015 pixels off), and the most that
+# it may be off. Where the scale is all but a simple fraction, a twelfth of the crops, it takes the longer way.
+WINDOW_REACHES = (31, 127)
 WINDOW_ERROR = 0.05
 
 # Rec. 601 luma, and the NTSC chroma axes I and Q in which a hue turns and grey stays.
@@ -262,11 +262,14 @@ class _Axis:
         if first >= end:
             return None
         latest = max(0, math.floor((first + 0.5) / scale - 0.5) - 1)
-        candidates = np.arange(max(0, latest - WINDOW_SEARCH), latest + 1)
-        offsets = candidates * scale
-        errors = np.abs(offsets - np.rint(offsets))
-        best = int(errors.argmin())
-        if errors[best] > WINDOW_ERROR:
+        for reach in WINDOW_REACHES:
+            candidates = np.arange(max(0, latest - reach), latest + 1)
+            offsets = candidates * scale
+            errors = np.abs(offsets - np.rint(offsets))
+            best = int(errors.argmin())
+            if errors[best] <= WINDOW_ERROR:
+                break
+        else:
             return None
         low, offset = int(candidates[best]), round(float(offsets[best]))
         high = min(side, math.ceil((end - 0.5) / scale - 0.5) + 2)
