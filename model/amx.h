@@ -1,8 +1,8 @@
 // The tiles of AMX, for split.cpp and inverted.cpp.
 //
 // A tile of the left matrix holds 32 channels of 16 pixels in a row, a tile of the right one the weights of 32 channels
-// for 16 outputs, two channels side by side; the sums are float32. A float32 number is the sum of two bfloat16 ones, its
-// halves; a bfloat16 number is itself. PARTS is 2 or 1: how many tiles hold 32 channels.
+// for 16 outputs, two channels side by side; the sums are float32. A number of float32 is the sum of two of bfloat16,
+// its halves; one of bfloat16 is itself. PARTS is 2 or 1: how many tiles hold 32 channels.
 
 #pragma once
 
@@ -77,7 +77,7 @@ static inline void save(Half* numbers, __mmask16 there, __m512 values) {
   _mm256_mask_storeu_epi16(numbers, there, (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-// 32 channels of a pixel, rounded to bfloat16; then, of two parts, what the rounding left. The next pixel's place.
+// 32 channels of a pixel, rounded to bfloat16; then, of two parts, what the rounding left. The place of the next 32.
 template <int PARTS>
 static inline Half* put_block(Half* halves, __m512 a, __m512 b) {
   const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(b, a);
@@ -100,8 +100,8 @@ static inline void put_small(Half* halves, __m512 a) {
 template <int PARTS>
 struct Layout {
   int64_t channels;
-  int64_t full;     // blocks of 32 channels, but
-  bool small;       // the last of 16 at most
+  int64_t full;     // blocks of 32 channels, but for the last one where it is small
+  bool small;       // that has 16 channels at most
   int64_t weights;  // halves of a tap for 16 outputs
   int64_t pitch;    // halves from pixel to pixel; an uneven number of lines of the cache, that not all are on the same
 
@@ -109,8 +109,7 @@ struct Layout {
     small = (channels - 1) % DEPTH < SIDE;
     full = up(channels, DEPTH) - small;
     weights = up(channels, DEPTH) * PARTS * TILE;
-    pitch = (full * PARTS + small) | 1;
-    pitch *= DEPTH;
+    pitch = ((full * PARTS + small) | 1) * DEPTH;
   }
 
   template <typename Number>
@@ -130,7 +129,8 @@ static inline void multiply_loaded() {
   _tile_dpbf16ps(3, 5, 7);
 }
 
-static inline void multiply_tiles(const Half* above, const Half* below, const Half* left, const Half* right, int64_t bytes) {
+static inline void multiply_tiles(const Half* above, const Half* below, const Half* left, const Half* right,
+                                  int64_t bytes) {
   _tile_loadd(4, above, bytes);
   _tile_loadd(6, left, 64);
   _tile_loadd(5, below, bytes);
@@ -138,8 +138,8 @@ static inline void multiply_tiles(const Half* above, const Half* below, const Ha
   multiply_loaded();
 }
 
-// What one tap adds to 32 pixels, `step` halves apart, by 32 outputs in the tiles 0 to 3: all products of halves but that
-// of the lower ones.
+// What one tap adds to 32 pixels, `step` halves apart, by 32 outputs in the tiles 0 to 3: all products of halves but
+// that of the lower ones.
 template <int PARTS>
 static inline void multiply(const Layout<PARTS>& layout, const Half* above, int64_t step, const Half* left,
                             const Half* right) {

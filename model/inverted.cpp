@@ -1,7 +1,7 @@
 // Inverted residual blocks on the tiles of AMX, for model/inverted.py.
 //
-// Row by row of what goes out: the expansion fills the next rows of a ring, which holds as many as the depthwise
-// convolution reads; what this gives for a row is multiplied by the projection at once. So the wide map never leaves a
+// A group of rows of what goes out at a time: the expansion fills the next rows of a ring, which holds as many as the
+// depthwise convolution reads; what that gives is multiplied by the projection at once. So the wide map never leaves a
 // core's cache.
 
 #include <cstdint>
@@ -14,17 +14,20 @@ struct Block {
   int64_t expands, residual;                       // whether it does, and whether what comes in is added to the result
 };
 
-struct Weights {
-  const void *expansion, *projection;                                      // as split.py packs them
-  const float *expansion_bias, *depthwise, *projection_bias;  // depthwise: (expanded/16, 10, 16): nine taps and the bias
+struct Weights {  // as inverted.py packs them; depthwise (expanded/16, 10, 16): nine taps and the bias of 16 channels
+  const void *expansion, *projection;
+  const float *expansion_bias, *depthwise, *projection_bias;
 };
 
 #ifdef AMX_IS_THERE
 
-constexpr int64_t TAPS = 9, GROUP = 256;  // pixels that go out together, about: all weights are read for each group
+constexpr int64_t TAPS = 9;
+constexpr int64_t GROUP = 256;  // pixels that go out together, about: all weights are read once for each group
 
 // ReLU6; a NaN stays one.
-static inline __m512 cut(__m512 sum) { return _mm512_min_ps(_mm512_set1_ps(6), _mm512_max_ps(_mm512_setzero_ps(), sum)); }
+static inline __m512 cut(__m512 sum) {
+  return _mm512_min_ps(_mm512_set1_ps(6), _mm512_max_ps(_mm512_setzero_ps(), sum));
+}
 
 // A thread's memory for its rows of a picture. The map between expansion and depthwise convolution lies there with its
 // border, in strips of 16 channels: of each strip row by row in a ring, of each row pixel by pixel.
@@ -34,15 +37,16 @@ struct Rows {
   const Block& block;
   const Weights& weights;
   const Layout<PARTS> narrow, wide;
-  const int64_t out_width, group;      // rows that go out together
-  const int64_t strips, ring_rows;     // of 16 channels, an even number; what a group reads
-  const int64_t in_columns, out_columns, line;  // up to whole panels; with the border, in numbers
+  const int64_t out_width, group;               // of a group, in rows
+  const int64_t strips, ring_rows;              // strips: an even number; ring_rows: what a group reads
+  const int64_t in_columns, out_columns, line;  // in whole panels; line: with the border, in numbers
   Memory<float> ring;
-  Memory<Half> pixels, filtered;  // what the expansion reads, and the projection
+  Memory<Half> pixels, filtered;  // what the expansion reads, and what the projection reads
 
   Rows(const Block& block, const Weights& weights)
       : block(block), weights(weights), narrow(block.channels), wide(block.expanded),
-        out_width(up(block.width, block.stride)), group(up(GROUP, out_width)), strips(up(block.expanded, PANEL) * 2),
+        out_width(up(block.width, block.stride)), group(std::min(up(GROUP, out_width), up(block.height, block.stride))),
+        strips(up(block.expanded, PANEL) * 2),
         ring_rows((group - 1) * block.stride + 2 * block.border + 1), in_columns(up(block.width, PANEL) * PANEL),
         out_columns(up(out_width, PANEL) * PANEL), line((in_columns + 2 * block.border) * SIDE),
         ring(memory<float>(strips * ring_rows * line)), pixels(memory<Half>(ring_rows * in_columns * narrow.pitch)),
@@ -55,7 +59,8 @@ struct Rows {
       const int64_t last = std::min(row + group, end), stop = (last - 1) * block.stride + 2 * block.border + 1;
       if (block.expands) split(picture, next, stop);
       for (int64_t strip = 0; strip < strips; strip += 2) {
-        for (int64_t i = next; i < stop; i++) widen(picture, i, strip, pixels.get() + (i - next) * in_columns * narrow.pitch);
+        for (int64_t i = next; i < stop; i++)
+          widen(picture, i, strip, pixels.get() + (i - next) * in_columns * narrow.pitch);
         for (int64_t i = row; i < last; i++) filter(i, strip, filtered.get() + (i - row) * out_columns * wide.pitch);
       }
       project(picture, row, last, out);
@@ -83,12 +88,14 @@ struct Rows {
       expand(halves, strip, lines[0] + block.border * SIDE, lines[1] + block.border * SIDE);
     for (int64_t i = 0; i < 2; i++) {
       const int64_t channel = (strip + i) * SIDE;
-      const __m512 border = block.expands ? cut(_mm512_loadu_ps(weights.expansion_bias + channel)) : _mm512_setzero_ps();
+      const __m512 border =
+          block.expands ? cut(_mm512_loadu_ps(weights.expansion_bias + channel)) : _mm512_setzero_ps();
       if (!inside(row)) {
         fill(lines[i], block.width + 2 * block.border, border);
         continue;
       }
-      if (!block.expands) copy(numbers(picture, row) + channel, first(block.channels - channel), lines[i] + block.border * SIDE);
+      if (!block.expands)
+        copy(numbers(picture, row) + channel, first(block.channels - channel), lines[i] + block.border * SIDE);
       fill(lines[i], block.border, border);
       fill(lines[i] + (block.border + block.width) * SIDE, block.border, border);
     }
@@ -99,7 +106,8 @@ struct Rows {
   }
 
   void copy(const Number* numbers, __mmask16 there, float* pixel) const {
-    for (int64_t x = 0; x < block.width; x++) _mm512_store_ps(pixel + x * SIDE, load(numbers + x * block.channels, there));
+    for (int64_t x = 0; x < block.width; x++)
+      _mm512_store_ps(pixel + x * SIDE, load(numbers + x * block.channels, there));
   }
 
   void expand(const Half* halves, int64_t strip, float* a, float* b) {
@@ -173,12 +181,14 @@ struct Rows {
           _tile_stored(2, sums[2], 64);
           _tile_stored(3, sums[3], 64);
           const int64_t place = (row * out_width + x) * block.out_channels;
-          finish(sums, block.residual ? picture + place : nullptr, std::min(PANEL, out_width - x), strip * SIDE, out + place);
+          const Number* const added = block.residual ? picture + place : nullptr;
+          finish(sums, added, std::min(PANEL, out_width - x), strip * SIDE, out + place);
         }
     }
   }
 
-  void finish(const float sums[4][SIDE][SIDE], const Number* added, int64_t count, int64_t channel, Number* out) {
+  // 32 channels from `channel` on of `count` pixels.
+  void finish(const float sums[4][SIDE][SIDE], const Number* added, int64_t count, int64_t channel, Number* out) const {
     for (int64_t half = 0; half < 2; half++, channel += SIDE) {
       const __mmask16 there = first(block.out_channels - channel);
       for (int64_t pixel = 0; pixel < count; pixel++) {
@@ -192,9 +202,10 @@ struct Rows {
 };
 
 template <typename Number>
-static void run(const Number* maps, const Weights& weights, Number* out, const Block& block, int threads) {
-  const int64_t rows = up(block.height, block.stride), bands = std::min(rows, up(threads, std::max(block.pictures, int64_t(1))));
-  const int64_t band = up(rows, bands), in_size = block.height * block.width * block.channels;
+static void compute(const Number* maps, const Weights& weights, Number* out, const Block& block, int threads) {
+  const int64_t rows = up(block.height, block.stride);
+  const int64_t bands = std::min(rows, up(threads, std::max(block.pictures, int64_t(1)))), band = up(rows, bands);
+  const int64_t in_size = block.height * block.width * block.channels;
   const int64_t out_size = rows * up(block.width, block.stride) * block.out_channels;
 #pragma omp parallel num_threads(threads)
   {
@@ -208,11 +219,14 @@ static void run(const Number* maps, const Weights& weights, Number* out, const B
   }
 }
 
-extern "C" void inverted_float32(const float* maps, const Weights* weights, float* out, const Block* block, int threads) {
-  run(maps, *weights, out, *block, threads);
+// Maps (N,H,W,C) to maps (N,H/stride,W/stride,out_channels).
+extern "C" void inverted_float32(const float* maps, const Weights* weights, float* out, const Block* block,
+                                 int threads) {
+  compute(maps, *weights, out, *block, threads);
 }
 
-extern "C" void inverted_bfloat16(const Half* maps, const Weights* weights, Half* out, const Block* block, int threads) {
-  run(maps, *weights, out, *block, threads);
+extern "C" void inverted_bfloat16(const Half* maps, const Weights* weights, Half* out, const Block* block,
+                                  int threads) {
+  compute(maps, *weights, out, *block, threads);
 }
 #endif

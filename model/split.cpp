@@ -7,7 +7,8 @@
 struct Convolution {
   int64_t pictures, height, width, channels;  // of what comes in
   int64_t out_height, out_width, out_channels;
-  int64_t kernel_height, kernel_width, stride, dilation, top, left;  // top, left: rows and columns of zeros before the map
+  int64_t kernel_height, kernel_width, stride, dilation;
+  int64_t top, left;  // rows and columns of zeros before the map
 };
 
 #ifdef AMX_IS_THERE
@@ -63,7 +64,9 @@ struct Plan {
   int64_t map_row(const Part& part, int64_t row, int64_t tap) const {
     return (part.row + row) * c.stride + tap * c.dilation - c.top;
   }
-  int64_t read_row(int64_t row, int64_t tap) const { return joined ? row * c.stride + tap * c.dilation : tap * rows + row; }
+  int64_t read_row(int64_t row, int64_t tap) const {
+    return joined ? row * c.stride + tap * c.dilation : tap * rows + row;
+  }
 
   void read(const float* maps, const Part& part, Half* pixels) const {
     const int64_t line = read_columns * pixel.pitch;
@@ -167,7 +170,8 @@ extern "C" void split_convolution(const float* maps, const Half* weights, const 
       for (int64_t i = 0; i < plan.strips; i += 2) {
         const Half *left = weights + i * strip, *right = i + 1 < plan.strips ? left + strip : left;
         for (int64_t row = 0; row < part.rows; row++) {
-          float* line = out + ((part.picture * c.out_height + part.row + row) * c.out_width + part.column) * c.out_channels;
+          const int64_t y = part.picture * c.out_height + part.row + row;
+          float* const line = out + (y * c.out_width + part.column) * c.out_channels;
           for (int64_t column = 0; column < part.columns; column += PANEL) {
             convolve(plan, part, row, column, pixels.get(), left, right, bias + i * SIDE);
             store(line + column * c.out_channels, std::min(PANEL, part.columns - column), i * SIDE, c.out_channels);
