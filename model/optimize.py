@@ -122,21 +122,26 @@ def optimize_for_inference(
 
 def _with_faster_layers(network: nn.Module, amp: torch.dtype | None) -> list[str]:
     """Replaces blocks and convolutions as this processor can; what was done, or why not."""
-    done = []
+    done, amx = [], False
     try:
         amx = amx_is_there() and amp in (None, torch.bfloat16)
         if amx and (blocks := use_fused_blocks(network, amp or torch.float32)):
             done.append(f"{blocks} blocks as one operation each")
-        if blocks := use_strips(network, join_zeros=amp is None):
-            done.append(f"{blocks} blocks in strips")
-        if amp is None:
-            done.append(
-                f"{use_split(network)} convolutions on AMX, numbers in halves" if amx else
-                f"{use_winograd(network)} convolutions by Winograd's method"
-            )
-    except ValueError as reason:  # of a compiler
-        done.append(f"convolutions as they are ({reason})")
-    return done
+    except ValueError as reason:
+        if amp is not None:  # else the convolutions say it
+            done.append(f"no C++ of our own ({reason})")
+    if blocks := use_strips(network, join_zeros=amp is None):
+        done.append(f"{blocks} blocks in strips")
+    return done if amp is not None else [*done, _with_faster_convolutions(network, amx)]
+
+
+def _with_faster_convolutions(network: nn.Module, amx: bool) -> str:
+    try:
+        if amx:
+            return f"{use_split(network)} convolutions on AMX, numbers in halves"
+        return f"{use_winograd(network)} convolutions by Winograd's method"
+    except ValueError as reason:
+        return f"convolutions as they are ({reason})"
 
 
 def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model import build_model, native, optimize, optimize_for_inference, winograd
+from model import build_model, native, optimize, optimize_for_inference, split, winograd
 from model.winograd import WinogradConv2d, use_winograd
 from tests.conftest import in_layouts_and_threads
 
@@ -103,3 +103,22 @@ def test_the_summary_says_what_was_done_and_why_not(monkeypatch, tmp_path):
         with torch.no_grad():
             torch.testing.assert_close(fast(x)["out"], network(x)["out"], rtol=1e-4, atol=1e-5)
     winograd.kernel.cache_clear()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    kernels = native.compiled, split.kernel, winograd.kernel
+    monkeypatch.setenv("CXX", "absent-compiler")
+    for cached in kernels:
+        cached.cache_clear()
+    yield
+    for cached in kernels:
+        cached.cache_clear()
+
+
+def test_without_a_compiler_blocks_are_in_strips_and_the_summary_says_why(no_compiler):
+    network, reason = build_model("sketchfill", 5, "mobilenet_v2").eval(), "cannot run the compiler absent-compiler"
+    plain = optimize_for_inference(network).summary
+    assert "17 blocks in strips" in plain and "convolutions as they are" in plain and plain.count(reason) == 1
+    half = optimize_for_inference(network, torch.bfloat16).summary
+    assert "17 blocks in strips" in half and "no C++ of our own" in half and half.count(reason) == 1
