@@ -30,6 +30,8 @@ def warp(x: torch.Tensor, flow: torch.Tensor, align_corners: bool = True) -> tor
     flow = flow.to(torch.promote_types(x.dtype, torch.float32))
     columns, rows = _axis(width, flow), _axis(height, flow)
     grid = torch.stack([columns + flow[:, 0] / width, rows[:, None] + flow[:, 1] / height], -1)
+    if torch.compiler.is_compiling():  # what F.grid_sample takes on a GPU, cuDNN's, no graph of several sizes can hold
+        return torch.grid_sampler_2d(x.to(grid.dtype), grid, 0, 0, align_corners).to(x.dtype)  # bilinear, zeros
     return F.grid_sample(x.to(grid.dtype), grid, "bilinear", "zeros", align_corners).to(x.dtype)
 
 

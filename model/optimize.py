@@ -35,7 +35,9 @@ class InferenceNetwork(nn.Module):
         self.run = network.coarse if network.gives_coarse else network.forward
         if compile:
             # A graph is recorded for one size; of a network that has seen several, each would be kept.
-            options = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True} if on_gpu else None
+            # PyTorch 2.11 takes every operation for one of several sizes, and records none, unless partitions are off.
+            graphs = ("triton.cudagraphs", "triton.cudagraph_skip_dynamic_graphs")
+            options = {**dict.fromkeys(graphs, True), "graph_partition": False} if on_gpu else None
             self.run = torch.compile(self.run, options=options)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

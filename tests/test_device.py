@@ -135,3 +135,18 @@ def test_predictions_are_counted_where_they_are(copies):
     assert prediction.device == GPU and prediction.dtype == torch.uint8
     with pytest.raises(NEEDS_VALUES):
         confusion.update(prediction, zeros(20, 30, dtype=torch.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name, backbone", NETWORKS, ids=str)
+def test_on_a_gpu_logits_and_gradients_are_those_of_the_cpu(name, backbone, layout):
+    torch.manual_seed(0)
+    network, x, found = build_model(name, CLASSES, backbone).eval(), torch.randn(2, 3, 65, 97), []
+    for device in (torch.device("cpu"), GPU):
+        network.to(device, memory_format=layout).zero_grad()
+        logits = network(x.to(device, memory_format=layout))["out"]
+        logits.square().mean().backward()
+        found.append([logits.detach().cpu(), *(p.grad.cpu() for p in network.parameters() if p.grad is not None)])
+    for expected, value in zip(*found, strict=True):
+        assert (value - expected).norm() <= 0.02 * expected.norm()
