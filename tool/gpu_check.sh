@@ -25,7 +25,6 @@ step() {
 
 step tests pytest -q -m gpu
 step data tool.bench data cityscapes sfnet101 --count 16 --workers 8 --train 40 --json "$folder/data.json"
-step eval tool.bench eval cityscapes sfnet101 --size 1024 2048 --json "$folder/eval.json"
 for experiment in semflow18 sfnet_mobile; do
     step "infer_$experiment" tool.bench infer cityscapes $experiment --size 1024 2048 --grow \
         --json "$folder/infer_$experiment.json"
