@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model.backbone.mobilenet import InvertedResidual
 from model.native import compiled, new_maps
-from model.split import DEPTH, SIDE, amx_is_there, pack
+from model.split import DEPTH, SIDE, pack, require_amx
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -110,9 +110,14 @@ def _empty(x: torch.Tensor, shape: list[int]) -> torch.Tensor:
 
 
 def use_fused_blocks(network: nn.Module, dtype: torch.dtype) -> int:
-    """Replaces the inverted residual blocks of MobileNet-V2 whose norms are folded, in place; how many."""
-    assert amx_is_there()
+    """Replaces the inverted residual blocks of MobileNet-V2 whose norms are folded, in place; how many.
+
+    Raises:
+        ValueError: as `kernel`.
+    """
     found = [name for name, block in network.named_modules() if type(block) is InvertedResidual and _is_folded(block)]
+    if found:
+        kernel()  # here, not in the first forward pass, a compiler may fail
     for name in found:
         network.set_submodule(name, FusedInvertedResidual(network.get_submodule(name), dtype))
     return len(found)
@@ -124,9 +129,8 @@ def _is_folded(block: InvertedResidual) -> bool:
 
 @cache
 def kernel() -> ctypes.CDLL:
-    """The compiled block; ValueError as `native.compiled`, or if the processor has no AMX."""
-    if not amx_is_there():
-        raise ValueError("these blocks were made ready for a processor with AMX, which this one has not")
+    """The compiled block; ValueError as `split.require_amx`."""
+    require_amx()
     library, pointer = compiled(SOURCE), ctypes.c_void_p
     for run in (library.inverted_float32, library.inverted_bfloat16):
         run.argtypes = [pointer, ctypes.POINTER(_Weights), pointer, ctypes.POINTER(_Block), ctypes.c_int]

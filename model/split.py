@@ -107,7 +107,13 @@ def _shape(x, weight, out_channels: int, stride: int, dilation: int, padding: li
 
 def amx_is_there() -> bool:
     """Whether processor, system and compiler have what `use_split` needs; ValueError as `native.compiled`."""
-    return kernel().split_is_possible()
+    return _library().split_is_possible()
+
+
+def require_amx() -> None:
+    """Raises ValueError where there is no AMX, or as `native.compiled`: a package may come from another machine."""
+    if not amx_is_there():
+        raise ValueError("this network was made ready for processors with AMX, which this one lacks; make it anew here")
 
 
 def use_split(network: nn.Module) -> int:
@@ -122,14 +128,20 @@ def _gains(conv: nn.Conv2d) -> bool:
 
 
 @cache
-def kernel() -> ctypes.CDLL:
-    """The compiled convolution; ValueError as `native.compiled`."""
+def _library() -> ctypes.CDLL:
     loaded = compiled(SOURCE)
     loaded.split_is_possible.restype = ctypes.c_bool
-    if loaded.split_is_possible():
-        pointer, limit = ctypes.c_void_p, ctypes.c_float
-        loaded.split_convolution.argtypes = [
-            pointer, pointer, pointer, limit, limit, pointer, ctypes.POINTER(_Convolution), ctypes.c_int
-        ]
-        loaded.split_convolution.restype = None
     return loaded
+
+
+@cache
+def kernel() -> ctypes.CDLL:
+    """The compiled convolution; ValueError as `require_amx`."""
+    require_amx()
+    pointer, limit = ctypes.c_void_p, ctypes.c_float
+    convolution = _library().split_convolution
+    convolution.argtypes = [
+        pointer, pointer, pointer, limit, limit, pointer, ctypes.POINTER(_Convolution), ctypes.c_int
+    ]
+    convolution.restype = None
+    return _library()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model import build_model, inverted, optimize_for_inference
+from model import build_model, inverted, optimize_for_inference, split
 from model.backbone.mobilenet import InvertedResidual
 from model.inverted import FusedInvertedResidual, use_fused_blocks
 from model.optimize import fold_norms
@@ -106,7 +106,8 @@ def test_the_summary_says_it():
     )
 
 
-def test_another_processor_is_told(monkeypatch):
-    monkeypatch.setattr(inverted, "amx_is_there", lambda: False)
-    with pytest.raises(ValueError, match="AMX"):
-        inverted.kernel.__wrapped__()
+@pytest.mark.parametrize("module", [split, inverted])
+def test_another_processor_is_told(monkeypatch, module):
+    monkeypatch.setattr(split, "amx_is_there", lambda: False)
+    with pytest.raises(ValueError, match="made ready for processors with AMX"):
+        module.kernel.__wrapped__()

@@ -107,7 +107,7 @@ def test_the_summary_says_what_was_done_and_why_not(monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_compiler(monkeypatch):
-    kernels = native.compiled, split.kernel, winograd.kernel
+    kernels = native.compiled, split._library, split.kernel, winograd.kernel
     monkeypatch.setenv("CXX", "absent-compiler")
     for cached in kernels:
         cached.cache_clear()
