@@ -167,6 +167,14 @@ static inline void multiply(const Layout<PARTS>& layout, const Half* above, int6
   multiply_loaded();
 }
 
+// The tiles 0 to 3 of 32 pixels: 16 outputs each to `left`, the other 16 to `right`.
+static inline void store_panel(float* left, float* right) {
+  _tile_stored(0, left, 64);
+  _tile_stored(1, right, 64);
+  _tile_stored(2, left + SIDE * SIDE, 64);
+  _tile_stored(3, right + SIDE * SIDE, 64);
+}
+
 // The same 32 numbers for each pixel into the tiles 0 to 3.
 static inline void begin(const float* bias) {
   std::atomic_signal_fence(std::memory_order_seq_cst);  // GCC does not see that tiles are loaded from memory

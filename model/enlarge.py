@@ -37,7 +37,7 @@ def _(logits, height, width):
 
 @cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled function, or None without a compiler, which `summary` of a network optimised in float32 tells."""
+    """The compiled function, or None without a compiler, which `summary` of an optimised network tells."""
     try:
         library = compiled(SOURCE)
     except ValueError:

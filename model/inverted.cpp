@@ -116,10 +116,7 @@ struct Rows {
     for (int64_t x = 0; x < block.width; x += PANEL) {
       begin(weights.expansion_bias + strip * SIDE);
       multiply(narrow, halves + x * narrow.pitch, narrow.pitch, left, right);
-      _tile_stored(0, a + x * SIDE, 64);
-      _tile_stored(1, b + x * SIDE, 64);
-      _tile_stored(2, a + (x + SIDE) * SIDE, 64);
-      _tile_stored(3, b + (x + SIDE) * SIDE, 64);
+      store_panel(a + x * SIDE, b + x * SIDE);
       if (x) cut_panel(a, b, x - PANEL);  // later, as tiles take a while to arrive
     }
     cut_panel(a, b, in_columns - PANEL);
@@ -173,13 +170,10 @@ struct Rows {
       const Half* const right = strip + 1 < out_strips ? left + wide.weights : left;
       for (int64_t row = from; row < to; row++)
         for (int64_t x = 0; x < out_width; x += PANEL) {
-          alignas(64) float sums[4][SIDE][SIDE];
+          alignas(64) float sums[2][PANEL][SIDE];
           begin(weights.projection_bias + strip * SIDE);
           multiply(wide, filtered.get() + ((row - from) * out_columns + x) * wide.pitch, wide.pitch, left, right);
-          _tile_stored(0, sums[0], 64);
-          _tile_stored(1, sums[1], 64);
-          _tile_stored(2, sums[2], 64);
-          _tile_stored(3, sums[3], 64);
+          store_panel(sums[0][0], sums[1][0]);
           const int64_t place = (row * out_width + x) * block.out_channels;
           const Number* const added = block.residual ? picture + place : nullptr;
           finish(sums, added, std::min(PANEL, out_width - x), strip * SIDE, out + place);
@@ -188,12 +182,12 @@ struct Rows {
   }
 
   // 32 channels from `channel` on of `count` pixels.
-  void finish(const float sums[4][SIDE][SIDE], const Number* added, int64_t count, int64_t channel, Number* out) const {
+  void finish(const float sums[2][PANEL][SIDE], const Number* added, int64_t count, int64_t channel, Number* out) const {
     for (int64_t half = 0; half < 2; half++, channel += SIDE) {
       const __mmask16 there = first(block.out_channels - channel);
       for (int64_t pixel = 0; pixel < count; pixel++) {
         const int64_t place = pixel * block.out_channels + channel;
-        __m512 sum = _mm512_load_ps(sums[pixel / SIDE * 2 + half][pixel % SIDE]);
+        __m512 sum = _mm512_load_ps(sums[half][pixel]);
         if (added) sum = _mm512_add_ps(sum, load(added + place, there));
         save(out + place, there, sum);
       }

@@ -117,15 +117,12 @@ static void store(float* out, int64_t count, int64_t channel, int64_t channels) 
     _tile_stored(3, out + channel + SIDE * channels + SIDE, bytes);
     return;
   }
-  alignas(64) float sums[4][SIDE][SIDE];
-  _tile_stored(0, sums[0], 64);
-  _tile_stored(1, sums[1], 64);
-  _tile_stored(2, sums[2], 64);
-  _tile_stored(3, sums[3], 64);
+  alignas(64) float sums[2][PANEL][SIDE];
+  store_panel(sums[0][0], sums[1][0]);
   for (int64_t half = 0; half < 2; half++, channel += SIDE)
     for (int64_t pixel = 0; pixel < count; pixel++)
       _mm512_mask_storeu_ps(out + pixel * channels + channel, first(channels - channel),
-                            _mm512_load_ps(sums[pixel / SIDE * 2 + half][pixel % SIDE]));
+                            _mm512_load_ps(sums[half][pixel]));
 }
 
 struct Limits {
