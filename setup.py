@@ -41,8 +41,8 @@ setup(
     version="0.1.0",
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
-    packages=find_packages(include=["model*", "dataset*", "util*", "tool*", "bench*"]),
-    package_data={"model": ["*.cpp", "*.h"], "util": ["*.cpp"]},
+    packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
+    package_data={"model.inference.cpu": ["*.cpp", "*.h"], "util.score.window": ["*.cpp"]},
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

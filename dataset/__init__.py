@@ -4,7 +4,7 @@ import difflib
 import importlib
 
 from dataset.base import SegDataset
-from dataset.loader import build_eval_loader, build_loader
+from dataset.load.loader import build_eval_loader, build_loader
 
 __all__ = ["DATASETS", "SegDataset", "build_dataset", "build_eval_loader", "build_loader", "dataset_class"]
 

@@ -8,8 +8,8 @@ as i + 1.
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.labelmap import IGNORE
-from dataset.layout import Files, Layout
+from dataset.prepare.layout import Files, Layout
+from dataset.read.labelmap import IGNORE
 
 # The first of the benchmark's synonyms for each class, as the published results name them.
 CLASSES = (

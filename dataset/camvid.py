@@ -9,8 +9,8 @@ unlabelled, not a twelfth class.
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.labelmap import IGNORE
-from dataset.layout import Files, Layout
+from dataset.prepare.layout import Files, Layout
+from dataset.read.labelmap import IGNORE
 
 TABLE = (
     ("sky", (128, 128, 128)),

@@ -9,8 +9,8 @@ name tells which map to use.
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.labelmap import IGNORE, LabelMap
-from dataset.layout import Files, Layout
+from dataset.prepare.layout import Files, Layout
+from dataset.read.labelmap import IGNORE, LabelMap
 
 # Name, id on disk in *_labelIds.png, colour; the position is the training id.
 TABLE = (

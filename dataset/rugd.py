@@ -10,8 +10,8 @@ read too.
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.labelmap import IGNORE
-from dataset.layout import Files, Layout
+from dataset.prepare.layout import Files, Layout
+from dataset.read.labelmap import IGNORE
 
 VOID_COLOR = (0, 0, 0)
 

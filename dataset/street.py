@@ -17,7 +17,7 @@ import numpy as np
 
 from dataset import scene
 from dataset.base import SegDataset
-from dataset.files import read_bytes
+from dataset.read.files import read_bytes
 from dataset.scene import CLASSES, draw_scene, draw_share
 
 __all__ = ["Street", "draw_scene", "prepare"]

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from model.layer import resize
+from model.layer.basic import resize
 
 
 class SegModel(nn.Module):

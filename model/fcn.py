@@ -2,9 +2,9 @@
 
 import torch
 
-from model import build_backbone
+from model.backbone import build_backbone
 from model.base import SegModel
-from model.layer import FCNHead
+from model.layer.basic import FCNHead
 
 
 class FCN(SegModel):

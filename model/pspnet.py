@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from model import build_backbone
+from model.backbone import build_backbone
 from model.base import SegModel
-from model.layer import PPM, FCNHead
+from model.layer.basic import FCNHead
+from model.layer.context import PPM
 
 
 class PSPNet(SegModel):

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from model import build_backbone
+from model.backbone import build_backbone
 from model.base import SegModel
-from model.flow import DualFlowAlign, FlowAlign
-from model.layer import ConvBNReLU, FCNHead, resize
+from model.layer.basic import ConvBNReLU, FCNHead, resize
+from model.layer.flow import DualFlowAlign, FlowAlign
 
 # Cells per side of the pooled maps.
 BINS = {"ppm": (1, 2, 3, 6), "sppm": (1, 2, 4)}
@@ -69,7 +69,7 @@ class SemanticFlow(SegModel):
         context: "ppm" or "sppm", see `PyramidContext`.
         deep_supervision: whether there is a head on each aligned sum, whose outputs "dsn0", "dsn1", ...
             (coarse to fine) are given while training.
-        flow_align_corners: see `model.flow.warp`. True is what the authors' code says. The code of the
+        flow_align_corners: see `model.layer.flow.warp`. True is what the authors' code says. The code of the
             MMSegmentation port says nothing, which is False in the PyTorch versions that it runs on.
         dropout: probability of dropping a channel after the pyramid pooling and in the heads of deep
             supervision.
@@ -108,7 +108,7 @@ class SemanticFlow(SegModel):
         """Flow fields (N,2,h,w) of pictures (N,3,H,W), from coarse to fine, x before y.
 
         Each says, at the size of a level, where the next coarser level is read; for the unit see
-        `model.flow.warp`.
+        `model.layer.flow.warp`.
         """
         return self._aligned(self.forward_features(x))[2]
 
@@ -146,7 +146,7 @@ class SemanticFlowLite(SegModel):
         gate_input: what the gate sees, "pooled" or "features"; see `DualFlowAlign`.
         deep_supervision: whether there is a head on the aligned pair, whose output "dsn0" is given while
             training. The published networks own such a head but never use it, so theirs are trained without.
-        flow_align_corners: see `model.flow.warp`.
+        flow_align_corners: see `model.layer.flow.warp`.
         dropout: probability of dropping a channel after the pyramid pooling and in the head of deep
             supervision.
     """
@@ -187,7 +187,7 @@ class SemanticFlowLite(SegModel):
     def flow_fields(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Flow fields (N,2,h,w) of pictures (N,3,H,W), x before y: of the coarsest and of the finest level.
 
-        Both have the size of the finest level; for the unit see `model.flow.warp`.
+        Both have the size of the finest level; for the unit see `model.layer.flow.warp`.
         """
         return self._aligned(self.forward_features(x))[1]
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from model import build_backbone
+from model.backbone import build_backbone
 from model.base import SegModel
-from model.layer import ASPP, ConvBNReLU, FCNHead, resize
+from model.layer.basic import ConvBNReLU, FCNHead, resize
+from model.layer.context import ASPP
 
 # Inside the decoder the published networks resize with align_corners=False; the final logits with True.
 resize_inside = partial(resize, align_corners=False)

@@ -11,7 +11,7 @@ import yaml
 
 from tests import reliability
 from tests.three_pictures import make_three_pictures
-from util.config import merge
+from util.config.load import merge
 
 CLASSES = ("sky", "grass", "ball")
 COLORS = ((120, 170, 230), (60, 140, 50), (220, 60, 40))
@@ -78,10 +78,10 @@ def free_port() -> int:
 
 def failure(capsys, run, *arguments) -> str:
     """The message of a command, run(*arguments), that fails as a user's mistake does."""
-    from tool import common  # here, since it imports all that a command needs
+    from tool.shared import cli
 
     with pytest.raises(SystemExit) as status:
-        common.command(lambda: run(*arguments))
+        cli.command(lambda: run(*arguments))
     assert status.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1

@@ -1,13 +1,14 @@
 """The keys of published checkpoints, and the networks that they are of."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
+from tests.paths import SHARED
+
+PARITY = SHARED / "parity"
 AS_PUBLISHED = {"context": "ppm"}
 PORT = {"flow_align_corners": False}
 LITE = {"context": "ppm", "gate": True, "gate_input": "pooled"}

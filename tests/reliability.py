@@ -8,7 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DOCS = Path(__file__).parent.parent / "docs"
+from tests.paths import ROOT
+
+DOCS = ROOT / "docs"
 BEGIN, END = "<!-- table: python -m tests.reliability -->", "<!-- end of the table -->"
 
 

@@ -1,4 +1,4 @@
-"""A prediction written out pixel by pixel in float64, the truth for util/predict.py; small networks and pictures."""
+"""A prediction written out pixel by pixel in float64, the truth for util/score/predict.py."""
 
 import math
 

@@ -12,16 +12,16 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dataset import device as device_module
-from dataset.device import DeviceTransform
-from dataset.transform import TrainTransform
+from dataset.augment import device as device_module
+from dataset.augment.device import DeviceTransform
+from dataset.augment.transform import TrainTransform
 from model import build_model
-from util.coarse import GridSums, enlarged
 from util.loss import LOSSES, SegLoss
-from util.maps import Memory, half_pixels
-from util.metric import ConfusionMatrix
-from util.scores import first_argmax
-from util.sums import DeviceScores, Grid
+from util.score.metric import ConfusionMatrix
+from util.score.window.coarse import GridSums, enlarged
+from util.score.window.kernel import first_argmax
+from util.score.window.maps import Memory, half_pixels
+from util.score.window.sums import DeviceScores, Grid
 
 CLASSES, GPU = 5, torch.device("cuda", 0)
 NETWORKS = [("fcn", "resnet18"), ("pspnet", "resnet18"), ("semanticflow", "dfnet_v1"),

@@ -9,8 +9,9 @@ import torch
 import model
 from tests.conftest import make_experiment
 from tests.faults.runs import TOY
-from tests.test_dist import run_processes
+from tests.util.dist.test_dist import run_processes
 from tool import train
+from tool.shared import network
 from util import checkpoint
 
 SCORE = """
@@ -98,7 +99,7 @@ def test_a_process_without_a_labelled_pixel_adds_nothing_with_every_loss():
 def test_steps_whose_gradients_overflow_are_counted(tmp_path, data, monkeypatch):
     """A scale so large that the first steps overflow; the optimiser's own calls are the truth."""
     monkeypatch.setitem(model.MODELS, "toy", "tests.faults.toy.Toy")
-    scaler, build, taken = torch.amp.GradScaler, train.build_optimizer, []
+    scaler, build, taken = torch.amp.GradScaler, network.build_optimizer, []
 
     def counted(*args):
         optimizer = build(*args)
@@ -106,7 +107,7 @@ def test_steps_whose_gradients_overflow_are_counted(tmp_path, data, monkeypatch)
         return optimizer
 
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**22))
-    monkeypatch.setattr(train, "build_optimizer", counted)
+    monkeypatch.setattr(network, "build_optimizer", counted)
     experiment = make_experiment(tmp_path, data, model=TOY, train={"amp": "fp16", "epochs": 3, "log_every": 3},
                                  optim={"name": "adamw"})
     assert train.main(["--config", str(experiment), "--exp", str(tmp_path / "run")]) == 0

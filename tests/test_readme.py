@@ -6,17 +6,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from dataset.street import prepare
 from tests.conftest import make_data
-from tool import common, config_doc, launch
+from tests.paths import ROOT
+from tool import launch
+from tool.doc import config as config_doc
 from tool.prepare import main as prepare_main
+from tool.shared.experiment import load_experiment
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", README, re.S | re.M)
 COMMANDS = [
@@ -26,7 +27,7 @@ COMMANDS = [
 LAUNCHED = [c for c in COMMANDS if "tool/train.sh" in c or "tool/test.sh" in c]
 # What runs elsewhere: the whole quickstart below, the checks are this suite, the older YAML in test_launch,
 # import, demo, packing and bench in tests of their own.
-ELSEWHERE = ("tool.prepare pack cityscapes", "tool.bench data cityscapes",
+ELSEWHERE = ("tool.pack cityscapes", "tool.bench data cityscapes",
              "sh tool/quickstart.sh", "sh tool/check.sh", "sh tool/gpu_check.sh", "my_old.yaml",
              "--checkpoint train_epoch_200.pth",
              "tool.import_weights train_epoch_200.pth", "tool.demo photo.jpg", "python -m tool.status",
@@ -45,7 +46,7 @@ def test_launched_experiments_exist_and_their_overrides_are_valid(command):
     dataset, experiment, *overrides = words[2:]
     if dataset == "mine":  # the experiment that the README writes, tested below
         return
-    common.load_experiment(str(launch.find_experiment(dataset, experiment)), overrides)
+    load_experiment(str(launch.find_experiment(dataset, experiment)), overrides)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in LAUNCHED])
@@ -89,7 +90,8 @@ def test_quickstart_in_a_copy_of_the_project(tmp_path):
     for folder in ("config", "model", "dataset", "util", "tool"):
         shutil.copytree(ROOT / folder, copy / folder,
                         ignore=lambda d, names: [n for n in names if d == str(ROOT / "dataset")
-                                                 and (ROOT / "dataset" / n).is_dir() and n != "scene"])
+                                                 and (ROOT / "dataset" / n).is_dir()
+                                                 and not (ROOT / "dataset" / n / "__init__.py").is_file()])
     prepare(copy / "dataset" / "street", size=(96, 128), train=16, val=4)
     small = ["data.crop=[64,96]", "train.epochs=1", "train.batch_size=8", "optim.warmup_iters=0"]
     env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}

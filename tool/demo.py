@@ -17,27 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset.image import read_image
-from tool import common
+from dataset.read.image import read_image
+from tool.shared import cli
+from tool.shared.network import rebuild
 from util import checkpoint, dist
-from util.log import log, open_log
-from util.panels import (
-    enlarge,
-    feature_colors,
-    flow_colors,
-    heat,
-    legend,
-    panel_size,
-    scale_bar,
-    titled_row,
-    wheel,
+from util.config.schema import IMAGENET_MEAN, IMAGENET_STD
+from util.record.log import log, open_log
+from util.report.panels import (
+    sheet,
 )
-from util.predict import Predictor
-from util.schema import IMAGENET_MEAN, IMAGENET_STD
-from util.visual import triptych
+from util.report.visual import triptych
+from util.score.predict import Predictor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-SMALLEST_PANEL, LARGEST_PANEL = 800, 1600  # width of photo and prediction on a sheet of --flow, pixels
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,7 +120,7 @@ def load_state(file: str) -> dict:
 def build_predictor(state: dict, file: str, device: torch.device) -> Predictor:
     """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
     spec, data = state["spec"], state.get("config", {}).get("data", {})
-    model = common.rebuild(state, file)
+    model = rebuild(state, file)
     mean, std = data.get("mean", IMAGENET_MEAN), data.get("std", IMAGENET_STD)
     return Predictor(model.eval(), spec["num_classes"], mean, std, device=device)
 
@@ -187,70 +179,5 @@ def look_inside(predictor: Predictor, image: torch.Tensor) -> dict[str, list]:
         return {name: [value[0].float().cpu().numpy() for value in values] for name, values in maps.items()}
 
 
-def sheet(
-    image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: list[str], maps: dict
-) -> np.ndarray:
-    """Photo | prediction with the classes' names, and below what goes on inside the network."""
-    panel = int(np.clip(image.shape[1], SMALLEST_PANEL, LARGEST_PANEL))
-    size = panel, max(round(panel * image.shape[0] / image.shape[1]), 1)
-    smooth = cv2.INTER_AREA if panel < image.shape[1] else cv2.INTER_CUBIC
-    photo = cv2.resize(image, size, interpolation=smooth)
-    classes = cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST)
-    top = triptych(photo, None, classes, colors, names)
-    below = gate_rows if "gate" in maps else flow_rows
-    return np.vstack([top, *below(maps, image.shape[:2], top.shape[1])])
-
-
-def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """The flow fields side by side, and their legend; picture: its height and width."""
-    (kind, fields), = maps.items()
-    fields = [in_pixels(flow, picture) for flow in fields]
-    names = {
-        "flow": [f"flow at stride {stride_of(flow, picture)}" for flow in fields],
-        "dual flow": ["flow of the coarse map", "flow of the fine map"],
-    }
-    size = panel_size(picture[0] / picture[1], len(fields), width)
-    panels = []
-    for name, flow in zip(names[kind], fields, strict=True):
-        longest = float(np.percentile(np.hypot(*flow), 99))
-        title = f"{name}, full colour: {longest:.1f} pixels"
-        panels.append((title, flow_colors(enlarge(flow, size), longest)))
-    lines = (
-        "Semantic flow: where, seen from each pixel, the map is read that is aligned there.",
-        "Hue is the direction, saturation the length; white: read in place.",
-        "Full colour is the length, in pixels of the picture, that 99 % of a field's vectors stay below.",
-    )
-    return [titled_row(panels, width), legend(wheel(round(width * 0.07)), lines, width)]
-
-
-def stride_of(maps: np.ndarray, picture: tuple[int, int]) -> int:
-    """Pixels of the picture (height, width) to a cell of (C, h, w), a power of two: sizes are rounded up."""
-    return 2 ** round(np.log2(max(picture) / max(maps.shape[1:])))
-
-
-def in_pixels(flow: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
-    """A field (2, h, w) in pixels of the picture: one is half a cell of the field (see `model.flow.warp`)."""
-    height, width = flow.shape[1:]
-    return flow * np.array([picture[1] / (2 * width), picture[0] / (2 * height)], np.float32)[:, None, None]
-
-
-def gate_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """The sketch and the gates side by side, and their legend; picture: its height and width."""
-    size = panel_size(picture[0] / picture[1], 1 + len(maps["gate"]), width)
-    components = enlarge(feature_colors(maps["sketch"][0]), size)
-    panels = [("sketch", np.round(255 * components).astype(np.uint8).transpose(1, 2, 0))]
-    for gate in maps["gate"]:
-        mean = gate.mean(0)
-        low, high = np.percentile(mean, (1, 99))
-        title = f"gate at stride {stride_of(gate, picture)}: {low:.2f} to {high:.2f}"
-        panels.append((title, heat(enlarge(mean[None], size)[0], low, high)))
-    lines = (
-        "Sketch: output of ASPP, three principal components as red, green, blue; like colours, like context.",
-        "Gate: mean over the channels, dark is low, bright is high; 0 keeps detail out, 1 lets it in.",
-    )
-    bar = scale_bar(round(width * 0.12), round(width * 0.014))
-    return [titled_row(panels, width), legend(bar, lines, width)]
-
-
 if __name__ == "__main__":
-    common.command(main)
+    cli.command(main)

@@ -17,11 +17,12 @@ from torch import nn
 
 from dataset import DATASETS, dataset_class
 from model import build_model
-from model.published import LoadReport, Recognised, load_published, recognise_family
-from tool import common
+from model.published.load import LoadReport, Recognised, load_published, recognise_family
+from tool.shared import cli
 from util import checkpoint
-from util.config import check_config, parse_yaml, read_experiment
-from util.log import log, open_log
+from util.config.load import check_config, parse_yaml, read_experiment
+from util.record.files import sha256
+from util.record.log import log, open_log
 
 # The published networks' data sets by number of classes.
 PUBLISHED_ON = {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     found, model, report = build(state, source, dict(read_option(pair) for pair in args.options))
     facts = dataset_facts(args.dataset, found.num_classes)
     origin = {
-        "file": source.name, "sha256": checkpoint.sha256(source), "family": found.family,
+        "file": source.name, "sha256": sha256(source), "family": found.family,
         **training_facts(state),
     }
     write(out, model, facts, origin)
@@ -174,4 +175,4 @@ def scoring_command(dataset: str, found: Recognised, out: Path, root: Path = Pat
 
 
 if __name__ == "__main__":
-    common.command(main)
+    cli.command(main)

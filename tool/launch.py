@@ -15,37 +15,16 @@
 """
 
 import argparse
-import difflib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-from tool import common
-from util import agent, signals
-from util.log import cores
-
-
-def find_experiment(dataset: str, experiment: str, root: Path = Path("config")) -> Path:
-    """The YAML file of an experiment.
-
-    Raises:
-        ValueError: there is none; lists those that exist.
-    """
-    path = root / dataset / f"{dataset}_{experiment}.yaml"
-    if path.is_file():
-        return path
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    if dataset not in folders:
-        near = difflib.get_close_matches(dataset, folders, 1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"no experiments for data set '{dataset}'{hint} There are: {', '.join(folders) or 'none'}")
-    names = sorted(p.stem.removeprefix(f"{dataset}_") for p in (root / dataset).glob("*.yaml"))
-    near = difflib.get_close_matches(experiment, names, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"no experiment '{experiment}' for {dataset}{hint} There are: {', '.join(names)}")
+from tool.shared import cli
+from tool.shared.experiment import find_experiment, load_experiment
+from util.dist import agent, signals
+from util.record.machine import cores
 
 
 def processes() -> int:
@@ -106,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     args = args.parse_intermixed_args(argv)
     path = find_experiment(args.dataset, args.experiment)
     # a mistake is told once, not by every process
-    config, _ = common.load_experiment(str(path), args.overrides, args.exp)
+    config, _ = load_experiment(str(path), args.overrides, args.exp)
     count = processes()
     again = restarts(count, config.train.resume)
     arguments = ["--config", str(path), *(["--exp", args.exp] if args.exp else []), *args.overrides]
@@ -119,4 +98,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    common.command(main)
+    cli.command(main)

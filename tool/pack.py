@@ -1,9 +1,9 @@
-"""`python -m tool.prepare pack`: the decoded pictures and training ids of a data set in one file a split.
+"""Packs the decoded pictures and training ids of a data set into one file a split.
 
-    python -m tool.prepare pack cityscapes --root /data/cityscapes
-    python -m tool.prepare pack cityscapes --root /data/cityscapes --split train --codec lz4 --out /ssd/cityscapes
-    python -m tool.prepare pack --config config/mine/mine_fcn18.yaml      # your own data, as the experiment has it
-    python -m tool.prepare pack cityscapes --root /data/cityscapes --verify
+    python -m tool.pack cityscapes --root /data/cityscapes
+    python -m tool.pack cityscapes --root /data/cityscapes --split train --codec lz4 --out /ssd/cityscapes
+    python -m tool.pack --config config/mine/mine_fcn18.yaml      # your own data, as the experiment has it
+    python -m tool.pack cityscapes --root /data/cityscapes --verify
 
 Training reads them with data.packed=FOLDER (the folder of --out, or DIR/packed; data.packed=auto finds the latter).
 A killed packing goes on with the same command. The files of the data set must stay: they are not read in training,
@@ -18,25 +18,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset import build_dataset, packed
-from dataset.check import check_dataset
-from dataset.pack import pack
-from util.config import load_config
+from dataset import build_dataset
+from dataset.prepare.check import check_dataset
+from dataset.prepare.pack import pack
+from dataset.read import packed
+from util.config.load import load_config
 
 SPLITS = ("train", "val", "test")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 2 after a message about what is missing or wrong."""
     args = _parse(argv)
     try:
         for split in args.split or _splits_with_list(args):
             print(_verify(args, split) if args.verify else _pack(args, split), flush=True)
     except (ValueError, OSError) as error:
-        print(f"prepare pack: {error}", file=sys.stderr)
+        print(f"tool.pack: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prepare pack: interrupted; the same command goes on behind what is written", file=sys.stderr)
+        print("tool.pack: interrupted; the same command goes on behind what is written", file=sys.stderr)
         return 130
     return 0
 
@@ -87,8 +88,8 @@ def _splits_with_list(args: argparse.Namespace) -> list[str]:
     return splits
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tool.prepare pack", description=__doc__,
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tool.pack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", help="a known data set, with its lists in --root")
     parser.add_argument("--root", metavar="DIR", help="folder of the data set")
@@ -107,3 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         except ValueError as error:
             parser.error(str(error))
     return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,6 @@
     python -m tool.prepare cityscapes --root /data/cityscapes
     python -m tool.prepare camvid --root /data/camvid --out lists/camvid     # where the root is read-only
     python -m tool.prepare street --root data/street                         # draws the pictures, no download
-    python -m tool.prepare pack cityscapes --root /data/cityscapes           # decoded once, for faster training
 
 The lists are `train.txt`, `val.txt` and `test.txt` in the root, which is where training looks for them. An
 existing list with other contents is kept unless --force is given.
@@ -11,13 +10,13 @@ existing list with other contents is kept unless --force is given.
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
 from dataset import DATASETS, dataset_class
-from dataset.layout import Layout, MissingFiles, collect
-from tool import pack
-from util.files import replacing
+from dataset.prepare.layout import Layout, MissingFiles, collect
+from util.record.files import replacing
 
 Pairs = list[tuple[str, str | None]]
 
@@ -25,8 +24,8 @@ Pairs = list[tuple[str, str | None]]
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 2 after a one-line message about what is missing."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["pack"]:
-        return pack.main(argv[1:])
+    if argv[:1] == ["pack"]:  # its older name
+        os.execv(sys.executable, [sys.executable, "-m", "tool.pack", *argv[1:]])
     arguments = _parse(argv)
     try:
         lines = prepare(arguments.dataset, Path(arguments.root).expanduser(),

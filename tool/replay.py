@@ -1,23 +1,39 @@
 """Runs the steps before a loss that was not finite again, and says where the first such number came up.
 
-Called by `python -m tool.train --replay FILE`; FILE is what the run left in its folder's replay/. The steps begin with
-the checkpoint beside FILE, or with the initial weights, and every number is looked at on the way. Nothing of the run's
-folder is changed but replay.log.
+    python -m tool.replay exp/street/sfnet_mobile/replay/step_00000123.json [section.key=value ...]
+
+The run left that file. The steps begin with the checkpoint beside it, or with the initial weights, and every number is
+looked at on the way. Nothing of the run's folder is changed but replay.log.
 """
 
+import argparse
 import math
 from pathlib import Path
 
 import torch
 
-from tool import common, train
+from tool.shared import cli
+from tool.shared.data import batches_on_device, build_batches, build_data, data_of
+from tool.shared.experiment import RunPaths
+from tool.shared.network import build_training, make_deterministic
 from util import dist
-from util.config import apply_overrides, check_config
-from util.log import log, open_log
-from util.loop import Training, optimizer_step, to_device
-from util.prefetch import Prefetch
-from util.replay import FirstNotFinite, Record, any_process, bad_parameters, read_record, span
-from util.resume import restore
+from util.config.load import apply_overrides, check_config
+from util.record.log import log, open_log
+from util.train.loop import Training, optimizer_step, to_device
+from util.train.prefetch import Prefetch
+from util.train.replay import FirstNotFinite, Record, any_process, bad_parameters, read_record, span
+from util.train.resume import restore
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tool.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("record", metavar="FILE", help="what a run left that stopped at a loss that is not finite")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes that are tried out")
+    args = parser.parse_intermixed_args(argv)
+    open_log(None)
+    return replay(args.record, args.overrides)
 
 
 def replay(file: str, overrides: list[str]) -> int:
@@ -30,19 +46,19 @@ def replay(file: str, overrides: list[str]) -> int:
     record, path = read_record(file), Path(file)
     always = ["train.compile=false", "train.resume=force"]  # hooks see no compiled layer; a change may be tried out
     config = check_config(apply_overrides(record.config, [*always, *overrides]), file)
-    run = common.RunPaths(path.parent.parent, path.parent)
-    device = dist.init(common.lost)
+    run = RunPaths(path.parent.parent, path.parent)
+    device = dist.init(cli.lost)
     open_log(run.folder / "replay.log")
     if dist.world_size() != len(record.ranks):
         log.info("the run had %d processes, this is %d: sums are rounded otherwise", len(record.ranks),
                  dist.world_size())
-    train_set, val_set = train.build_data(config, run)
-    train.make_deterministic(config)
-    training = train.build_training(config, train_set, device)
+    train_set, val_set = build_data(config, run)
+    make_deterministic(config)
+    training = build_training(config, train_set, device)
     if record.checkpoint:
-        restore(training, path.parent / record.checkpoint, train.data_of(train_set, val_set))
+        restore(training, path.parent / record.checkpoint, data_of(train_set, val_set))
     log.info("replaying steps %d to %d of %s", training.step, record.step, run.folder)
-    run_steps(training, train.batches_on_device(training, train.build_batches(training, train_set, run)), record)
+    run_steps(training, batches_on_device(training, build_batches(training, train_set, run)), record)
     log.info("not reproduced: every loss up to step %d is finite", record.step)
     return 0
 
@@ -95,3 +111,7 @@ def samples(parts: list[dict]) -> list[str]:
             classes = torch.unique(label).tolist()
             lines.append(f"{name}: values {span(image)}, classes {classes}")
     return lines
+
+
+if __name__ == "__main__":
+    cli.command(main)

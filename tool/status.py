@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from tool import common
-from util import status
-from util.log import duration
+from tool.shared import cli
+from util.record import status
+from util.train.progress import duration
 
 HEAD = ("run", "state", "step", "loss", "best", "pictures/s", "checkpoint", "heard of", "error")
 
@@ -77,4 +77,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 if __name__ == "__main__":
-    common.command(main)
+    cli.command(main)

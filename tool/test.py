@@ -12,31 +12,34 @@ from pathlib import Path
 import cv2
 
 from dataset import build_eval_loader
-from model import optimize_for_inference
-from tool import common
+from model.inference.optimize import optimize_for_inference
+from tool.shared import cli
+from tool.shared.data import dataset_of, loader_workers
+from tool.shared.experiment import RunPaths, load_experiment
+from tool.shared.network import build_predictor, load_network
 from util import dist
-from util.evaluate import Timing, compare, evaluate, shard
-from util.log import log, open_log
-from util.loop import AMP_TYPES
-from util.memory import keep_memory
-from util.metric import ConfusionMatrix
-from util.predict import WINDOWS, Predictor, protocol_settings
-from util.result import PredictionWriter, score_predictions, write_results, write_submission
-from util.schema import Config
-from util.visual import triptych
+from util.config.schema import Config
+from util.record.log import log, open_log
+from util.record.memory import keep_memory
+from util.report.result import PredictionWriter, score_predictions, write_results, write_submission
+from util.report.visual import triptych
+from util.score.evaluate import Timing, compare, evaluate, shard
+from util.score.metric import ConfusionMatrix
+from util.score.predict import WINDOWS
+from util.train.loop import AMP_TYPES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = common.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
     args = parser.parse_intermixed_args(argv)
     open_log(None)
-    config, run = common.load_experiment(args.config, args.overrides, args.exp)
-    device = dist.init(common.lost)
+    config, run = load_experiment(args.config, args.overrides, args.exp)
+    device = dist.init(cli.lost)
     open_log(run.folder / "test.log")
     if device.type == "cpu" and config.test.keep_memory:
         keep_memory()
-    data = common.dataset_of(config, config.test.split)
+    data = dataset_of(config, config.test.split)
     indices = selection(config, len(data))
     labelled = all(data.samples[i][1] is not None for i in indices)
     confusion = ConfusionMatrix(len(data.classes), data.ignore_label, device) if labelled else None
@@ -44,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         score_existing(config, run, data, indices, confusion)
         return 0
     file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
-    model = common.load_network(file, config, len(data.classes)).to(device)
+    model = load_network(file, config, len(data.classes)).to(device)
     if config.test.optimize != "none":
         model = optimize_for_inference(model, AMP_TYPES[config.test.amp], config.test.optimize == "compile")
         log.info("network: %s", model.summary)
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
     record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
-    samples = build_eval_loader(data, mine, common.loader_workers(config), config.data.loader)
+    samples = build_eval_loader(data, mine, loader_workers(config), config.data.loader)
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
     protocol = predictor.describe()
@@ -67,7 +70,7 @@ def compare_ways(config: Config, model, data, indices, device) -> dict:
     """What windows fast changes, on the first pictures of the selection; on all processes."""
     chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
     fast, exact = (build_predictor(config, model, len(data.classes), device, windows) for windows in WINDOWS[::-1])
-    samples = build_eval_loader(data, chosen, common.loader_workers(config), config.data.loader)
+    samples = build_eval_loader(data, chosen, loader_workers(config), config.data.loader)
     found = compare(fast, exact, samples, len(data.classes), data.ignore_label)
     log.info("windows fast against exact: %s", found)
     return found
@@ -85,7 +88,7 @@ def selection(config: Config, count: int) -> range:
     return range(start, min(start + step, count) if step else count)
 
 
-def find_checkpoint(given: Path | None, config: Config, run: common.RunPaths) -> Path:
+def find_checkpoint(given: Path | None, config: Config, run: RunPaths) -> Path:
     """The file to score: the one given, the one an old YAML names, or the run's last or best.
 
     Raises:
@@ -103,20 +106,6 @@ def find_checkpoint(given: Path | None, config: Config, run: common.RunPaths) ->
     raise FileNotFoundError(
         f"{run.checkpoint or own}: no such checkpoint. Train first (sh tool/train.sh ...), or name a file: "
         "python -m tool.test --config ... --checkpoint FILE"
-    )
-
-
-def build_predictor(config: Config, model, num_classes: int, device, windows: str | None = None) -> Predictor:
-    """The predictor of the experiment's protocol, its single keys put over the preset; windows: instead of its own."""
-    test, data = config.test, config.data
-    settings = protocol_settings(
-        test.protocol, data.crop, scales=test.scales, flip=test.flip, window=test.window,
-        stride_rate=test.stride_rate, base_size=test.base_size,
-    )
-    return Predictor(
-        model, num_classes, data.mean, data.std, **settings, window_batch=test.window_batch,
-        amp=AMP_TYPES[test.amp], device=device, channels_last=config.train.channels_last,
-        windows=windows or test.windows,
     )
 
 
@@ -164,7 +153,7 @@ def read_gray(folder: Path, name: str):
     return cv2.imread(str(folder / "gray" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
 
 
-def score_existing(config: Config, run: common.RunPaths, data, indices, confusion) -> None:
+def score_existing(config: Config, run: RunPaths, data, indices, confusion) -> None:
     """Scores the predictions that lie in result/gray already; rank 0 alone.
 
     Raises:
@@ -174,7 +163,7 @@ def score_existing(config: Config, run: common.RunPaths, data, indices, confusio
         raise ValueError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
     if not dist.is_main():
         return
-    samples = build_eval_loader(data, indices, common.loader_workers(config), config.data.loader)
+    samples = build_eval_loader(data, indices, loader_workers(config), config.data.loader)
     labels = ((sample["name"], sample["label"]) for sample in samples)
     number = score_predictions(run.result, labels, confusion)
     timing = Timing(number, float("nan"), float("nan"))
@@ -182,4 +171,4 @@ def score_existing(config: Config, run: common.RunPaths, data, indices, confusio
 
 
 if __name__ == "__main__":
-    common.command(main)
+    cli.command(main)

@@ -6,17 +6,7 @@ import cv2
 import numpy as np
 
 from dataset.scene.building import WALLS
-from dataset.scene.canvas import (
-    BUILDING,
-    ROAD,
-    SUPERSAMPLING,
-    VEGETATION,
-    Camera,
-    Canvas,
-    jitter,
-    pick,
-    sample_tile,
-)
+from dataset.scene.canvas import BUILDING, ROAD, SUPERSAMPLING, VEGETATION, Camera, Canvas, jitter, pick, sample_tile
 from dataset.scene.plan import ASPHALT, GROUND, IRON, JOINT, KERB, PATCH, PAVING, WHITE, YELLOW, Plan
 
 

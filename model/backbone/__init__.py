@@ -1,1 +1,49 @@
 """Feature extractors: (N,3,H,W) to a list of maps from fine to coarse, with `channels` and `strides`."""
+
+from functools import partial
+
+from torch import nn
+
+from model.table import complete, load, plain, resolve
+
+BACKBONES = {
+    "resnet18": "model.backbone.resnet.resnet18",
+    "resnet34": "model.backbone.resnet.resnet34",
+    "resnet50": "model.backbone.resnet.resnet50",
+    "resnet101": "model.backbone.resnet.resnet101",
+    "resnet152": "model.backbone.resnet.resnet152",
+    "mobilenet_v2": "model.backbone.mobilenet.MobileNetV2",
+    "dfnet_v1": "model.backbone.dfnet.dfnet_v1",
+    "dfnet_v2": "model.backbone.dfnet.dfnet_v2",
+    "stdc1": "model.backbone.stdc.stdc1",
+    "stdc2": "model.backbone.stdc.stdc2",
+    "torchvision/resnet18": "model.backbone.torchvision.resnet18",
+    "torchvision/resnet34": "model.backbone.torchvision.resnet34",
+    "torchvision/resnet50": "model.backbone.torchvision.resnet50",
+    "torchvision/resnet101": "model.backbone.torchvision.resnet101",
+    "torchvision/resnet152": "model.backbone.torchvision.resnet152",
+}
+
+# "timm/<name>" is not listed one by one: the names are timm's.
+TIMM_PREFIX, TIMM_BACKBONE = "timm/", "model.backbone.timm.TimmBackbone"
+
+
+def build_backbone(name: str, output_stride: int = 32, **options: object) -> nn.Module:
+    """Build a feature extractor with freshly initialised weights.
+
+    It maps (N,3,H,W) to a list of feature maps from fine to coarse, and says their widths in `channels` and
+    their strides in `strides`. `output_stride` is the stride of the coarsest map where the network can be
+    dilated.
+
+    Raises:
+        ValueError: for an unknown name or option (with the nearest known one) or an output stride it cannot
+            have.
+    """
+    if name.startswith(TIMM_PREFIX):
+        builder = partial(load(TIMM_BACKBONE), name.removeprefix(TIMM_PREFIX))
+    else:
+        builder = resolve("backbone", name, BACKBONES, (f"{TIMM_PREFIX}<name>",))
+    options = complete("backbone", name, builder, {"output_stride": output_stride, **options})
+    backbone = builder(**options)
+    backbone.spec = {"name": name, "options": plain(options)}
+    return backbone

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model.backbone.resnet import BasicBlock
-from model.layer import ConvBNReLU, init_weights
+from model.layer.basic import ConvBNReLU, init_weights
 
 # Channels, blocks and stride of the stages after the stem, which has stride 4.
 STAGES_V1 = ((64, 3, 2), (128, 3, 2), (256, 3, 2), (512, 1, 1))

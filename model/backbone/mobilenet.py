@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.layer import ConvBNReLU, init_weights
+from model.layer.basic import ConvBNReLU, init_weights
 
 # Expansion, channels, blocks, stride of each group (Sandler et al., table 2).
 GROUPS = (

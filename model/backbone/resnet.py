@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from model.layer import ConvBNReLU, init_weights
+from model.layer.basic import ConvBNReLU, init_weights
 
 # Stride and dilation of the four stages for every output stride.
 STAGES = {

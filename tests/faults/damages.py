@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from util import checkpoint, files
+from util import checkpoint
+from util.record import files
 
 
 def truncate(share: float, path: Path, notes: Path) -> None:

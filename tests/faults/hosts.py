@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.paths import ROOT
+
 ADDRESS = "10.77.{net}.{host}"
 LIMIT = 240.0  # seconds after which a run counts as hanging
 TIMES = {"PEER_TIMEOUT": "8", "DIST_TIMEOUT": "60", "JOIN_TIMEOUT": "25", "STOP_TIMEOUT": "60"}

@@ -90,12 +90,13 @@ def _train(arguments: list[str], rank: int, world: int, port: str, output: str, 
                       LOCAL_WORLD_SIZE=str(world), MASTER_PORT=port)
     torch.set_num_threads(1)
     import model
-    from tool import common, train
+    from tool import train
+    from tool.shared import cli
 
     model.MODELS["toy"] = "tests.faults.toy.Toy"
     if before is not None:
         before(rank)
-    common.command(lambda: train.main(arguments))
+    cli.command(lambda: train.main(arguments))
 
 
 def final(folder: Path) -> dict:

@@ -27,14 +27,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset import street
-from dataset.base import SegDataset, read_list
-from dataset.check import check_dataset
-from dataset.image import PNG_SIGNATURE, read_header, read_image, read_label
-from dataset.pack import pack
-from dataset.packed import Packed
-from dataset.uniform import find_points
-from util import checkpoint, legacy, store
-from util.config import apply_overrides, check_config, read_experiment, read_yaml
+from dataset.base import SegDataset
+from dataset.load.uniform import find_points
+from dataset.prepare.check import check_dataset
+from dataset.prepare.pack import pack
+from dataset.read.image import PNG_SIGNATURE, read_header, read_image, read_label
+from dataset.read.listfile import read_list
+from dataset.read.packed import Packed
+from util import checkpoint
+from util.checkpoint import store
+from util.config import legacy
+from util.config.load import apply_overrides, check_config, read_experiment, read_yaml
 
 HANG = 60  # seconds for one input, on a busy machine
 MEMORY = 1 << 30  # bytes that the resident memory may grow by
@@ -274,7 +277,7 @@ def stamps() -> list[bytes]:
 
 
 def read_stamp(path: Path):
-    from dataset.check import fingerprint
+    from dataset.read.identity import fingerprint
 
     folder = path.parent / "set"
     folder.mkdir(exist_ok=True)
@@ -301,7 +304,7 @@ def read_points(path: Path):
 
 
 def read_remembered_points(path: Path):
-    from dataset.uniform import _read
+    from dataset.load.uniform import _read
 
     table = _read(path, "k", 1)
     assert table is None or (table.dtype == np.int32 and table[:, 1].max() == 0)

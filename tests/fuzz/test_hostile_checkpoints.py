@@ -13,7 +13,7 @@ import torch
 
 from model import build_model
 from tests.fuzz import hostile
-from tool import common
+from tool.shared.network import rebuild
 from util import checkpoint
 
 
@@ -221,12 +221,12 @@ def test_what_trainers_save_is_read(tmp_path):
 def test_a_checkpoint_of_ours_that_contradicts_itself_is_refused(tmp_path, small_network, change, reason):
     state = {"model": small_network.state_dict(), "spec": dict(small_network.spec), "classes": ["a", "b", "c"],
              "colors": [[0, 0, 0]] * 3, "config": {}}
-    assert common.rebuild(state, "x.pth") is not None
+    assert rebuild(state, "x.pth") is not None
     for key, value in change.items():
         (state if key in state else state["spec"])[key] = value
     checkpoint.save(tmp_path / "bad.pth", state)
     with hostile.bounded(), pytest.raises(ValueError, match=f"bad.pth.*{reason}"):
-        common.rebuild(checkpoint.load(tmp_path / "bad.pth"), tmp_path / "bad.pth")
+        rebuild(checkpoint.load(tmp_path / "bad.pth"), tmp_path / "bad.pth")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import image as reading
-from dataset.image import read_header, read_image, read_label
+from dataset.read import image as reading
+from dataset.read.image import read_header, read_image, read_label
 from tests.fuzz import hostile
 
 READERS = (read_image, read_label, read_header)

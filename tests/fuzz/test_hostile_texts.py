@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
-from dataset.base import SegDataset, read_list, unique_names
+from dataset.base import SegDataset
+from dataset.read.listfile import read_list, unique_names
 from tests.fuzz import hostile
-from util.config import ConfigError, apply_overrides, check_config, load_config, read_experiment
-from util.result import PredictionWriter, write_submission
-from util.yamltext import parse_yaml
+from util.config.load import ConfigError, apply_overrides, check_config, load_config, read_experiment
+from util.config.yamltext import parse_yaml
+from util.report.result import PredictionWriter, write_submission
 
 
 @pytest.mark.parametrize("content, reason", [

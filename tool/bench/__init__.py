@@ -17,7 +17,7 @@ the network against the ways of older repositories. `train` runs the training st
 import argparse
 
 from tool.bench import data, evaluate, infer, params, train
-from util.log import open_log
+from util.record.log import open_log
 
 COMMANDS = (data, evaluate, infer, params, train)
 

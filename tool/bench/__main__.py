@@ -1,6 +1,6 @@
 """python -m tool.bench"""
 
-from tool import common
 from tool.bench import main
+from tool.shared import cli
 
-common.command(main)
+cli.command(main)

@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bench import data_pil, data_semseg, data_sfsegnets
-from dataset import build_dataset, build_loader, image, packed
-from dataset.cache import MemoryCache
-from dataset.device import DeviceTransform
-from dataset.pack import pack
-from dataset.transform import TrainTransform
+from dataset import build_dataset, build_loader
+from dataset.augment.device import DeviceTransform
+from dataset.augment.transform import TrainTransform
+from dataset.prepare.pack import pack
+from dataset.read import image, packed
+from dataset.read.cache import MemoryCache
 from tool.bench import data_memory, data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
+from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
 from tool.bench.report import Report, Table
-from util.schema import Config
-from util.timing import alternate, peak_memory_added, summarise
+from tool.bench.timing import alternate, peak_memory_added, summarise
+from util.config.schema import Config
 
 BASELINES = ("semseg", "sfsegnets", "pil")
 WARM_BATCHES = 3

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch.utils._pytree import tree_leaves
 
-from dataset.loader import threads_ahead, worker_kind
+from dataset.load.loader import threads_ahead, worker_kind
 from tool.bench.report import aligned, shown
-from util.memory import return_memory
-from util.timing import in_own_process
+from tool.bench.timing import in_own_process
+from util.record.memory import return_memory
 
 SHARED = re.compile(r" /dev/shm/| /dev/zero| /memfd:")  # memory of batches and caches
 HEAD = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")

@@ -7,14 +7,14 @@ from statistics import median
 
 import torch
 
-from dataset.device import DeviceTransform
+from dataset.augment.device import DeviceTransform
 from tool.bench.report import Table
+from tool.bench.timing import summarise
 from tool.bench.train import FakeSet
-from tool.train import build_training, make_deterministic
-from util.loop import Training, optimizer_step, to_device
-from util.prefetch import MOVED, Prefetch
-from util.schema import Config
-from util.timing import summarise
+from tool.shared.network import build_training, make_deterministic
+from util.config.schema import Config
+from util.train.loop import Training, optimizer_step, to_device
+from util.train.prefetch import MOVED, Prefetch
 
 WARM_STEPS = 5
 IN_PLACE = "a batch that is there already"

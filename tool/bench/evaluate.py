@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import eval_plain
 from tool.bench.experiment import (
     check_size,
     class_count,
@@ -20,10 +19,11 @@ from tool.bench.experiment import (
     rounds_argument,
     size_argument,
 )
+from tool.bench.plain import evaluate as eval_plain
 from tool.bench.report import Report, Table
-from util.metric import ConfusionMatrix
-from util.predict import Predictor
-from util.timing import alternate, peak_memory_added, summarise
+from tool.bench.timing import alternate, peak_memory_added, summarise
+from util.score.metric import ConfusionMatrix
+from util.score.predict import Predictor
 
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 THREE = (0.5, 1.0, 2.0)
@@ -39,7 +39,7 @@ INCLUDED = (
     "output where the table says so; not reading, scoring, writing"
 )
 NOTES = (
-    "the older ways are written anew in bench/eval_plain.py",
+    "the older ways are written anew in tool/bench/plain/evaluate.py",
     "SFSegNets averages logits, its windows grow with the scale: its classes are expected to differ",
     "a picture too large for SFSegNets' way in the free memory is halved for its tables",
     "a random network is noise: agreement of windows fast on a trained one is higher (metrics.json, test.compare)",

@@ -7,9 +7,8 @@ import torch
 
 from dataset import dataset_class
 from dataset.base import check_classes
-from tool import common
-from tool.launch import find_experiment
-from util.schema import Config
+from tool.shared.experiment import find_experiment, load_experiment
+from util.config.schema import Config
 
 
 def common_arguments(commands, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -52,7 +51,7 @@ def _positive(text: str) -> int:
 def experiment_of(args: argparse.Namespace) -> Config:
     """The checked config of the experiment that a subcommand names."""
     path = find_experiment(args.dataset, args.experiment)
-    return common.load_experiment(str(path), args.overrides)[0]
+    return load_experiment(str(path), args.overrides)[0]
 
 
 def class_count(config: Config) -> int:

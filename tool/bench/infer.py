@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model import optimize_for_inference
-from model.optimize import fold_norms
-from tool import common
+from model.inference.export import missing, onnx_engine, openvino_engine, package_engine
+from model.inference.fold import fold_norms
+from model.inference.optimize import optimize_for_inference
 from tool.bench.experiment import (
     check_size,
     class_count,
@@ -23,9 +23,9 @@ from tool.bench.experiment import (
     size_argument,
 )
 from tool.bench.report import Report, Table
-from util.engine import missing, onnx_engine, openvino_engine, package_engine
-from util.memory import keep_memory
-from util.timing import alternate, summarise
+from tool.bench.timing import alternate, summarise
+from tool.shared.network import load_network, network_of
+from util.record.memory import keep_memory
 
 Contender = Callable[[Tensor], Tensor]
 REFERENCE = "eager float32"
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     if args.checkpoint:
-        network = common.load_network(Path(args.checkpoint), config, class_count(config))
+        network = load_network(Path(args.checkpoint), config, class_count(config))
     else:
-        network = common.network_of(config, class_count(config))
+        network = network_of(config, class_count(config))
     network = network.eval().to(device)
     x = torch.randn(args.batch, 3, *size, device=device)
     notes = [f"weights of {Path(args.checkpoint).name}" if args.checkpoint else

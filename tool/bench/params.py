@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from tool import common
 from tool.bench.experiment import check_size, class_count, common_arguments, experiment_of, size_argument
-from util.flops import COUNTED, NOT_COUNTED, Cost, count
-from util.log import versions, write_json
+from tool.bench.flops import COUNTED, NOT_COUNTED, Cost, count
+from tool.shared.network import network_of
+from util.record.log import write_json
+from util.record.machine import versions
 
 
 def add(commands) -> None:
@@ -18,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Counts and prints."""
     config = experiment_of(args)
     size = check_size(tuple(args.size or config.data.crop))
-    model = common.network_of(config, class_count(config))
+    model = network_of(config, class_count(config))
     cost = count(model, size)
     print(params_text(f"{args.dataset} {args.experiment}", model.spec, size, cost))
     if args.json:

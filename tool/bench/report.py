@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from util.log import cores, versions, write_json
-from util.timing import Row
+from tool.bench.timing import Row
+from util.record.log import write_json
+from util.record.machine import cores, versions
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from statistics import median
 
 import torch
 
-from bench.train_plain import PlainLoop
-from tool import common
 from tool.bench import train_grow
 from tool.bench.experiment import (
     check_size,
@@ -22,14 +20,15 @@ from tool.bench.experiment import (
     rounds_argument,
     size_argument,
 )
+from tool.bench.plain.train import PlainLoop
 from tool.bench.report import Report, Table
+from tool.bench.timing import alternate, summarise
 from tool.bench.train_stages import STAGES, plain_stages, stages_of, stages_text
-from tool.launch import find_experiment
-from tool.train import build_training
-from util import loop
-from util.memory import keep_memory
-from util.schema import Config
-from util.timing import alternate, summarise
+from tool.shared.experiment import find_experiment
+from tool.shared.network import build_training, network_of
+from util.config.schema import Config
+from util.record.memory import keep_memory
+from util.train import loop
 
 PLAIN = "plain loop, float32 NCHW"
 PLAIN_TF32 = "plain loop, TF32 in convolutions"  # what PyTorch does on a GPU if nothing is said
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         words = [path, str(task.batch), *map(str, size), *args.overrides]
         if device == "cpu" or torch.cuda.device_count() > 1:
             tables.append(train_grow.processes(words, 3, device))
-    parameters = list(common.network_of(config, task.classes).parameters())
+    parameters = list(network_of(config, task.classes).parameters())
     figures = {
         "stages, seconds a picture": stages,
         "model of a cluster": train_grow.cluster(task, stages[BEST], parameters, list(draw_batch(task))),
@@ -217,7 +216,7 @@ def build_plain(task: Task) -> PlainLoop:
     if loss.name not in ("cross_entropy", "ohem") or loss.extra or loss.label_smoothing:
         raise ValueError("loss: the plain loop has cross_entropy and ohem, without smoothing or further losses")
     torch.manual_seed(task.config.seed)
-    network = common.network_of(task.config, task.classes)
+    network = network_of(task.config, task.classes)
     hard = None
     if loss.name == "ohem":
         hard = loss.options.get("threshold", 0.7), loss.options.get("min_kept", 10_000)

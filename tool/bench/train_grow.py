@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tool.bench.report import Table
-from util.timing import summarise
+from tool.bench.timing import summarise
 
 GPUS = (8, 64, 512)
 STEP_SECONDS = (0.1, 0.25, 0.5, 1.0)
@@ -131,11 +131,11 @@ def cluster(task, stages: Mapping[str, float], parameters: list[torch.Tensor], b
 
 def bytes_on_disk(config) -> tuple[float | None, float | None]:
     """Mean bytes of a training picture with its label: as files, and as uint8 arrays; None without the data."""
-    from tool import common  # here, since the paper model alone needs the data
+    from tool.shared.data import dataset_of
 
     if not Path(config.data.root).is_dir():
         return None, None
-    data = common.dataset_of(config, "train")
+    data = dataset_of(config, "train")
     some = list(data.samples)[:: max(len(data) // 50, 1)]
     files = sum(Path(path).stat().st_size for pair in some for path in pair)
     height, width = data[0]["label"].shape

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import torch
 
-from bench.train_plain import PlainLoop
-from util import loop
-from util.timing import now
+from tool.bench.plain.train import PlainLoop
+from tool.bench.timing import now
+from util.train import loop
 
 STAGES = ("data", "forward", "loss", "backward", "optimiser")
 
 
 class Watch:
-    """Seconds between marks, by the name of what has just ended; clock as in `util.timing.alternate`."""
+    """Seconds between marks, by the name of what has just ended; clock as in `tool.bench.timing.alternate`."""
 
     def __init__(self, clock: str):
         self.clock, self.seconds = clock, dict.fromkeys(STAGES, 0.0)

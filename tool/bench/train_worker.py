@@ -10,12 +10,12 @@ import sys
 
 import torch
 
-from tool import common
 from tool.bench.experiment import class_count
 from tool.bench.train import BEST, OURS, Task, build_ours, set_kernels
 from tool.bench.train_grow import time_steps
+from tool.shared.experiment import load_experiment
 from util import dist
-from util.log import open_log
+from util.record.log import open_log
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     set_kernels()
     world = dist.world_size()
     overrides += [f"train.batch_size={int(batch) * world}"]
-    config, _ = common.load_experiment(path, overrides)
+    config, _ = load_experiment(path, overrides)
     task = Task(config, class_count(config), int(batch), (int(height), int(width)), device.type, 1)
     step = build_ours(task, OURS[BEST])[1]
     def wait() -> None:

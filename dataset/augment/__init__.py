@@ -1,0 +1,1 @@
+"""Crops and colours of a training sample, drawn from its key."""

@@ -1,0 +1,384 @@
+"""Paired augmentation of picture and label: scale, rotation, flip and crop as one affine map, then blur and
+colour. A crop may be asked to hold a given point of the picture.
+
+The distribution is that of the semseg recipe (Zhao et al., PSPNet, CVPR 2017, section 5.1): random scale,
+random rotation about the scaled picture's centre, 5x5 blur, mirror, random crop with centred padding where
+the scaled picture is smaller than the crop. There, every step writes a whole scaled picture; here only the
+crop is computed.
+
+Without a rotation the picture's window is resized, which is faster than a warp and gives the same to a twentieth of
+a pixel.
+
+Three differences remain. The picture's corners that a rotation carries out of the scaled canvas are kept
+where the crop is larger than the canvas. The blur sees two pixels beyond the crop, and the padding. And
+labels are read at the pixel nearest by centres, where `cv2.resize` takes the one above and to the left, half
+a pixel off.
+
+As with `cv2.resize(INTER_LINEAR)`, shrinking does not low-pass: below a scale of 0.5 pixels are skipped, and
+thin structures alias. Shrink the files themselves (by area) if a recipe needs much smaller scales.
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from dataset.read.labelmap import IGNORE
+
+BLUR_SIZE = 5
+BLUR_MARGIN = BLUR_SIZE // 2
+# How far back starts are tried for the window of `resize` (the best of 32 is about 0.015 pixels off), and the most that
+# it may be off. Where the scale is all but a simple fraction, a twelfth of the crops, it takes the longer way.
+WINDOW_REACHES = (31, 127)
+WINDOW_ERROR = 0.05
+
+# Rec. 601 luma, and the NTSC chroma axes I and Q in which a hue turns and grey stays.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ_INVERSE = np.linalg.inv(_YIQ)
+_LUMA = _YIQ[:1]
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """The colour distortion of MMSegmentation (PhotoMetricDistortion), each step with probability 1/2.
+
+    brightness: added to all channels, -32 to 32. contrast, saturation: factors, 0.5 to 1.5; contrast comes
+    before saturation and hue or (contrast_last), as often, after them. hue: added to OpenCV's 8 bit hue,
+    whole, -18 to 17 of 180. There, saturation and hue have a conversion each, and padding is not distorted.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 1.0
+    contrast_last: bool = False
+    saturation: float = 1.0
+    hue: int = 0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Photometric":
+        u = rng.random(9)
+        return cls(
+            brightness=_between((-32, 32), u[1]) if u[0] < 0.5 else 0.0,
+            contrast=_between((0.5, 1.5), u[3]) if u[2] < 0.5 else 1.0, contrast_last=bool(u[4] < 0.5),
+            saturation=_between((0.5, 1.5), u[6]) if u[5] < 0.5 else 1.0,
+            hue=int(u[8] * 36) - 18 if u[7] < 0.5 else 0)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """`image` uint8 (H,W,3) RGB, distorted, and cut to 8 bit after every step."""
+        levels = np.arange(256, dtype=np.float32)
+        table = _to_8bit(levels + np.float32(self.brightness))
+        contrast = _to_8bit(levels * np.float32(self.contrast))
+        image = cv2.LUT(image, table if self.contrast_last else contrast[table])
+        if self.saturation != 1 or self.hue:
+            tables = np.dstack([((levels + self.hue) % 180).astype(np.uint8),
+                                _to_8bit(levels * np.float32(self.saturation)), levels.astype(np.uint8)])
+            hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables)
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        return cv2.LUT(image, contrast) if self.contrast_last else image
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The random choices for one sample. angle in degrees, counter-clockwise; top and left: the crop's corner
+    in the scaled picture, negative where it is padded; jitter: factors of brightness, contrast and
+    saturation, and a hue turn as a fraction of a full circle; photometric: see `Photometric`, None: off."""
+
+    scale: float
+    angle: float
+    flip: bool
+    blur: bool
+    size: tuple[int, int]
+    top: int
+    left: int
+    jitter: tuple[float, float, float, float]
+    photometric: Photometric | None = None
+
+
+class TrainTransform:
+    """Random crop of a random similarity map of picture and label.
+
+    crop: (height, width) of the result. scale: range of the factor. rotate: range of the angle in degrees,
+    drawn with probability rotate_prob. jitter: (brightness, contrast, saturation, hue), or one number for all
+    four; a factor is drawn from 1 - v to 1 + v, the hue turns by up to v of a full circle. mean: RGB colour
+    of the padding. photometric: distort the colours as `Photometric` says, after the jitter.
+
+    Raises ValueError naming the argument for a value out of range.
+    """
+
+    def __init__(self, crop: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
+                 rotate: Sequence[float] = (-10.0, 10.0), rotate_prob: float = 0.5, blur_prob: float = 0.5,
+                 flip_prob: float = 0.5, jitter: float | Sequence[float] = 0.0,
+                 mean: Sequence[float] = (123.675, 116.28, 103.53), ignore_label: int = IGNORE,
+                 photometric: bool = False):
+        self.crop = _check_crop(crop)
+        self.scale = _check_range("scale", scale)
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale: {tuple(scale)} must be positive")
+        self.rotate = _check_range("rotate", rotate)
+        self.rotate_prob = _check_probability("rotate_prob", rotate_prob)
+        self.blur_prob = _check_probability("blur_prob", blur_prob)
+        self.flip_prob = _check_probability("flip_prob", flip_prob)
+        self.jitter = _check_jitter(jitter)
+        self.mean = tuple(float(value) for value in mean)
+        self.ignore_label = ignore_label
+        self.photometric = photometric
+
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
+                 point: tuple[int, int] | None = None, out: tuple[np.ndarray, np.ndarray] | None = None):
+        """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width).
+
+        point: (row, column) of a pixel that the crop must hold; None: any crop. out: see `apply`.
+        """
+        return self.apply(image, label, self.draw(rng, label.shape, point), out)
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int],
+             point: tuple[int, int] | None = None) -> Drawn:
+        """Draw for a picture of `size` (height, width). Always eleven numbers in this order, and then those
+        of `Photometric`, so that switching one augmentation off leaves the others as they were.
+
+        With a `point` the crop is any of those inside the scaled picture that hold it, and one that leaves
+        the scaled picture where the rotation carries the point out of it.
+        """
+        u = rng.random(11)
+        scale = _between(self.scale, u[0])
+        angle = _between(self.rotate, u[2]) if u[1] < self.rotate_prob else 0.0
+        scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        b, c, s, h = self.jitter
+        drawn = Drawn(
+            scale=scale, angle=angle, blur=bool(u[3] < self.blur_prob), flip=bool(u[4] < self.flip_prob),
+            size=scaled, top=_offset(scaled[0], self.crop[0], u[5]),
+            left=_offset(scaled[1], self.crop[1], u[6]),
+            jitter=(_between((1 - b, 1 + b), u[7]), _between((1 - c, 1 + c), u[8]),
+                    _between((1 - s, 1 + s), u[9]), _between((-h, h), u[10])),
+            photometric=Photometric.draw(rng) if self.photometric else None,
+        )
+        if point is None:
+            return drawn
+        row, column = scaled_point(drawn, point)
+        return replace(drawn, top=_offset_around(row, scaled[0], self.crop[0], u[5]),
+                       left=_offset_around(column, scaled[1], self.crop[1], u[6]))
+
+    def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn,
+              out: tuple[np.ndarray, np.ndarray] | None = None):
+        """The crop of picture and label that `drawn` describes, written to the arrays of `out` if given.
+
+        Of `image` and `label` only the part is read that the crop shows.
+        """
+        image_out, label_out = out or (np.empty((*self.crop, 3), np.uint8), np.empty(self.crop, np.uint8))
+        warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
+        margin = BLUR_MARGIN if drawn.blur else 0
+        size = (self.crop[0] + 2 * margin, self.crop[1] + 2 * margin)
+        plain = not (drawn.blur or any(self.jitter) or drawn.photometric)
+        crop = image_out if plain else _SCRATCH.take("crop", (*size, 3))
+        if drawn.angle or not resize(image, drawn, self.mean, margin, crop):
+            warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, crop)
+        if drawn.blur:
+            blurred = cv2.GaussianBlur(crop, (BLUR_SIZE, BLUR_SIZE), 0, dst=_SCRATCH.take("blurred", crop.shape))
+            crop = blurred[margin:-margin, margin:-margin]
+        if any(self.jitter):
+            jittered = image_out if drawn.photometric is None else _SCRATCH.take("jittered", image_out.shape)
+            crop = cv2.transform(crop, color_matrix(drawn.jitter, crop), dst=jittered)
+        if drawn.photometric is not None:
+            crop = drawn.photometric.apply(crop)
+        if crop is not image_out:
+            np.copyto(image_out, crop)
+        return image_out, label_out
+
+
+class Scratch(threading.local):
+    """Memory that a thread uses again for each sample: the system takes longer to give fresh pages than OpenCV to
+    fill them."""
+
+    def __init__(self):
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].size < size:
+            self.buffers[name] = np.empty(size, np.uint8)
+        return self.buffers[name][:size].reshape(shape)
+
+
+_SCRATCH = Scratch()
+
+
+def warp(source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int, out: np.ndarray) -> None:
+    """The crop of `source` that `drawn` describes, with `margin` pixels more on all sides, into `out`."""
+    height, width = out.shape[:2]
+    source, matrix = _window(source, source_matrix(drawn, margin), height, width)
+    done = cv2.warpAffine(source, matrix, (width, height), dst=out, flags=interpolation | cv2.WARP_INVERSE_MAP,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+    assert np.may_share_memory(done, out)
+
+
+def resize(source: np.ndarray, drawn: Drawn, border, margin: int, out: np.ndarray) -> bool:
+    """As a bilinear `warp`, without rotation, in a quarter of the time. False where the window cannot be placed.
+
+    `cv2.resize` takes no offset, so a window of the source is resized that begins a few pixels further out, where a
+    pixel of the scaled picture begins too, all but a few hundredths of a pixel.
+    """
+    height, width = out.shape[:2]
+    left = drawn.size[1] - (drawn.left - margin) - width if drawn.flip else drawn.left - margin
+    rows = _Axis.place(drawn.top - margin, height, drawn.size[0], source.shape[0], drawn.scale)
+    columns = _Axis.place(left, width, drawn.size[1], source.shape[1], drawn.scale)
+    if rows is None or columns is None:
+        return False
+    part = source[rows.source, columns.source]
+    shape = tuple(max(1, round(side * drawn.scale)) for side in part.shape[:2])
+    if rows.result.stop > shape[0] or columns.result.stop > shape[1]:
+        return False
+    if drawn.scale != 1 and part.shape[:2] == shape:
+        return False  # `cv2.resize` would copy it, up to half a pixel off at the far edge
+    scaled = part if drawn.scale == 1 else cv2.resize(
+        part, None, dst=_SCRATCH.take("scaled", (*shape, 3)), fx=drawn.scale, fy=drawn.scale,
+        interpolation=cv2.INTER_LINEAR)
+    scaled = scaled[rows.result, columns.result]
+    if drawn.flip:
+        columns = replace(columns, crop=slice(width - columns.crop.stop, width - columns.crop.start))
+        covers = scaled.shape == out.shape
+        scaled = cv2.flip(scaled, 1, dst=out if covers else _SCRATCH.take("flipped", scaled.shape))
+    if scaled is not out:
+        cv2.copyMakeBorder(scaled, rows.crop.start, height - rows.crop.stop, columns.crop.start,
+                           width - columns.crop.stop, cv2.BORDER_CONSTANT, dst=out, value=border)
+    return True
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of `resize`: the part of the source, where the wanted pixels stand in that part once it is scaled,
+    and where they go in the crop."""
+
+    source: slice
+    result: slice
+    crop: slice
+
+    @classmethod
+    def place(cls, start: int, length: int, scaled: int, side: int, scale: float) -> "_Axis | None":
+        """For the pixels from `start` on, `length` of them, of an axis that has `side` pixels, and `scaled` ones when
+        it is scaled; None where none of them is in the picture, or no window can be placed."""
+        first, end = max(start, 0), min(start + length, scaled)
+        if first >= end:
+            return None
+        latest = max(0, math.floor((first + 0.5) / scale - 0.5) - 1)
+        for reach in WINDOW_REACHES:
+            candidates = np.arange(max(0, latest - reach), latest + 1)
+            offsets = candidates * scale
+            errors = np.abs(offsets - np.rint(offsets))
+            best = int(errors.argmin())
+            if errors[best] <= WINDOW_ERROR:
+                break
+        else:
+            return None
+        low, offset = int(candidates[best]), round(float(offsets[best]))
+        high = min(side, math.ceil((end - 0.5) / scale - 0.5) + 2)
+        return cls(slice(low, high), slice(first - offset, end - offset), slice(first - start, end - start))
+
+
+def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
+    """The 2x3 map from pixel centres of the crop (x, y) to pixel centres of the source picture.
+
+    From the crop to the scaled picture (shift, mirror, rotation back), then `x -> (x + 0.5) / scale - 0.5`,
+    which is the convention of `cv2.resize`. `margin` widens the crop on all sides.
+    """
+    height, width = drawn.size
+    shift = np.array([[1.0, 0, drawn.left - margin], [0, 1, drawn.top - margin], [0, 0, 1]])
+    mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) if drawn.flip else np.eye(3)
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    turn = np.vstack([cv2.getRotationMatrix2D(centre, -drawn.angle, 1.0), [0, 0, 1]])
+    half = 0.5 / drawn.scale - 0.5
+    shrink = np.array([[1 / drawn.scale, 0, half], [0, 1 / drawn.scale, half], [0, 0, 1]])
+    return (shrink @ turn @ mirror @ shift)[:2]
+
+
+def scaled_point(drawn: Drawn, point: tuple[int, int]) -> tuple[int, int]:
+    """Where the pixel `point` (row, column) of the source lies in the scaled, turned and mirrored picture."""
+    to_source = source_matrix(replace(drawn, top=0, left=0))
+    column, row = np.linalg.solve(to_source[:, :2], np.array(point[::-1]) - to_source[:, 2])
+    return round(float(row)), round(float(column))
+
+
+def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -> np.ndarray:
+    """Brightness, contrast, saturation and hue, in this order, as one 3x4 matrix on (R, G, B, 1).
+
+    Contrast scales about the mean grey of `image`, saturation about each pixel's grey, hue turns the I-Q
+    plane. The steps are those of torchvision's ColorJitter, but values are clipped once at the end, and hue
+    turns in YIQ.
+    """
+    brightness, contrast, saturation, hue = jitter
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    turn = _YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+    saturate = saturation * np.eye(3) + (1 - saturation) * np.repeat(_LUMA, 3, axis=0)
+    linear = turn @ saturate * (contrast * brightness)
+    grey = float((_LUMA @ np.array(cv2.mean(image)[:3])).item())
+    offset = (1 - contrast) * brightness * grey
+    return np.hstack([linear, np.full((3, 1), offset)])
+
+
+def _window(source: np.ndarray, matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of `source` that a (height, width) warp reads, and the matrix for it.
+
+    Nothing outside of the window is ever sampled, so the result is the same up to rounding; without it OpenCV
+    4 refuses pictures of more than 32,766 pixels a side.
+    """
+    corners = matrix @ np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
+    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 2, 0)
+    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 3, [source.shape[1], source.shape[0]])
+    if (low >= high).any():
+        low, high = np.zeros(2, int), np.ones(2, int)
+    shifted = matrix.copy()
+    shifted[:, 2] -= low
+    return source[low[1]:high[1], low[0]:high[0]], shifted
+
+
+def _between(limits: tuple[float, float], u: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * float(u)
+
+
+def _offset(scaled: int, crop: int, u: float) -> int:
+    """Start of the crop: any of the scaled - crop + 1 places, or centred padding where it does not fit."""
+    if scaled <= crop:
+        return -((crop - scaled) // 2)
+    return int(u * (scaled - crop + 1))
+
+
+def _offset_around(point: int, scaled: int, crop: int, u: float) -> int:
+    """Start of the crop: any of the places of `_offset` that hold `point`, or the nearest that does."""
+    first, last = point - crop + 1, point
+    start = _offset(scaled, crop, u)
+    if scaled > crop:
+        low, high = max(first, 0), min(last, scaled - crop)
+        start = low + int(u * (high - low + 1))
+    return min(max(start, first), last)
+
+
+def _to_8bit(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _check_crop(crop) -> tuple[int, int]:
+    if isinstance(crop, int) or len(crop) != 2 or any(int(side) != side or side < 1 for side in crop):
+        raise ValueError(f"crop: {crop!r} must be (height, width) in whole pixels")
+    return int(crop[0]), int(crop[1])
+
+
+def _check_range(name: str, limits) -> tuple[float, float]:
+    if len(limits) != 2 or not limits[0] <= limits[1]:
+        raise ValueError(f"{name}: {tuple(limits)} must be (smallest, largest)")
+    return float(limits[0]), float(limits[1])
+
+
+def _check_probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: {value} is no probability from 0 to 1")
+    return float(value)
+
+
+def _check_jitter(jitter) -> tuple[float, float, float, float]:
+    values = (jitter,) * 4 if isinstance(jitter, (int, float)) else tuple(jitter)
+    if len(values) != 4 or not all(0 <= value <= 1 for value in values) or values[3] > 0.5:
+        raise ValueError(f"jitter: {jitter} must be (brightness, contrast, saturation, hue), each from 0 to "
+                         "1 and the hue at most 0.5, or one number for all four")
+    b, c, s, h = (float(value) for value in values)
+    return b, c, s, h

@@ -1,0 +1,1 @@
+"""From list files, pictures and labels on disk to arrays."""

@@ -1,0 +1,1 @@
+"""A trained network made ready for inference: folded, compiled, exported."""

@@ -1,0 +1,100 @@
+"""Batch norms folded into the convolutions before them."""
+
+from collections import Counter
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WATCHED_SIZE = (64, 96)  # of the picture that shows which convolution feeds which norm
+
+
+def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:
+    """Folds batch norms into the convolutions whose outputs they receive, in place; how many.
+
+    The network must be in eval mode. Which convolution feeds a norm is seen in one forward pass on `example`
+    (N,3,H,W), by the tensors themselves, so that neither names nor the order of layers matter. A norm stays where
+    anything else reads the convolution's output too, where either layer runs more than once, or where the norm has
+    no running statistics.
+    """
+    assert not network.training
+    from timm.layers import BatchNormAct2d  # here: timm takes a second to import
+
+    if example is None:
+        parameter = next(network.parameters())
+        example = torch.zeros(1, 3, *WATCHED_SIZE, device=parameter.device, dtype=parameter.dtype)
+    norms, watch = _watch(network, (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d), example)
+    places = {module: name for name, module in network.named_modules()}
+    convolutions = {id(m.weight): m for m in network.modules() if isinstance(m, nn.Conv2d)}
+    folded = 0
+    for norm, inputs in norms.items():
+        conv = convolutions.get(watch.weight_of.get(id(inputs[0])))
+        if conv is None or len(inputs) > 1 or norm.running_mean is None:
+            continue
+        if watch.uses[id(conv.weight)] > 1 or watch.uses[id(inputs[0])] > 1:
+            continue
+        _fold(conv, norm)
+        parent, _, name = places[norm].rpartition(".")
+        activation = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        setattr(network.get_submodule(parent), name, activation)
+        folded += 1
+    return folded
+
+
+class _Watch(TorchDispatchMode):
+    """Counts how many operations read each tensor, and notes the weight behind each convolution's output."""
+
+    def __init__(self):
+        super().__init__()
+        self.uses: Counter[int] = Counter()
+        self.weight_of: dict[int, int] = {}
+        self.alive: list[torch.Tensor] = []  # an id names a tensor only while the tensor lives
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        self.uses.update(given.keys())
+        result = function(*args, **kwargs)
+        if function is torch.ops.aten.convolution.default:
+            self.weight_of[id(result)] = id(args[1])
+        self.alive += [*given.values(), *(t for t in tree_leaves(result) if isinstance(t, torch.Tensor))]
+        return result
+
+
+def _watch(
+    network: nn.Module, kinds: tuple[type, ...], example: torch.Tensor
+) -> tuple[dict[nn.Module, list[torch.Tensor]], _Watch]:
+    """What each norm of these kinds receives in a forward pass, and how often each tensor is read.
+
+    A subclass may compute something else, so that the kinds are exact. An output of the network counts as read.
+    """
+    inputs: dict[nn.Module, list[torch.Tensor]] = {}
+
+    def note(module: nn.Module, args: tuple) -> None:
+        inputs.setdefault(module, []).append(args[0])
+
+    hooks = [m.register_forward_pre_hook(note) for m in network.modules() if type(m) in kinds]
+    try:
+        with torch.no_grad(), _Watch() as watch:
+            outputs = network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    watch.uses.update(id(t) for t in tree_leaves(outputs))
+    return inputs, watch
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    """conv becomes norm(conv(x)); the factors are computed in float64, so that only one rounding is added."""
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias.double()
+    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    conv.weight = _constant(weight.to(conv.weight.dtype))
+    conv.bias = _constant(bias.to(conv.weight.dtype))
+
+
+def _constant(value: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=False)

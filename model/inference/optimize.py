@@ -1,0 +1,156 @@
+"""A trained network made ready for inference: norms folded, fewer multiplications, half precision, compiled."""
+
+import copy
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch._inductor import config as inductor
+from torch.utils._pytree import tree_map
+
+from model.inference.cpu.enlarge import enlarge
+from model.inference.cpu.inverted import use_fused_blocks
+from model.inference.cpu.split import amx_is_there, use_split
+from model.inference.cpu.strips import use_strips
+from model.inference.cpu.winograd import use_winograd
+from model.inference.fold import _constant, fold_norms
+from model.layer.basic import resize
+
+
+class InferenceNetwork(nn.Module):
+    """What `optimize_for_inference` returns: pictures (N,3,H,W) -> {"out": logits (N,num_classes,H,W)}, no gradients.
+
+    `network` is the optimised copy itself; `spec` is that of the original; `summary` says in a line what was done.
+    """
+
+    def __init__(self, network: nn.Module, amp: torch.dtype | None, compile: bool, summary: str):
+        super().__init__()
+        self.network, self.amp, self.summary = network, amp, summary
+        self.spec = getattr(network, "spec", {})
+        on_gpu = next(network.parameters()).device.type == "cuda"
+        self.graphs, self.freeze = compile and on_gpu, compile and not on_gpu
+        self.run = network.coarse if network.gives_coarse else network.forward
+        if compile:
+            # A graph is recorded for one size; of a network that has seen several, each would be kept.
+            # PyTorch 2.11 takes every operation for one of several sizes, and records none, unless partitions are off.
+            graphs = ("triton.cudagraphs", "triton.cudagraph_skip_dynamic_graphs")
+            options = {**dict.fromkeys(graphs, True), "graph_partition": False} if on_gpu else None
+            self.run = torch.compile(self.run, options=options)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map normalised pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W), float32 with amp too."""
+        if not self.gives_coarse:
+            return tree_map(self._own, self._call(x))
+        coarse = self._call(x).float()
+        return {"out": enlarge(coarse, *x.shape[-2:]) if x.device.type == "cpu" else resize(coarse, x.shape[-2:])}
+
+    @property
+    def gives_coarse(self) -> bool:
+        """As SegModel.gives_coarse."""
+        return self.network.gives_coarse
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits (N,num_classes,h,w) before they are enlarged; see SegModel.coarse."""
+        return self._own(self._call(x)) if self.gives_coarse else self.network.coarse(x)
+
+    def _own(self, result: torch.Tensor) -> torch.Tensor:
+        return result.clone() if self.graphs else result  # the next call of a graph writes there
+
+    def _call(self, x: torch.Tensor):
+        x = x.contiguous(memory_format=torch.channels_last)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self.amp or torch.is_autocast_enabled(x.device.type):
+                # Also where the caller has another precision: the network's own is part of what it is.
+                stack.enter_context(torch.autocast(x.device.type, self.amp, enabled=self.amp is not None))
+            if self.freeze:  # inductor lays out constant weights once, and joins convolutions with what follows them
+                stack.enter_context(inductor.patch(freezing=True))
+            if self.graphs:
+                stack.enter_context(_cudnn_tries())
+                torch.compiler.cudagraph_mark_step_begin()
+            return self.run(x)
+
+
+@contextmanager
+def _cudnn_tries():
+    """cuDNN times its kernels for each new size, and keeps the fastest."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def optimize_for_inference(
+    model: nn.Module, amp: torch.dtype | None = None, compile: bool = False, example: torch.Tensor | None = None
+) -> InferenceNetwork:
+    """A copy of `model` for inference; the original stays as it is.
+
+    Every batch norm that alone receives the output of a convolution is folded into it, and the weights lie in
+    channels_last order. On a CPU with AMX, inverted residual blocks are one operation each (cpu/inverted.py), and
+    convolutions in float32 are computed from numbers of 16 bits (cpu/split.py); on another, such blocks in strips
+    (cpu/strips.py), and convolutions of 3x3 by Winograd's method (cpu/winograd.py). In float32 the logits differ
+    from the original's by rounding, on AMX ten times as much.
+
+    Args:
+        model: any network of `build_model`, on the device where it will run.
+        amp: torch.bfloat16 or torch.float16 computes convolutions in that type, on weights stored in it. Positions
+            of semantic flow stay float32 (`model.layer.flow.warp`).
+        compile: torch.compile the network; the first call of each size, later the first of any new size, takes
+            from seconds to minutes. On a GPU the kernels of a picture are started as one CUDA graph.
+        example: pictures that the network accepts, if it does not take those of 64 x 96 pixels.
+
+    Raises:
+        ValueError: amp is another type.
+    """
+    if amp not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    done = [f"{fold_norms(network, example)} batch norms folded"]
+    network.to(memory_format=torch.channels_last)
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if on_cpu:
+        done += _with_faster_layers(network, amp)
+    if amp is not None:
+        _store_weights(network, amp)
+        done.append(f"convolutions in {str(amp).removeprefix('torch.')}")
+    if compile:
+        done.append("compiled")
+    return InferenceNetwork(network, amp, compile, ", ".join(done))
+
+
+def _with_faster_layers(network: nn.Module, amp: torch.dtype | None) -> list[str]:
+    """Replaces blocks and convolutions as this processor can; what was done, or why not."""
+    done, amx = [], False
+    try:
+        amx = amx_is_there() and amp in (None, torch.bfloat16)
+        if amx and (blocks := use_fused_blocks(network, amp or torch.float32)):
+            done.append(f"{blocks} blocks as one operation each")
+    except ValueError as reason:
+        if amp is not None:  # else the convolutions say it
+            done.append(f"no C++ of our own ({reason})")
+    if blocks := use_strips(network, join_zeros=amp is None):
+        done.append(f"{blocks} blocks in strips")
+    return done if amp is not None else [*done, _with_faster_convolutions(network, amx)]
+
+
+def _with_faster_convolutions(network: nn.Module, amx: bool) -> str:
+    try:
+        if amx:
+            return f"{use_split(network)} convolutions on AMX, numbers in halves"
+        return f"{use_winograd(network)} convolutions by Winograd's method"
+    except ValueError as reason:
+        return f"convolutions as they are ({reason})"
+
+
+def _store_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convolutions keep their weights in the type that autocast would cast them to in every call.
+
+    Only layers that autocast itself handles: a subclass may compute otherwise.
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv2d:
+            for name, parameter in [*module.named_parameters(recurse=False)]:
+                setattr(module, name, _constant(parameter.to(dtype)))
+
+

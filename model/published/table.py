@@ -1,0 +1,5 @@
+"""Every layout of published checkpoints, one file of keys a family; `load.py` does the rest."""
+
+from model.published import backbone, semanticflow, semseg, sketchfill
+
+LAYOUTS = (*sketchfill.LAYOUTS, *semseg.LAYOUTS, *semanticflow.LAYOUTS, *backbone.LAYOUTS)

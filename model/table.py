@@ -1,0 +1,61 @@
+"""A name and its options to a class: looked up in a table, imported, and checked against its signature."""
+
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType, UnionType
+
+# Types of options whose values are checked here; what any other means, its network checks.
+PLAIN = {bool, int, float, str, NoneType}
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Message about a name that does not exist: the nearest one, and all of them."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
+
+
+def resolve(kind: str, name: str, table: Mapping[str, str], further: tuple[str, ...] = ()) -> Callable:
+    """The class or function that `table` names; `further` are names known beside it, for the message."""
+    if name not in table:
+        raise ValueError(unknown(kind, name, [*table, *further]))
+    return load(table[name])
+
+
+def load(path: str) -> Callable:
+    module, _, member = path.rpartition(".")
+    return getattr(importlib.import_module(module), member)
+
+
+def complete(
+    kind: str, name: str, builder: Callable, options: Mapping[str, object], reserved: tuple[str, ...] = ()
+) -> dict[str, object]:
+    """`options` checked against the signature of `builder`, with its defaults filled in."""
+    parameters = {k: p for k, p in inspect.signature(builder).parameters.items() if k not in reserved}
+    for option, value in options.items():
+        if option not in parameters:
+            raise ValueError(unknown(f"option of {kind} {name!r}:", option, parameters))
+        annotation = parameters[option].annotation
+        wanted = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        if set(wanted) <= PLAIN and not any(_fits(value, one) for one in wanted):
+            types = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
+            raise ValueError(f"{kind} {name!r}: {option} must be {types}, not {value!r}")
+    return {option: options.get(option, parameter.default) for option, parameter in parameters.items()}
+
+
+def _fits(value: object, wanted: type) -> bool:
+    """Whether `value` is of that plain type; a whole number is a float, but a bool is no number."""
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
+
+
+def plain(value: object) -> object:
+    """The same value out of dicts, lists and scalars only, as YAML and JSON would give it back."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

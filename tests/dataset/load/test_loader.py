@@ -1,0 +1,188 @@
+"""The order of the samples and the loaders: nothing depends on workers, processes, or where a run began."""
+
+import itertools
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset import build_dataset, build_eval_loader, build_loader
+from dataset.augment.transform import TrainTransform
+from dataset.load.sampler import StepSampler, epoch_order
+
+COUNT = 13
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(COUNT):
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)).save(folder / f"{i:02}.png")
+        Image.fromarray(rng.integers(0, 3, (24, 32)).astype(np.uint8)).save(folder / f"{i:02}_label.png")
+        lines.append(f"{i:02}.png {i:02}_label.png\n")
+    (folder / "train.txt").write_text("".join(lines))
+    (folder / "test.txt").write_text("".join(line.split()[0] + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(root):
+    return build_dataset("custom", root, classes=["x", "y", "z"], seed=4, transform=TrainTransform((16, 20)))
+
+
+def take(loader, count):
+    batches = list(itertools.islice(iter(loader), count))
+    assert len(batches) == count
+    return batches
+
+
+def same(a, b):
+    return torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"]) and all(
+        a[key] == b[key] for key in ("name", "epoch", "step"))
+
+
+def test_batches_follow_the_permutation(dataset):
+    loader = build_loader(dataset, 4, seed=9)
+    assert loader.steps_per_epoch == 3
+    for step, batch in enumerate(take(loader, 7)):
+        epoch, place = divmod(step, 3)
+        indices = epoch_order(9, epoch, COUNT)[place * 4:place * 4 + 4]
+        assert (batch["step"], batch["epoch"]) == (step, epoch)
+        assert batch["name"] == [f"{i:02}" for i in indices]
+        for i, image, label in zip(indices, batch["image"], batch["label"], strict=True):
+            sample = dataset[epoch, int(i)]
+            assert torch.equal(image, sample["image"]) and torch.equal(label, sample["label"])
+        assert batch["image"].shape == (4, 3, 16, 20) and batch["label"].shape == (4, 16, 20)
+        assert batch["image"].dtype == batch["label"].dtype == torch.uint8
+        assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_epochs_are_different_permutations():
+    orders = [epoch_order(1, epoch, 50) for epoch in range(5)] + [epoch_order(2, 0, 50)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 6
+    seen = Counter(i for batch in itertools.islice(StepSampler(12, 4), 3) for i in batch.indices)
+    assert seen == dict.fromkeys(range(12), 1)
+
+
+def test_workers_do_not_change_a_batch(dataset):
+    alone, helped = (take(build_loader(dataset, 4, workers=workers, seed=1), 7) for workers in (0, 2))
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_shares_of_the_processes_make_up_the_global_batch(dataset):
+    whole = take(build_loader(dataset, 6, seed=1), 5)
+    shares = [take(build_loader(dataset, 6, rank=rank, world_size=2, seed=1), 5) for rank in range(2)]
+    for one, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert torch.equal(one["image"], torch.cat([part["image"] for part in parts]))
+        assert torch.equal(one["label"], torch.cat([part["label"] for part in parts]))
+        assert one["name"] == [name for part in parts for name in part["name"]]
+        assert {part["step"] for part in parts} == {one["step"]}
+
+
+def test_accumulation_splits_a_step(dataset):
+    whole = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1), 2)
+    micro = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1, accumulate=3), 6)
+    assert [batch["step"] for batch in micro] == [0, 0, 0, 1, 1, 1]
+    for step, one in enumerate(whole):
+        parts = micro[3 * step:3 * step + 3]
+        assert torch.equal(one["image"], torch.cat([part["image"] for part in parts]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_resumed_run_continues_the_full_run(dataset, start, workers):
+    full = take(build_loader(dataset, 4, seed=2, accumulate=2), 16)
+    rest = build_loader(dataset, 4, seed=2, accumulate=2, start_step=start, workers=workers)
+    tail = take(rest, 16 - 2 * start)
+    assert all(same(a, b) for a, b in zip(full[2 * start:], tail, strict=True))
+
+
+def test_every_iteration_begins_at_the_start_step(dataset):
+    loader = build_loader(dataset, 4, seed=2, start_step=4)
+    assert same(take(loader, 2)[0], take(loader, 1)[0])
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(root, dataset):
+    torch.manual_seed(0)
+    first = dataset[2, 5]
+    torch.manual_seed(1)
+    np.random.default_rng()
+    assert torch.equal(first["image"], dataset[2, 5]["image"])
+    assert not torch.equal(first["image"], dataset[3, 5]["image"])
+    assert torch.equal(dataset[5]["image"], dataset[0, 5]["image"])
+    other = build_dataset("custom", root, classes=["x", "y", "z"], seed=5, transform=TrainTransform((16, 20)))
+    assert not torch.equal(first["image"], other[2, 5]["image"])
+
+
+def test_a_pickled_data_set_gives_the_same_samples(root, dataset):
+    """Workers that are started afresh, not forked, receive it so."""
+    by_color = build_dataset("custom", root, classes=["x"], label_map={0: 0, 1: 0, 2: 0, "9,9,9": 255})
+    for original in (dataset, by_color):
+        assert same({**original[3, 2], "epoch": 0, "step": 0},
+                    {**pickle.loads(pickle.dumps(original))[3, 2], "epoch": 0, "step": 0})
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"batch_size": 6, "world_size": 4}, "6 does not divide by 4 processes x 1 micro-batches = 4"),
+    ({"batch_size": 6, "world_size": 2, "accumulate": 2}, "2 processes x 2 micro-batches = 4"),
+    ({"batch_size": 0}, "the next that does is 1"),
+    ({"batch_size": 16, "world_size": 2}, "16 exceeds the data set, which has 13 samples; take at most 12"),
+    ({"batch_size": 14, "world_size": 14}, "a step has 14 shares, use fewer"),
+])
+def test_batch_sizes_that_cannot_be_shared(dataset, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_loader(dataset, **options)
+
+
+def test_training_needs_labels(root):
+    unlabelled = build_dataset("custom", root, classes=["x"], split="test")
+    with pytest.raises(ValueError, match="test.txt: 13 of 13 lines name no label"):
+        build_loader(unlabelled, 2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_gives_single_samples_in_order(root, workers):
+    dataset = build_dataset("custom", root, classes=["x", "y", "z"])
+    loader = build_eval_loader(dataset, [5, 0, 12, 7], workers=workers)
+    for _ in range(2):
+        samples = list(loader)
+        assert len(loader) == 4 and [sample["name"] for sample in samples] == ["05", "00", "12", "07"]
+        assert torch.equal(samples[2]["image"], dataset[12]["image"])
+        assert samples[0]["label"].shape == (24, 32)
+    unlabelled = build_dataset("custom", root, classes=["x"], split="test")
+    assert "label" not in next(iter(build_eval_loader(unlabelled, [1], workers=workers)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worker_errors_arrive_as_they_were_raised(tmp_path, workers):
+    for i in range(4):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{i}_label.png")
+    (tmp_path / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in range(4)))
+    dataset = build_dataset("custom", tmp_path, classes=["x"])
+    bad = tmp_path / "2_label.png"
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(bad)
+    for run in (lambda: take(build_loader(dataset, 2, workers=workers), 2),
+                lambda: list(build_eval_loader(dataset, range(4), workers=workers))):
+        with pytest.raises(ValueError) as caught:
+            run()
+        assert str(caught.value).startswith(f"{bad}: value 7 is not in") and "\n" not in str(caught.value)
+    bad.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        list(build_eval_loader(dataset, range(4), workers=workers))
+    assert str(caught.value) == f"{bad}: no such file"
+
+
+def test_pictures_of_different_sizes_need_a_crop(tmp_path):
+    for i, side in enumerate((8, 9)):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / f"{i}_label.png")
+    (tmp_path / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in range(2)))
+    with pytest.raises(ValueError, match="different sizes cannot be stacked"):
+        take(build_loader(build_dataset("custom", tmp_path, classes=["x"]), 2), 1)

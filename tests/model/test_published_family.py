@@ -1,0 +1,65 @@
+"""Which network a published checkpoint is of, told by its keys."""
+
+import pytest
+import torch
+import torchvision
+
+from model import build_model
+from model.published.load import load_published, recognise_family
+from tests.published_keys import NETWORKS, key_list, meta
+
+
+@pytest.mark.parametrize("file", NETWORKS)
+def test_network_is_recognised_by_its_keys(file):
+    found = recognise_family({"state_dict": {f"module.{k}": v for k, v in meta(key_list(file)).items()}})
+    assert (found.model, found.backbone, found.options) == NETWORKS[file]
+    assert found.num_classes == 19
+    family = {"sketchfill": "Sketch-and-Fill", "pspnet": "PSPNet", "mmseg": "Semantic Flow in MMSegmentation"}
+    family |= {"sfnet": "SFNet-Lite" if "lite" in file else "Semantic Flow (lxtGH/SFSegNets)"}
+    assert found.family.startswith(next(text for key, text in family.items() if file.startswith(key)))
+
+
+def test_backbone_alone_is_recognised():
+    found = recognise_family(meta(key_list("semseg_resnet50_backbone")))
+    assert found[1:] == (None, None, "resnet50", {})
+    assert "hszhao/semseg" in found.family
+    resnet = recognise_family(torchvision.models.resnet34().state_dict())
+    assert resnet.backbone == "torchvision/resnet34"
+    assert recognise_family(torchvision.models.mobilenet_v2().state_dict()).backbone == "mobilenet_v2"
+
+
+def test_variants_of_the_published_code_are_recognised():
+    golden = key_list("sfnet_lite_r18")
+    weights = meta(golden)
+    weights["head.flow_align_module.flow_gate.0.weight"] = torch.empty(1, 128, 3, 3, device="meta")
+    for key in [key for key in weights if key.startswith("head.ppm.stages.3.")]:
+        weights[key.replace("stages.3.1", "down.0").replace("stages.3.2", "down.1")] = weights.pop(key)
+    found = recognise_family(weights)
+    assert found.options == {"context": "sppm", "gate": True, "gate_input": "features"}
+    weights = meta(golden) | {"head.conv_last.1.weight": torch.empty(7, 128, 1, 1, device="meta")}
+    assert recognise_family(weights).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w | {"head.other.weight": torch.zeros(1)},
+        lambda w: {key: value for key, value in w.items() if not key.startswith("layer3.1.")},
+        lambda w: {key: value for key, value in w.items() if "conv_last" not in key},
+        lambda w: {"features.weight": torch.zeros(1)},
+    ],
+    ids=["strange key", "another depth", "no classifier", "another network"],
+)
+def test_what_is_not_recognised_is_listed(change):
+    weights = change(meta(key_list("sfnet_r18")))
+    with pytest.raises(ValueError) as error:
+        recognise_family(weights)
+    for part in (next(iter(weights)), "Known: Sketch-and-Fill on ResNet", "SFNet-Lite"):
+        assert part in str(error.value)
+
+
+def test_another_family_is_named():
+    with torch.device("meta"):
+        network = build_model("semanticflow", 19, "resnet18")
+    with pytest.raises(ValueError, match=r"has SFNet-Lite \(lxtGH/SFSegNets\) on resnet18"):
+        load_published(network, meta(key_list("sfnet_lite_r18")))

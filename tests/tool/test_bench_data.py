@@ -1,0 +1,141 @@
+"""The measurement of the training data: its baselines do what ours do, and the command prints and writes its tables."""
+
+import json
+import mmap
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dataset.cityscapes import Cityscapes
+from dataset.load.buffers import Buffers
+from dataset.load.threads import run_ahead
+from tests.conftest import make_experiment
+from tool.bench import data, data_memory, data_train, main, synthetic
+from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
+from util.config.load import load_config
+from util.record.machine import cores
+
+MAPPING = dict(Cityscapes.label_map)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("bench") / "pictures", 3, (128, 256))
+
+
+def test_synthetic_pictures_are_a_cityscapes_list(pictures):
+    lines = (pictures / "train.txt").read_text().splitlines()
+    assert len(lines) == 3
+    image, label = (cv2.imread(str(pictures / name), cv2.IMREAD_UNCHANGED) for name in lines[0].split())
+    assert image.shape == (128, 256, 3) and label.shape == (128, 256)
+    assert set(np.unique(label)) <= set(MAPPING)
+
+
+@pytest.mark.parametrize("module, options", [
+    (data_semseg, {}), (data_pil, {"mapping": MAPPING}), (data_sfsegnets, {"mapping": MAPPING})])
+def test_baselines_give_normalised_crops_of_the_picture(pictures, module, options):
+    """At scale 1 and a crop of the whole picture, without the random colours, they are the picture itself."""
+    paths = [str(pictures / name) for name in (pictures / "train.txt").read_text().split()[:2]]
+    truth = cv2.imread(paths[0])[:, :, ::-1].astype(np.float32)
+    ids = cv2.imread(paths[1], cv2.IMREAD_UNCHANGED)
+    target = ids if module is data_semseg else np.vectorize(MAPPING.get)(ids)
+    if module is data_semseg:
+        options = {"rotate": (0.0, 1e-9)}
+    elif module is data_sfsegnets:
+        options = {**options, "jitter": 0.0}
+    for seed in range(4):
+        image, label = module.load_sample(*paths, (128, 256), np.random.default_rng(seed), scale=(1.0, 1.0), **options)
+        assert image.shape == (3, 128, 256) and label.shape == (128, 256) and label.dtype.is_floating_point is False
+        pixels = image.permute(1, 2, 0).numpy() * data_semseg.STD + data_semseg.MEAN
+        best = min((np.abs(pixels - side).mean(), np.mean(label.numpy() == known))
+                   for side, known in ((truth, target), (truth[:, ::-1], target[:, ::-1])))
+        assert best[0] < 8 and best[1] > 0.98
+    small, _ = module.load_sample(*paths, (200, 300), np.random.default_rng(0), scale=(0.5, 0.6), **options)
+    assert small.shape == (3, 200, 300)
+
+
+@pytest.mark.parametrize("keys, expected", [
+    ({}, "semseg"), ({"rotate_prob": 0.0}, "pil"), ({"jitter": [0.2, 0.2, 0.2, 0.1]}, "sfsegnets")])
+def test_the_baseline_is_the_nearest_recipe(tmp_path, keys, expected):
+    path = make_experiment(tmp_path, tmp_path, data=keys)
+    assert data.nearest_baseline(load_config(path)) == expected
+
+
+def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data_train, "WARM_STEPS", 1)
+    file = tmp_path / "data.json"
+    assert main(["data", "cityscapes", "sfnet_mobile", "--size", "64", "96", "--count", "3", "--batch", "2", "--rounds",
+                 "1", "--train", "1", "--json", str(file), "data.crop=[65,65]"]) == 0
+    shown, written = capsys.readouterr().out, json.loads(file.read_text())
+    assert "synthetic street pictures, 64 x 96" in shown and "packed raw" in shown
+    assert [len(table["rows"]) >= 5 for table in written["tables"]] == [True] * 5
+    assert set(written["figures"]["memory_mib"]) >= {"baseline", "files", "raw"}
+    memory = written["figures"]["loader memory"]
+    assert set(memory) >= {"baseline semseg", "files, OpenCV", "packed raw", "memory cache"}
+    assert "loader memory" in shown
+    assert [memory[name]["workers"] for name in ("files, OpenCV", "packed raw")] == ["processes", "threads"]
+    fed = written["tables"][-1]
+    assert {row["name"] for row in fed["rows"]} >= {"packed raw", "packed raw, augmented on the device"}
+    assert all(0 <= fact["waiting, %"] <= 100 for fact in fed["facts"].values())
+
+
+class Hungry:
+    """A data set whose samples are 1/4 MiB each, and need 30 MiB to be read."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        memory = mmap.mmap(-1, 30 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        np.frombuffer(memory, np.uint8)[:] = 1
+        time.sleep(0.01)
+        return torch.ones(1 << 18, dtype=torch.uint8)
+
+
+def make_hungry(threads):
+    if not threads:
+        return DataLoader(Hungry(), 8, num_workers=2)
+    lend, source = Buffers(3), Hungry()
+
+    def begin(key):
+        item = SimpleNamespace(batch=lend.take((8, 1 << 18)))
+        item.jobs = [lambda part=part: part.copy_(source[0]) for part in item.batch]
+        item.finish = lambda: item.batch
+        return item
+
+    return run_ahead(range(100), begin, 2, 1)
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_the_memory_of_a_worker_is_told_from_that_of_the_batches(threads):
+    """2 MiB a batch, 30 MiB and some of Python's own a worker; the parent's are not counted."""
+    ballast = np.ones(200 << 20, np.uint8)
+    found = data_memory.worker_memory(partial(make_hungry, threads), 10, 2, live=5, threads=threads)
+    assert found["batches, MiB"] == 10 and found["batches held"] == 5
+    assert 20 < found["a worker, MiB"] < 60 and ballast[0] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cores() < 8, reason="needs 8 cores")
+def test_no_step_on_a_gpu_waits_for_its_pictures(tmp_path):
+    """Cityscapes' size and recipe, 8 workers: from PNG files, packed, cached, and augmented on the device."""
+    file = tmp_path / "data.json"
+    assert main(["data", "cityscapes", "sfnet101", "--count", "16", "--batch", "8", "--workers", "8", "--rounds", "1",
+                 "--train", "40", "--json", str(file)]) == 0
+    fed = json.loads(file.read_text())["tables"][-1]
+    assert {name: fact["waiting, %"] for name, fact in fed["facts"].items() if fact["waiting, %"] >= 2} == {}
+
+
+def test_real_pictures_are_measured_as_their_experiment_reads_them(tmp_path, monkeypatch, capsys):
+    pictures = synthetic.write(tmp_path / "mine", 2, (64, 96))
+    for name in ("loader_table", "growth_table", "stage_table"):
+        monkeypatch.setattr(data, name, data.sample_table)
+    assert main(["data", "cityscapes", "sfnet_mobile", "--pictures", str(pictures), "--batch", "2", "--rounds", "1",
+                 "data.crop=[32,40]"]) == 0
+    assert str(pictures) in capsys.readouterr().out

@@ -1,0 +1,161 @@
+"""The command that scores: which checkpoint, which pictures, what it writes."""
+
+import json
+import threading
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from dataset.base import SegDataset
+from dataset.cityscapes import Cityscapes
+from tests.conftest import make_experiment
+from tool import test, train
+from util import checkpoint
+from util.record.files import sha256
+from util.score.predict import Predictor
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """An experiment and the folder of its finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    experiment = make_experiment(folder, data)
+    assert train.main(["--config", str(experiment), "--exp", str(folder / "run")]) == 0
+    return experiment, folder / "run"
+
+
+def score(experiment, run, *overrides) -> dict:
+    assert test.main(["--config", str(experiment), "--exp", str(run), *overrides]) == 0
+    return json.loads((run / "result" / "metrics.json").read_text())
+
+
+def test_a_range_of_pictures(trained):
+    assert score(*trained, "test.index_start=1", "test.index_step=3")["num_images"] == 3
+    assert score(*trained, "test.index_start=4", "test.index_step=9")["num_images"] == 1
+    with pytest.raises(ValueError, match="index_start 5: the list has 5 pictures"):
+        score(*trained, "test.index_start=5")
+
+
+def test_ranges_written_one_by_one_are_scored_together(trained):
+    whole = score(*trained)
+    for start in range(5):
+        score(*trained, f"test.index_start={start}", "test.index_step=1")
+    together = score(*trained, "test.has_prediction=true")
+    assert together["classes"] == whole["classes"] and together["checkpoint"] is None
+
+
+def test_last_or_best(trained):
+    experiment, run = trained
+    for which in ("last", "best"):
+        scored = score(experiment, run, f"test.checkpoint={which}")["checkpoint"]
+        assert scored["sha256"] == sha256(run / "model" / f"{which}.pth")
+
+
+def test_protocols_are_reported(trained):
+    protocol = score(*trained, "test.protocol=semseg", "test.base_size=96")["protocol"]
+    assert protocol["window"] == [48, 64] and protocol["flip"] is True and protocol["base_size"] == 96
+    assert protocol["stride_rate"] == pytest.approx(2 / 3) and protocol["name"] == "semseg"
+
+
+def test_fast_windows_are_reported_with_their_difference(trained):
+    exact = score(*trained)
+    assert exact["protocol"]["windows"] == "exact" and "compared" not in exact["protocol"]
+    fast = score(*trained, "test.windows=fast", "test.compare=3")
+    compared = fast["protocol"]["compared"]
+    assert fast["protocol"]["windows"] == "fast" and compared["num_images"] == 3
+    assert compared["mIoU_difference"] == pytest.approx(compared["mIoU"] - compared["mIoU_exact"])
+    assert 0.9 < compared["agreement"] <= 1
+    everything = score(*trained, "test.windows=fast", "test.compare=99")["protocol"]["compared"]
+    assert everything["num_images"] == 5 and everything["mIoU_exact"] == pytest.approx(exact["mIoU"])
+    assert everything["mIoU"] == pytest.approx(fast["mIoU"])
+    folded = score(*trained, "test.windows=fast", "test.compare=0", "test.optimize=fold")
+    assert "compared" not in folded["protocol"] and folded["mIoU"] == pytest.approx(fast["mIoU"], abs=1e-3)
+
+
+def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch):
+    """Each waits for what only comes in time if it runs beside the network."""
+    experiment, run = trained
+    started, read, late = [], [], []
+    changed = threading.Condition()
+
+    def note(events: list, name: str) -> None:
+        with changed:
+            events.append(name)
+            changed.notify_all()
+
+    def wait(events: list, number: int, what: str) -> None:
+        with changed:
+            if not changed.wait_for(lambda: len(events) >= min(number, 5), 10):
+                late.append(what)
+
+    whole, ready, write = Predictor.__call__, SegDataset.__getitem__, test.PredictionWriter.__call__
+
+    def predict(self, image):
+        note(started, "")
+        wait(read, len(started) + 1, "reading the next picture while this one is predicted")
+        return whole(self, image)
+
+    def load(self, index):
+        sample = ready(self, index)
+        note(read, sample["name"])
+        return sample
+
+    def record(self, sample, prediction):
+        number = read.index(sample["name"])
+        wait(started, number + 2, "predicting the next picture while this one is written")
+        write(self, sample, prediction)
+
+    monkeypatch.setattr(Predictor, "__call__", predict)
+    monkeypatch.setattr(SegDataset, "__getitem__", load)
+    monkeypatch.setattr(test.PredictionWriter, "__call__", record)
+    score(experiment, run, "data.workers=1", "data.loader=threads")
+    assert (len(started), len(read), late) == (5, 5, [])
+
+
+def test_a_split_without_labels_is_predicted_not_scored(trained):
+    experiment, run = trained
+    (run / "result" / "metrics.json").unlink(missing_ok=True)
+    assert test.main(["--config", str(experiment), "--exp", str(run), "test.split=test"]) == 0
+    assert not (run / "result" / "metrics.json").exists()
+    assert (run / "result" / "gray" / "val_000.png").is_file()
+    with pytest.raises(ValueError, match="no labels to score"):
+        test.main(["--config", str(experiment), "--exp", str(run), "test.split=test", "test.has_prediction=true"])
+
+
+def test_the_cityscapes_zip_has_label_ids_and_the_pictures_names(tmp_path):
+    """Against the ids of the official table: train ids 0..18 are these label ids."""
+    official = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    root = tmp_path / "cityscapes"
+    folder = root / "leftImg8bit" / "test" / "berlin"
+    folder.mkdir(parents=True)
+    stem = "berlin_000000_000019_leftImg8bit"
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / f"{stem}.png"), rng.integers(0, 255, (64, 96, 3), np.uint8))
+    (root / "test.txt").write_text(f"leftImg8bit/test/berlin/{stem}.png\n")
+    path = tmp_path / "c.yaml"
+    path.write_text(f"""
+data: {{name: cityscapes, root: {root}, crop: [48, 64], workers: 0}}
+model: {{name: fcn, backbone: resnet18}}
+train: {{epochs: 1, batch_size: 2}}
+test: {{split: test, submission: true}}
+""")
+    from model import build_model
+
+    model = build_model("fcn", 19, "resnet18")
+    state = {"model": model.state_dict(), "spec": model.spec, "classes": list(Cityscapes.classes)}
+    checkpoint.save(tmp_path / "w.pth", state)
+    run = tmp_path / "run"
+    arguments = ["--config", str(path), "--exp", str(run), "--checkpoint", str(tmp_path / "w.pth")]
+    assert test.main(arguments) == 0
+    with zipfile.ZipFile(run / "result" / "submission.zip") as archive:
+        assert archive.namelist() == [f"{stem}.png"]
+        ids = cv2.imdecode(np.frombuffer(archive.read(f"{stem}.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    gray = cv2.imread(str(run / "result" / "gray" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (64, 96) and np.array_equal(ids, np.array(official, np.uint8)[gray])
+
+
+def test_an_optimised_network_scores_the_same(trained):
+    plain, folded = score(*trained), score(*trained, "test.optimize=fold", "test.keep_memory=false")
+    assert folded["mIoU"] == pytest.approx(plain["mIoU"], abs=1e-3)

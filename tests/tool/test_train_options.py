@@ -1,0 +1,50 @@
+"""One epoch of training in every option of the Semantic-Flow networks, of the losses and of the sampling."""
+
+import math
+
+import pytest
+import yaml
+
+from tests.conftest import make_experiment
+from tests.tool.test_train import logged_losses, run, run_to_first_checkpoint, same
+from tool import train
+from util import checkpoint
+from util.config.load import merge
+
+DSN = {"out": 1.0, "dsn0": 0.4, "dsn1": 0.4, "dsn2": 0.4}
+OPTIONS = {
+    "plain": {"model": {"name": "semanticflow", "options": {}}},
+    "deep supervision, OHEM": {"model": {"name": "semanticflow", "options": {"deep_supervision": True}},
+                               "loss": {"name": "ohem", "options": {"min_kept": 500}, "weights": DSN}},
+    "port's warp, bf16": {"model": {"name": "semanticflow", "options": {"flow_align_corners": False}},
+                          "train": {"amp": "bf16"}},
+    "sppm": {"model": {"name": "semanticflow", "options": {"context": "sppm"}}},
+    "dfnet": {"model": {"name": "semanticflow", "backbone": "dfnet_v1", "options": {}}},
+    "lite": {"model": {"name": "semanticflow_lite", "options": {}}},
+    "lite, no gate": {"model": {"name": "semanticflow_lite", "options": {"gate": False}}},
+    "lite, stdc": {"model": {"name": "semanticflow_lite", "backbone": "stdc1", "options": {}}},
+    "relaxed boundaries": {"loss": {"name": "relaxed"}},
+    "dice and Lovasz beside cross entropy": {"loss": {"extra": {"dice": 0.5, "lovasz": 0.5}, "label_smoothing": 0.1}},
+    "class-uniform, photometric": {"data": {"uniform": 0.5, "photometric": True}},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_epoch(tmp_path, data, name):
+    sections = {"train": {"epochs": 1, "val_every": 0, **OPTIONS[name].get("train", {})}}
+    path = make_experiment(tmp_path, data)
+    raw = merge(yaml.safe_load(path.read_text()), {**OPTIONS[name], **sections})
+    if "model" in OPTIONS[name]:
+        raw["model"]["options"] = OPTIONS[name]["model"]["options"]
+    path.write_text(yaml.safe_dump(raw))
+    assert train.main(["--config", str(path), "--exp", str(tmp_path / "run")]) == 0
+    assert all(map(math.isfinite, logged_losses(tmp_path / "run")))
+    assert checkpoint.load(tmp_path / "run" / "model" / "last.pth")["step"] == 4
+
+
+def test_class_uniform_sampling_continues_in_the_same_order(tmp_path, data):
+    """Killed after the first epoch, the run ends in the weights of the uninterrupted one."""
+    experiment = make_experiment(tmp_path, data, data={"uniform": 0.5}, train={"val_every": 0})
+    whole = run(experiment, tmp_path / "whole")
+    run_to_first_checkpoint(experiment, tmp_path / "halves")
+    assert same(run(experiment, tmp_path / "halves", "data.workers=2")["model"], whole["model"])

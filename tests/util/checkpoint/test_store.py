@@ -1,0 +1,210 @@
+"""The checkpoints of a run: the newest that is whole is found, whatever happened to the others."""
+
+import errno
+import json
+import logging
+import os
+import threading
+
+import pytest
+import torch
+
+from tests import reliability
+from tests.faults.damages import DAMAGES
+from util import checkpoint
+from util.checkpoint import store
+from util.checkpoint.store import Store
+from util.record.files import sha256
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch, caplog):
+    """What is logged, as text."""
+    monkeypatch.setattr(store.log, "propagate", True)
+    caplog.set_level(logging.INFO, store.log.name)
+    return caplog
+
+
+def write(folder, count, first=1, *, best=(), run=None, **options) -> Store:
+    """A run that saves the epochs first..count, those in `best` as the best so far."""
+    checkpoints = run or Store(folder, **options)
+    checkpoints.open()
+    for epoch in range(first, count + 1):
+        state = {"epoch": epoch, "w": torch.full((50000,), float(epoch))}
+        facts = {"step": 10 * epoch, "epoch": epoch, "config": "c", "data": "d"}
+        checkpoints.save(store.epoch_name(epoch), state, facts, epoch in best, wait=True)
+    return checkpoints
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def epoch_of(path) -> int:
+    return checkpoint.load(path)["epoch"]
+
+
+def test_the_newest_is_found_and_the_last_two_and_the_best_stay(tmp_path):
+    write(tmp_path, 5, best=(1, 2))
+    assert names(tmp_path) == ["best.pth", "epoch_0002.json", "epoch_0002.pth", "epoch_0004.json", "epoch_0004.pth",
+                               "epoch_0005.json", "epoch_0005.pth", "last.pth"]
+    found = Store(tmp_path)
+    assert epoch_of(found.newest()) == 5 and found.best == "epoch_0002.pth"
+    assert epoch_of(tmp_path / "last.pth") == 5 and epoch_of(tmp_path / "best.pth") == 2
+    assert os.path.samefile(tmp_path / "last.pth", tmp_path / "epoch_0005.pth"), "no second copy of the bytes"
+
+
+def test_every_nth_epoch_stays_for_ever(tmp_path):
+    write(tmp_path, 7, keep_last=1, keep_every=3)
+    assert [n for n in names(tmp_path) if n.endswith(".pth")] == [
+        "epoch_0003.pth", "epoch_0006.pth", "epoch_0007.pth", "last.pth"]
+
+
+def test_the_best_of_the_one_before_the_newest_stays_too(tmp_path):
+    """If the newest is lost, the best that the one before knows must still be there."""
+    write(tmp_path, 4, best=(1, 4))
+    (tmp_path / "epoch_0004.pth").write_bytes(b"")
+    found = Store(tmp_path)
+    assert epoch_of(found.newest()) == 3 and epoch_of(tmp_path / "best.pth") == 1
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, told, name):
+    write(tmp_path, 3, best=(2,))
+    DAMAGES[name](tmp_path / "epoch_0003.pth", tmp_path / "epoch_0003.json")
+    found = Store(tmp_path)
+    found.open()
+    assert epoch_of(found.newest()) == 2
+    assert "epoch_0003" in told.text
+    assert epoch_of(tmp_path / "last.pth") == epoch_of(tmp_path / "best.pth") == 2
+    write(tmp_path, 4, first=3, run=found)
+    again = Store(tmp_path)
+    assert epoch_of(again.newest()) == 4 and not list(tmp_path.glob(".*"))
+
+
+def test_where_all_are_damaged_the_run_is_not_started_anew_by_itself(tmp_path):
+    write(tmp_path, 3)
+    for path in tmp_path.glob("*.pth"):
+        path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="no checkpoint of this run is whole") as error:
+        Store(tmp_path).newest()
+    for part in ("epoch_0002.pth", "epoch_0003.pth", "train.resume=never"):
+        assert part in str(error.value)
+
+
+def test_the_first_checkpoint_without_a_manifest_is_a_run_killed_while_it_saved(tmp_path, told):
+    write(tmp_path, 1)
+    for name in ("epoch_0001.json", "last.pth"):
+        (tmp_path / name).unlink()
+    assert Store(tmp_path).newest() is None
+    assert "epoch_0001.pth is incomplete" in told.text
+
+
+def test_a_lone_last_is_continued_if_its_own_checksums_are_right(tmp_path):
+    write(tmp_path, 2)
+    for name in names(tmp_path):
+        if name != "last.pth":
+            (tmp_path / name).unlink()
+    assert epoch_of(Store(tmp_path).newest()) == 2
+    content = bytearray((tmp_path / "last.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "last.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="checksum"):
+        Store(tmp_path).newest()
+
+
+def test_aliases_are_put_right(tmp_path):
+    write(tmp_path, 3, best=(2,))
+    (tmp_path / "last.pth").unlink()
+    (tmp_path / "last.pth").mkdir()
+    (tmp_path / "best.pth").unlink()
+    (tmp_path / "best.pth").write_bytes(b"torn")
+    Store(tmp_path).newest()
+    assert epoch_of(tmp_path / "last.pth") == 3 and epoch_of(tmp_path / "best.pth") == 2
+
+
+def test_a_file_system_without_links_gets_copies(tmp_path, monkeypatch):
+    def no_link(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    write(tmp_path, 2, best=(1,))
+    assert epoch_of(tmp_path / "last.pth") == 2 and epoch_of(tmp_path / "best.pth") == 1
+
+
+def test_a_new_run_replaces_the_old_one_only_when_it_has_a_checkpoint(tmp_path):
+    write(tmp_path, 9, best=(9,))
+    fresh = Store(tmp_path)
+    fresh.open()
+    assert epoch_of(Store(tmp_path).newest()) == 9
+    write(tmp_path, 1, run=fresh)
+    assert epoch_of(Store(tmp_path).newest()) == 1, "the newest in time, not the one of the most epochs"
+    assert names(tmp_path) == ["epoch_0001.json", "epoch_0001.pth", "last.pth"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_leaves_what_was_there_and_is_told_at_the_next_save(tmp_path, monkeypatch):
+    checkpoints = write(tmp_path, 2)
+    real = open
+
+    def full(name, *args, **kwargs):
+        return real("/dev/full" if str(name).endswith(".part") else name, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", full)
+    facts = {"step": 30, "epoch": 3, "config": "c", "data": "d"}
+    checkpoints.save("epoch_0003", {"epoch": 3}, facts, False, wait=False)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save("epoch_0004", {"epoch": 4}, facts, False, wait=False)
+    monkeypatch.undo()
+    assert epoch_of(Store(tmp_path).newest()) == 2
+
+
+def test_a_save_does_not_hold_up_the_step_and_one_is_under_way_at_most(tmp_path, monkeypatch):
+    gate, running, most = threading.Event(), [], []
+    original = checkpoint.save
+
+    def slow(path, state):
+        running.append(path)
+        most.append(len(running))
+        assert gate.wait(20)
+        running.remove(path)
+        return original(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    checkpoints = Store(tmp_path)
+    checkpoints.open()
+    facts = {"step": 1, "epoch": 1, "config": "c", "data": "d"}
+    checkpoints.save("step_00000001", {"epoch": 1}, facts, False, wait=False)
+    assert not (tmp_path / "last.pth").exists()
+    threading.Timer(0.2, gate.set).start()
+    checkpoints.save("step_00000002", {"epoch": 2}, facts, False, wait=False)
+    checkpoints.wait()
+    assert most == [1, 1] and epoch_of(tmp_path / "last.pth") == 2
+
+
+def test_the_manifest_says_what_the_file_is(tmp_path):
+    write(tmp_path, 1)
+    manifest = json.loads((tmp_path / "epoch_0001.json").read_text())
+    assert manifest["sha256"] == sha256(tmp_path / "epoch_0001.pth")
+    assert (manifest["step"], manifest["epoch"], manifest["size"]) == (
+        10, 1, (tmp_path / "epoch_0001.pth").stat().st_size)
+
+
+def test_bytes_that_come_back_wrong_are_no_checkpoint(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    monkeypatch.setattr("util.checkpoint.file.sha256", lambda path: "0")
+    with pytest.raises(OSError, match="gives back other bytes"):
+        checkpoint.save(tmp_path / "epoch_0002.pth", {"w": torch.zeros(3)})
+    assert names(tmp_path) == ["epoch_0001.json", "epoch_0001.pth", "last.pth"]
+
+
+def test_the_table_of_faults_is_that_of_the_recorded_ones():
+    text = (reliability.DOCS / "reliability.md").read_text(encoding="utf-8")
+    assert text == reliability.page(text, reliability.read(reliability.DOCS / "reliability.json"))
+
+
+def test_recorded_faults_replace_those_of_the_same_name(tmp_path):
+    file = tmp_path / "rows.json"
+    reliability.write(file, [reliability.Row("a", 1, "x"), reliability.Row("b", 2, "y")])
+    reliability.write(file, [reliability.Row("a", 9, "z")])
+    assert reliability.read(file) == [reliability.Row("a", 9, "z"), reliability.Row("b", 2, "y")]

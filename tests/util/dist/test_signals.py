@@ -1,0 +1,88 @@
+"""A run that is asked to end saves at the next step border and says so by its status."""
+
+import signal
+
+import pytest
+
+from tests.conftest import make_experiment
+from tests.faults.runs import TOY, Run, final, same
+from tool.shared import cli
+from util.dist import signals
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
+    """An experiment, and the folder of its uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    experiment = make_experiment(folder, data, train={"epochs": 3, "log_every": 1, "ema": 0.9},
+                                 model=TOY)
+    assert Run(experiment, folder / "run").wait() == [0]
+    return experiment, folder / "run"
+
+
+@pytest.mark.parametrize("number, status, workers", [
+    (signal.SIGTERM, 75, 2), (signal.SIGUSR1, 75, 0), (signal.SIGINT, 130, 2),
+])
+def test_a_signal_saves_at_the_next_step_and_the_same_command_continues(tmp_path, whole, number, status, workers):
+    experiment, uninterrupted = whole
+    command = (experiment, tmp_path / "run", f"data.workers={workers}")
+    run = Run(*command)
+    run.until(lambda: "step 2/12" in run.output())
+    run.signal_group(number)
+    assert run.wait() == [status], run.output()
+    assert final(tmp_path / "run")["step"] % 4, "inside an epoch"
+    assert "stopped by a signal" in run.output()
+    assert Run(*command).wait() == [0]
+    assert same(final(tmp_path / "run"), final(uninterrupted))
+
+
+def test_two_processes_stop_at_the_same_step_where_one_is_asked(tmp_path, data):
+    experiment = make_experiment(tmp_path, data, train={"epochs": 3, "log_every": 1}, model=TOY)
+    assert Run(experiment, tmp_path / "whole", world=2).wait() == [0, 0]
+    run = Run(experiment, tmp_path / "run", world=2)
+    run.until(lambda: "step 2/12" in run.output())
+    run.signal(signal.SIGTERM, ranks=(1,))
+    assert run.wait() == [signals.PREEMPTED] * 2, run.output()
+    assert Run(experiment, tmp_path / "run", world=2).wait() == [0, 0]
+    assert same(final(tmp_path / "run"), final(tmp_path / "whole"))
+
+
+def test_two_processes_score_the_network_that_is_saved(tmp_path, data):
+    """Each process has its own running means of batch norm; a validation that is done again finds those of rank 0."""
+    experiment = make_experiment(tmp_path, data, train={"epochs": 1, "save_steps": 4, "ema": 0.5}, model=TOY)
+    assert Run(experiment, tmp_path / "run", world=2).wait() == [0, 0]
+    state = final(tmp_path / "run")
+    for path in (tmp_path / "run" / "model").iterdir():
+        if not path.name.startswith("step_"):
+            path.unlink()
+    again = Run(experiment, tmp_path / "run", world=2)
+    assert again.wait() == [0, 0] and "after epoch 0, step 4" in again.output()
+    assert same(final(tmp_path / "run"), state)
+
+
+def test_a_signal_before_the_first_step_ends_the_process_at_once():
+    with pytest.raises(signals.Stopped, match="SIGUSR1") as stopped, signals.Stop():
+        signal.raise_signal(signal.SIGUSR1)
+    assert stopped.value.status == 75
+
+
+def test_a_stop_restores_what_was_there():
+    before = [signal.getsignal(number) for number in signals.STATUS]
+    with signals.Stop() as stop:
+        stop.hold()
+        assert stop.poll() == 0
+    assert [signal.getsignal(number) for number in signals.STATUS] == before
+
+
+def test_a_signal_in_the_middle_of_other_code_is_still_a_signal(capsys):
+    """What cleans up after it may fail in its own way."""
+
+    def main():
+        try:
+            raise signals.Stopped(signal.SIGTERM)
+        finally:
+            [].pop()
+
+    with pytest.raises(SystemExit) as end:
+        cli.command(main)
+    assert end.value.code == signals.PREEMPTED and "stopped by SIGTERM" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""Prints docs/config.md, the table of every key, from the schema.
+
+    python -m tool.doc.config > docs/config.md
+"""
+
+import re
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from util.config.schema import Config
+
+HEAD = """# Every key of an experiment
+
+A YAML file has the sections below and `seed`; `base: other.yaml` (relative to the file) is merged first. On the
+command line a key is `section.key=value`, the value read as YAML. An unknown key, a wrong type or a missing key stops
+the run before anything is built. This page is made from the schema by `python -m tool.doc.config > docs/config.md`.
+"""
+
+
+def kind(field: FieldInfo) -> str:
+    """The type of a key as a reader would write it."""
+    text = str(field.annotation).replace("typing.", "").replace("NoneType", "none").replace("None", "none")
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    text = re.sub(r"Annotated\[(.*), BeforeValidator.*\]", r"\1", text)
+    return text.replace("|", "\\|")
+
+
+def default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return "none" if value is None else f"`{value}`"
+
+
+def page() -> str:
+    lines = [HEAD]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        lines += [f"## {name}", ""]
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            lines += [f"{field.description}; default {field.default}.", ""]
+            continue
+        lines += [section.__doc__.strip(), "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        for key, value in section.model_fields.items():
+            lines.append(f"| `{key}` | {kind(value)} | {default(value)} | {value.description} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+if __name__ == "__main__":
+    print(page())

@@ -1,0 +1,134 @@
+"""What every command shares: its arguments, and how a mistake of the user ends it in one line."""
+
+import argparse
+import errno
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from util import dist
+from util.dist import signals
+from util.record import status
+from util.record.log import log
+
+OURS = ("model", "dataset", "util", "tool")
+
+
+def parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
+    """The arguments that every command with an experiment has."""
+    out = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
+    out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
+    out.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="changes to the experiment, e.g. train.epochs=2"
+    )
+    return out
+
+
+def command(main: Callable[[], int]) -> None:
+    """Runs a command and exits with its status; a user's mistake is one message and status 2, without traceback.
+
+    The loss of another process is one message too, and status `dist.PEER_LOST`.
+    """
+    code = 1
+    try:
+        code = main()
+        if code in signals.STATUS.values():
+            signals.ignore()
+        status.end("stopped" if code in signals.STATUS.values() else "finished")
+    except BaseException as error:
+        known = _status_of(error)
+        if known is None:
+            _unexpected(error)
+            raise
+        code = known
+    finally:
+        dist.close(_told[-1] if code and _told else dist.DONE)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if code == dist.PEER_LOST:
+        os._exit(code)  # a thread may be inside an operation that never returns
+    sys.exit(code)
+
+
+def _status_of(error: BaseException) -> int | None:
+    """Tells what ended a command, in one message, and gives its exit status; None for a defect of ours."""
+    stop = signals.cause(error)  # it may come up in the middle of other code, whose clean-up then fails
+    if stop is not None:
+        _report(f"stopped by {stop} before there was anything to save; the same command starts again", "stopped")
+        return stop.status
+    if isinstance(error, KeyboardInterrupt):
+        _report("interrupted; the same command continues from the last checkpoint", "stopped")
+        return signals.INTERRUPTED
+    if isinstance(error, torch.OutOfMemoryError):
+        _report(f"{str(error).splitlines()[0]} Use a smaller train.batch_size or data.crop, train.accumulate, or amp")
+        return 2
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        if not _expected(error):
+            return None
+        if not getattr(error, "told", False):  # the process it happened in has told it
+            _report(_message(error))
+        return 2
+    if isinstance(error, RuntimeError):
+        signals.ignore()  # of the launcher, which ends what is left: first say why
+        reason = dist.lost_peer(error)
+        if reason is not None:
+            _report(reason)
+            return dist.PEER_LOST
+    return None
+
+
+def lost(reason: str) -> None:
+    """Tells that another process is lost; called from a thread of a process that is about to end."""
+    _report(reason)
+    sys.stderr.flush()
+
+
+_told: list[str] = []  # what this process ends with, for the others
+
+
+def _unexpected(error: BaseException) -> None:
+    """Records a defect; its traceback goes to the console as well."""
+    _log_file_only(traceback.format_exc())
+    text = f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
+    _told.append(text)
+    status.end("failed", text)
+
+
+def _expected(error: BaseException) -> bool:
+    """Whether our own code raised it, or the operating system about a file: a message, not a defect."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS):
+        return True
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    name = last.tb_frame.f_globals.get("__spec__") or last.tb_frame.f_globals.get("__name__", "")
+    return getattr(name, "name", name).partition(".")[0] in OURS
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return error.strerror if ":" in error.strerror else "no space left on the disk"
+    return str(error)
+
+
+def _report(text: str, state: str = "failed") -> None:
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    prefix = f"error (rank {os.environ['RANK']} on {socket.gethostname()}): " if several else "error: "
+    print(prefix + text, file=sys.stderr, flush=True)
+    _log_file_only(prefix + text)
+    _told.append(text)
+    status.end(state, text)
+
+
+def _log_file_only(text: str) -> None:
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(log.makeRecord(log.name, logging.ERROR, "", 0, text, (), None))

@@ -1,0 +1,156 @@
+"""From an experiment to its data: data sets, checked and packed, and the batches of a training."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dataset import build_dataset, build_loader
+from dataset.augment.device import DeviceTransform
+from dataset.augment.transform import TrainTransform
+from dataset.load.uniform import ClassUniform, find_points
+from dataset.prepare.check import check_dataset, compare_splits
+from dataset.read import cache, packed
+from dataset.read.identity import facts
+from dataset.read.skip import Skips
+from tool.shared.experiment import RunPaths
+from util import dist
+from util.config.schema import Config
+from util.record.log import log
+from util.record.machine import cores
+from util.train.loop import Training
+from util.train.prefetch import Prefetch
+from util.train.resume import Data
+
+
+def dataset_of(config: Config, split: str, transform: Callable | None = None):
+    """The data set of one split, as the experiment describes it."""
+    data = config.data
+    list_file = {"train": data.train_list, "val": data.val_list, "test": data.test_list}[split]
+    dataset = build_dataset(
+        data.name, data.root, list_file, split, transform, config.seed, data.classes, data.colors, data.label_map
+    )
+    if data.packed is not None:
+        read_packed(dataset, data.packed)
+    return dataset
+
+
+def read_packed(dataset, folder: str) -> None:
+    """Lets the data set read from the packed data in `folder`; "auto": those in its root, if any.
+
+    A split that is not packed is read from its files, but for that of a training from a folder that was named.
+
+    Raises:
+        FileNotFoundError, ValueError: the packed data are missing, damaged, or do not fit the files.
+    """
+    place = dataset.root / "packed" if folder == "auto" else Path(folder)
+    if packed.index_file(place, dataset.split).is_file() or (folder != "auto" and dataset.split == "train"):
+        dataset.source = packed.Packed(place, dataset)
+        log.info("%s: packed data %s", dataset.split, dataset.source.path)
+    else:
+        log.info("%s: no packed data in %s, the files are read", dataset.split, place)
+
+
+def keep_in_memory(config: Config, sets: list) -> None:
+    """Reads the data sets into memory, if `data.cache` says so.
+
+    Raises:
+        ValueError: the memory does not suffice, with the arithmetic.
+    """
+    if config.data.cache == "memory":
+        size = cache.keep_in_memory(sets, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        log.info("data.cache: reading %d pictures, %.1f GiB decoded, into memory", sum(map(len, sets)), size / 2**30)
+        for part in sets:
+            part.source.prepare(loader_workers(config))
+
+
+def loader_workers(config: Config) -> int:
+    """`data.workers`, but no more than this process's share of the machine's cores."""
+    return min(config.data.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def build_data(config: Config, run: RunPaths):
+    """Training and validation set, checked; rank 0 reads the labels for all."""
+    data = config.data
+    transform = TrainTransform(
+        data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter,
+        data.mean, photometric=data.photometric,
+    )
+    if data.augment == "device":
+        transform = DeviceTransform(transform)
+    train_set = dataset_of(config, "train", transform)
+    val_set = dataset_of(config, "val") if config.train.val_every else None
+    train_set.skip_errors = data.on_error == "skip"
+    sets = [part for part in (train_set, val_set) if part is not None]
+    for part in sets:
+        log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
+    if data.check:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        for warning in dist.main_first(lambda: check_labels(sets, run, data.max_errors)):
+            log.info("data: %s", warning)
+    keep_in_memory(config, sets)
+    return train_set, val_set
+
+
+def data_of(train_set, val_set) -> Data:
+    """What a checkpoint says of the data, and a continued run must find again."""
+    sets = {part.split: facts(part) for part in (train_set, val_set) if part is not None}
+    return Data(tuple(train_set.classes), [list(map(int, color)) for color in train_set.colors], sets)
+
+
+def check_labels(sets: list, run: RunPaths, max_errors: int) -> list[str]:
+    """Reads every label once (remembered in the run's folder); what looks wrong, but is allowed.
+
+    max_errors: samples that may be unusable in a set that goes on without them.
+
+    Raises:
+        ValueError: names the files that cannot be used.
+    """
+    reports = [
+        check_dataset(part, stamp=run.folder / f"check_{part.split}.json",
+                      may_skip=max_errors if part.skip_errors else 0)
+        for part in sets
+    ]
+    warnings = []
+    for part, report in zip(sets, reports, strict=True):
+        warnings += [f"{part.split}: will be skipped (at most {max_errors}): {text}" for text in report.skipped]
+        warnings += [f"{part.split}: {text}" for text in report.warnings]
+    if len(sets) == 2:
+        warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
+    return warnings
+
+
+def skips_of(config: Config, train_set, run: RunPaths) -> Skips | None:
+    """What takes note of unreadable training samples, where the run goes on without them."""
+    if config.data.on_error == "stop":
+        return None
+    return Skips(train_set.list_file, config.data.max_errors, run.folder / "skipped.txt", log.warning)
+
+
+def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | None:
+    """What draws the class-uniform share of each epoch, if there is one; rank 0 reads the labels for all."""
+    data = config.data
+    if not data.uniform:
+        return None
+    tile = data.uniform_tile or max(data.crop)
+    points = dist.main_first(lambda: find_points(train_set, tile, file=run.folder / "uniform.npz"))
+    if points.absent:
+        log.info("data.uniform: no label holds the classes %s; they are left out", ", ".join(points.absent))
+    return ClassUniform(points, len(train_set), data.uniform)
+
+
+def build_batches(training: Training, train_set, run: RunPaths):
+    """This process's training batches, from the step on where the run continues."""
+    config = training.config
+    return build_loader(
+        train_set, config.train.batch_size, dist.rank(), dist.world_size(), loader_workers(config), config.seed,
+        training.step, config.train.accumulate, pin_memory=training.device.type == "cuda",
+        uniform=class_uniform(config, train_set, run), loader=config.data.loader,
+        skips=skips_of(config, train_set, run),
+    )
+
+
+def batches_on_device(training: Training, loader) -> Prefetch:
+    """The loader's batches, step by step; they are augmented on the device if `data.augment` says so."""
+    if training.config.data.augment == "device":
+        training.augment = loader.dataset.transform.apply
+    return Prefetch(iter(loader), training.device, training.config.train.accumulate)

@@ -1,0 +1,161 @@
+"""From an experiment to its network: built, filled with weights, ready to train or to predict."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model import build_model
+from model.published.load import load_backbone_weights, load_published
+from util import checkpoint, dist
+from util.config.schema import Config
+from util.loss import SegLoss
+from util.record.log import log
+from util.score.predict import Predictor, protocol_settings
+from util.train import random_state
+from util.train.compile import compile_regions
+from util.train.loop import AMP_TYPES, Training
+from util.train.optim import build_optimizer, build_schedule
+from util.train.recompute import recompute_blocks
+
+
+def network_of(config: Config, num_classes: int) -> torch.nn.Module:
+    """The untrained network of the experiment."""
+    options = dict(config.model.options)
+    return build_model(config.model.name, num_classes, config.model.backbone, **options)
+
+
+def load_initial_weights(model: torch.nn.Module, config: Config) -> None:
+    """Fills the backbone from `model.weights` and the whole network from `model.init`.
+
+    Raises:
+        FileNotFoundError: a file is missing; says where it comes from and how to start without it.
+        ValueError: the weights do not fit.
+    """
+    weights, init = config.model.weights, config.model.init
+    if weights != "none" and not init:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"model.weights: {weights} is missing. initmodel/README.md says where each file of initial weights "
+                "comes from; put it there, or start from random weights with model.weights=none"
+            )
+        log.info("backbone from %s: %s", weights, load_backbone_weights(model.backbone, checkpoint.load(weights)))
+    if init:
+        state = checkpoint.load(init)
+        if checkpoint.is_ours(state):
+            skipped = checkpoint.load_strictly(model, state["model"], init, config.model.init_skip)
+            log.info("network from %s%s", init, f", but {len(skipped)} parameters" if skipped else "")
+        else:
+            log.info("network from %s: %s", init, load_published(model, state, config.model.init_skip))
+
+
+def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Module:
+    """The trained network in a checkpoint file: one of ours, which rebuilds itself, or a published one.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, damaged, or of another network or class count.
+    """
+    state = checkpoint.load(path)
+    if not checkpoint.is_ours(state):
+        model = network_of(config, num_classes)
+        log.info("published checkpoint %s: %s", path, load_published(model, state))
+        return model
+    checkpoint.check_ours(state, path)
+    spec = state["spec"]
+    if spec["num_classes"] != num_classes:
+        raise ValueError(
+            f"{path}: trained for {spec['num_classes']} classes ({', '.join(state.get('classes', ())[:4])}, ...), "
+            f"but data set {config.data.name} has {num_classes}"
+        )
+    return rebuild(state, path)
+
+
+def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
+    """The trained network of a checkpoint of ours.
+
+    Raises:
+        ValueError: the checkpoint does not say which network it holds, or its weights do not fit.
+    """
+    checkpoint.check_ours(state, path)
+    spec = state["spec"]
+    try:
+        model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: its network cannot be built ({error})") from error
+    checkpoint.load_strictly(model, state["model"], str(path))
+    return model
+
+
+def make_deterministic(config: Config) -> None:
+    """Has every operation repeat bit for bit, or raise RuntimeError with its name, if `train.deterministic`.
+
+    If not, cuDNN tries out which of its kernels is the fastest, once, since all batches have the crop's size.
+    """
+    if config.train.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first product is computed
+    torch.backends.cudnn.benchmark = not config.train.deterministic
+    torch.use_deterministic_algorithms(config.train.deterministic)  # cuDNN's choice included
+
+
+def build_training(config: Config, train_set, device: torch.device) -> Training:
+    """Network, loss, optimiser and their helpers, ready for the first step."""
+    random_state.seed(config.seed)
+    model = network_of(config, len(train_set.classes))
+    load_initial_weights(model, config)
+    check_batch(config, model)
+    if config.model.sync_bn:
+        model = dist.convert_sync_batchnorm(model, device, config.train.compile)
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)
+    ema = None
+    if config.train.ema is not None:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema), use_buffers=True)
+    if config.train.checkpointing:
+        recompute_blocks(model.backbone)
+    o, loss = config.optim, config.loss
+    optimizer = build_optimizer(
+        model.parameter_groups(), o.name, o.lr, o.head_factor, o.momentum, o.weight_decay, o.decay_norm
+    )
+    steps_per_epoch = len(train_set) // config.train.batch_size
+    if config.train.compile:
+        compile_regions(model)
+    criterion = SegLoss(
+        loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing, loss.name,
+        loss.options, loss.extra,
+    )
+    net = dist.wrap(model, device, static=config.train.accumulate == 1)
+    random_state.seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
+    return Training(
+        config, device, model, net, criterion.to(device), optimizer,
+        build_schedule(optimizer, max(config.train.epochs * steps_per_epoch, 1), o.power, o.warmup_iters),
+        torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16"), ema, steps_per_epoch,
+    )
+
+
+def check_batch(config: Config, model: nn.Module) -> None:
+    """Refuses a batch of one picture where a batch norm sees a single pixel of it."""
+    train = config.train
+    part = dist.share(train.batch_size // train.accumulate, "train.batch_size / train.accumulate")
+    shared = config.model.sync_bn and dist.world_size() > 1
+    if part < model.smallest_train_batch and not shared:
+        raise ValueError(
+            f"train.batch_size {train.batch_size} gives {part} picture per forward pass, but "
+            f"{config.model.name} has batch norm behind global pooling, which needs at least "
+            f"{model.smallest_train_batch}; use a larger batch, fewer processes or less train.accumulate"
+        )
+
+
+def build_predictor(config: Config, model, num_classes: int, device, windows: str | None = None) -> Predictor:
+    """The predictor of the experiment's protocol, its single keys put over the preset; windows: instead of its own."""
+    test, data = config.test, config.data
+    settings = protocol_settings(
+        test.protocol, data.crop, scales=test.scales, flip=test.flip, window=test.window,
+        stride_rate=test.stride_rate, base_size=test.base_size,
+    )
+    return Predictor(
+        model, num_classes, data.mean, data.std, **settings, window_batch=test.window_batch,
+        amp=AMP_TYPES[test.amp], device=device, channels_last=config.train.channels_last,
+        windows=windows or test.windows,
+    )

@@ -1,0 +1,211 @@
+"""Checkpoints: one file that is enough to continue a run, or to rebuild and use its network."""
+
+import errno
+import hashlib
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from util.checkpoint.untrusted import check_content, check_file, check_network
+from util.record.files import replacing, sha256
+
+FORMAT = 1
+
+# Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are
+# allowed: the function that rebuilds it from type and bytes, which NumPy 1 had elsewhere, and the types.
+_REBUILD_NUMBER = np.float64().__reduce__()[0]
+NUMPY_NUMBERS = [
+    (_REBUILD_NUMBER, "numpy._core.multiarray.scalar"),
+    (_REBUILD_NUMBER, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
+]
+
+
+def save(path: str | Path, state: dict) -> tuple[str, int]:
+    """Writes `state` so that `path` is at every moment the old file or the new one, whole.
+
+    The file is written beside it, synced, read back from the disk and compared, and only then renamed.
+
+    Returns:
+        SHA-256 and size of the file.
+
+    Raises:
+        OSError: the disk is full, not writable, or gives back other bytes; the file that was there is untouched.
+    """
+    path = Path(path)
+    with replacing(path, durable=True) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                sink = _Sink(file)
+                torch.save({"format": FORMAT, **state}, sink)
+                if sink.error is not None:
+                    raise sink.error
+                if hasattr(os, "posix_fadvise"):
+                    # so that it is read back from the disk, not from memory
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise _told(error, path, state) from None
+        if sha256(temporary) != sink.digest.hexdigest():
+            raise OSError(errno.EIO, f"{path}: the disk gives back other bytes than were written")
+    return sink.digest.hexdigest(), sink.size
+
+
+class _Sink:
+    """What torch.save writes into: hashes the bytes on their way, and keeps the first error of the system, which
+    torch would hide behind its own."""
+
+    def __init__(self, file):
+        self.file, self.digest, self.size, self.error = file, hashlib.sha256(), 0, None
+
+    def write(self, block) -> int:
+        if self.error is not None:
+            return len(block)
+        try:
+            self.file.write(block)
+        except OSError as error:
+            self.error = error
+        self.digest.update(block)
+        self.size += len(block)
+        return len(block)
+
+    def flush(self) -> None:  # torch.save calls it at the end
+        if self.error is not None:
+            return
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            self.error = error
+
+
+def _told(error: OSError, path: Path, state: dict) -> OSError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    needed = sum(value.nbytes for value in tensors(state)) / 2**20
+    usage = os.statvfs(path.parent)
+    free = usage.f_bavail * usage.f_frsize / 2**20
+    return OSError(
+        errno.ENOSPC, f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "
+        "the earlier checkpoint is untouched. Free some space and start the same command again"
+    )
+
+
+def tensors(state) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dictionaries and lists."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, (list, tuple)):
+        for value in state:
+            yield from tensors(value)
+
+
+def load(path: str | Path) -> dict:
+    """The content of a checkpoint file, ours or published, on the CPU; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, claims more memory than it has bytes, or holds more than a dictionary of
+            tensors, plain values and NumPy numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a checkpoint, or damaged: {error}") from None
+    state = _read(path)
+    try:
+        return check_content(state, path.stat().st_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: refused: {error}") from None
+
+
+def _read(path: Path):
+    try:
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error)
+        # without torch's advice to trust the file
+        reason = reason.partition("\n")[0].partition(". Please use")[0]
+        # an unknown operation: some other kind of file, such as the web page of a failed download
+        if "weights_only" in str(error).lower() and "Unsupported operand" not in reason:
+            raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+    # whatever half a file provokes
+    except (RuntimeError, EOFError, LookupError, AttributeError, OSError, TypeError, ValueError, ArithmeticError,
+            AssertionError, MemoryError, struct.error) as error:
+        if getattr(error, "filename", None) is not None:  # the operating system's word about the path
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+
+
+def damage(path: Path) -> str | None:
+    """Why a file cannot be used, by the checksums that torch.save puts inside; None if it is whole."""
+    try:
+        load(path)
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error)
+    return f"the checksum of {wrong} in it is wrong" if wrong else None
+
+
+def is_ours(state: object) -> bool:
+    """Whether a loaded checkpoint has this project's format."""
+    return isinstance(state, dict) and isinstance(state.get("model"), dict) and "spec" in state
+
+
+def check_ours(state: dict, path: str | Path) -> None:
+    """Raises ValueError unless a checkpoint with this project's format says soundly which network it holds."""
+    try:
+        check_network(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """Copies `weights` into `module`; every name and shape must agree.
+
+    Args:
+        source: what an error calls the weights.
+        skip: prefixes of parameters that keep their present values.
+
+    Returns:
+        The names that were skipped.
+
+    Raises:
+        ValueError: lists what is missing, left over, or of another shape.
+    """
+    strange = [key for key, value in weights.items() if not isinstance(key, str) or not isinstance(value, torch.Tensor)]
+    if strange:
+        raise ValueError(f"{source} holds what is no named tensor: {strange[0]!r}")
+    own = module.state_dict()
+    skipped = [k for k in own if skip and k.startswith(tuple(skip))]
+    weights = {k: v for k, v in weights.items() if not (skip and k.startswith(tuple(skip)))}
+    missing = [k for k in own if k not in weights and k not in skipped]
+    extra = [k for k in weights if k not in own]
+    shapes = [
+        f"{k} {tuple(weights[k].shape)}, the network has {tuple(own[k].shape)}"
+        for k in weights
+        if k in own and weights[k].shape != own[k].shape
+    ]
+    problems = [("missing", missing), ("left over", extra), ("of another shape", shapes)]
+    if missing or extra or shapes:
+        lines = [f"{len(names)} {what}: {', '.join(names[:6])}" for what, names in problems if names]
+        raise ValueError(f"{source} does not fit this network: " + "; ".join(lines))
+    module.load_state_dict(weights, strict=not skipped)
+    return skipped

@@ -1,0 +1,277 @@
+"""Every key of an experiment: frozen, typed sections with each key's type, default and meaning, and what must fit
+together. docs/config.md is made from it; `util.config` reads experiments.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+def _yaml_off(value):
+    return "off" if value is False else value  # YAML 1.1 reads a bare off as false
+
+
+Precision = Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(_yaml_off)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class DataConfig(Section):
+    """Which pictures, and how they are augmented."""
+
+    name: str = Field(description="data set: an entry of dataset.DATASETS, or 'custom' for your own pictures")
+    root: str = Field(description="folder that the paths in the list files are relative to")
+    train_list: str | None = Field(None, description="list file; default: ROOT/train.txt")
+    val_list: str | None = Field(None, description="list file; default: ROOT/val.txt")
+    test_list: str | None = Field(None, description="list file; default: ROOT/test.txt")
+    classes: tuple[str, ...] | None = Field(None, description="class names of your own data")
+    colors: tuple[tuple[int, int, int], ...] | None = Field(None, description="RGB colour per class")
+    label_map: dict[int | str, int] | None = Field(
+        None, description="id on disk (or colour 'R,G,B') -> class index, or 255 to ignore"
+    )
+    crop: tuple[int, int] = Field((512, 512), description="height and width of a training crop, pixels")
+    scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale factor")
+    rotate: tuple[float, float] = Field((-10.0, 10.0), description="range of the random rotation, degrees")
+    rotate_prob: float = Field(0.5, ge=0, le=1, description="share of the samples that are rotated")
+    blur_prob: float = Field(0.5, ge=0, le=1, description="share of the samples that are blurred (5x5 Gaussian)")
+    flip_prob: float = Field(0.5, ge=0, le=1, description="share of the samples that are mirrored")
+    jitter: tuple[float, float, float, float] = Field(
+        (0.0, 0.0, 0.0, 0.0), description="ranges of the random brightness, contrast, saturation and hue"
+    )
+    photometric: bool = Field(
+        False, description="colour distortion of MMSegmentation (PhotoMetricDistortion), instead of jitter"
+    )
+    augment: Literal["host", "device"] = Field(
+        "host", description="where crops are made: loader workers, or the device, from whole decoded pictures"
+    )
+    uniform: float = Field(
+        0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"
+    )
+    uniform_tile: int | None = Field(
+        None, ge=1, description="side of the tiles that each offer one such crop a class; default: the crop"
+    )
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
+    std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
+    workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
+    loader: Literal["auto", "threads", "processes"] = Field(
+        "auto", description="what the workers are; auto: threads for packed or cached data, else processes"
+    )
+    packed: str | None = Field(
+        None, description="folder of packed data (tool.pack) to read; auto: ROOT/packed, if it holds the split"
+    )
+    cache: Literal["none", "memory"] = Field(
+        "none", description="memory: keep all decoded pictures in memory, in each training process"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="a training sample that cannot be read: stop the run, or go on with void pixels instead"
+    )
+    max_errors: int = Field(10, ge=1, description="with skip: the run stops at more unreadable samples than this")
+    check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
+
+    @field_validator("label_map", mode="after")
+    @classmethod
+    def _numbers(cls, value):
+        if value is None:
+            return None
+        return {int(k) if re.fullmatch(r"-?\d+", str(k)) else k: v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for key in ("scale", "rotate"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key}: the minimum {low} is larger than the maximum {high}")
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale: {self.scale[0]} is not a positive factor")
+        if min(self.crop) < 1:
+            raise ValueError(f"crop: {self.crop} is not a positive size")
+        if min(self.std) <= 0:
+            raise ValueError("std: every value must be positive")
+        if self.name == "custom" and not self.classes:
+            raise ValueError("name: custom needs 'classes', the list of class names")
+        if self.classes is not None and not 2 <= len(self.classes) <= 255:
+            raise ValueError(f"classes: {len(self.classes)} names; between 2 and 255 are possible")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name occurs twice")
+        if self.colors is not None and self.classes is not None and len(self.colors) != len(self.classes):
+            raise ValueError(f"colors: {len(self.colors)} colours for {len(self.classes)} classes")
+        if self.colors is not None and any(not 0 <= v <= 255 for color in self.colors for v in color):
+            raise ValueError("colors: values must be within 0..255")
+        if min(self.jitter) < 0:
+            raise ValueError("jitter: ranges cannot be negative")
+        if self.packed and self.cache != "none":
+            raise ValueError("cache: packed data need no cache, the system keeps them in memory; set one of the two")
+        if self.photometric and any(self.jitter):
+            raise ValueError("photometric: takes the place of jitter; set jitter to [0, 0, 0, 0]")
+        return self
+
+
+class ModelConfig(Section):
+    """Which network, and what it starts from."""
+
+    name: str = Field(description="network: an entry of model.MODELS")
+    backbone: str | None = Field(None, description="backbone: an entry of model.backbone.BACKBONES, or timm/NAME")
+    options: dict[str, Any] = Field({}, description="further arguments of the network, e.g. {output_stride: 8}")
+    weights: str = Field("none", description="file of ImageNet weights for the backbone, or 'none'")
+    init: str | None = Field(None, description="checkpoint of a whole network to start from (ours or published)")
+    init_skip: tuple[str, ...] = Field((), description="prefixes of parameters that 'init' may leave as they are")
+    sync_bn: bool = Field(False, description="batch norm over all processes; ordinary batch norm on one process")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _no_weights(cls, value):
+        return "none" if value in (None, "") else value
+
+
+class LossConfig(Section):
+    """What is minimised: the weighted sum over the network's outputs."""
+
+    name: Literal["cross_entropy", "ohem", "relaxed", "dice", "lovasz"] = Field(
+        "cross_entropy", description="loss of every output map; see util/losses"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="further arguments of that loss, e.g. {min_kept: 100000} of ohem"
+    )
+    weights: dict[str, float] = Field(
+        {"out": 1.0, "aux": 0.4}, description="weight of each output: out, aux, dsn0, dsn1, ..."
+    )
+    extra: dict[str, float] = Field(
+        {}, description="weight of losses added for the main output, e.g. {dice: 0.5}"
+    )
+    class_weights: tuple[float, ...] | None = Field(None, description="weight of each class, in class order")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if "out" not in self.weights:
+            raise ValueError("weights: the main output 'out' needs a weight")
+        if any(w < 0 for w in self.weights.values()):
+            raise ValueError("weights: cannot be negative")
+        if any(w < 0 for w in self.extra.values()):
+            raise ValueError("extra: cannot be negative")
+        if self.class_weights is not None and (min(self.class_weights) < 0 or max(self.class_weights) == 0):
+            raise ValueError("class_weights: cannot be negative, and one must be positive")
+        if self.options or self.extra or self.label_smoothing:
+            from util.loss import check_loss
+
+            check_loss(self.name, self.options, self.label_smoothing, self.extra)
+        return self
+
+
+class OptimConfig(Section):
+    """How the parameters move."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    lr: float = Field(0.01, gt=0, description="learning rate of the backbone")
+    head_factor: float = Field(10.0, gt=0, description="learning rate of everything else, as a multiple of lr")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; first beta of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
+    decay_norm: bool = Field(True, description="weight decay also on biases and normalisation parameters")
+    power: float = Field(0.9, ge=0, description="exponent of the poly schedule (1 - step/steps)^power")
+    warmup_iters: int = Field(0, ge=0, description="optimiser steps of linear warm-up")
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
+
+
+class TrainConfig(Section):
+    """The run."""
+
+    epochs: int = Field(ge=1, description="passes over the training pictures")
+    batch_size: int = Field(ge=1, description="pictures per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="forward and backward passes per optimiser step")
+    amp: Precision = Field("off", description="precision of the forward pass")
+    channels_last: bool = Field(True, description="memory format N,H,W,C")
+    compile: bool = Field(False, description="torch.compile the network's blocks, which takes minutes at the start")
+    checkpointing: bool = Field(
+        False, description="compute the backbone's activations again in the backward pass: less memory, more time"
+    )
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
+    val_every: int = Field(1, ge=0, description="epochs between validations; 0: none")
+    val_scale: float = Field(1.0, gt=0, description="scale at which a validation sees the whole pictures")
+    save_every: int = Field(1, ge=1, description="epochs between checkpoints")
+    save_steps: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; none: epochs only")
+    keep_last: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
+    keep_every: int = Field(0, ge=0, description="each epoch whose number this divides stays as well; 0: none")
+    log_every: int = Field(10, ge=1, description="optimiser steps between log lines")
+    resume: Literal["auto", "never", "force"] = Field(
+        "auto", description="continue the run that is there; force: also if experiment or data changed"
+    )
+    deterministic: bool = Field(False, description="only operations that repeat bit for bit; any other is an error")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class TestConfig(Section):
+    """How the result is scored."""
+
+    __test__ = False  # pytest: not a test class
+
+    split: Literal["train", "val", "test"] = Field("val", description="which list; 'test' may have no labels")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints is scored")
+    protocol: Literal["whole", "semseg", "sketchfill"] = Field("whole", description="preset of the next five keys")
+    scales: tuple[float, ...] | None = Field(None, description="factors at which each picture is seen")
+    flip: bool | None = Field(None, description="average with the mirrored picture")
+    window: tuple[int, int] | Literal["none"] | None = Field(
+        None, description="height and width of the sliding window; none: whole picture"
+    )
+    stride_rate: float | None = Field(None, gt=0, le=1, description="step of the window, as a share of its size")
+    base_size: int | None = Field(None, ge=1, description="long side at scale 1, pixels; default: as it is")
+    windows: Literal["exact", "fast"] = Field(
+        "exact", description="fast: average logits on the coarse grid, enlarge once; near to the published procedure"
+    )
+    compare: int = Field(10, ge=0, description="with windows fast: pictures scored exactly too, for metrics.json")
+    window_batch: int | None = Field(None, ge=1, description="windows per forward pass; default: 4, on a CPU 2")
+    amp: Precision = Field("off", description="precision of the forward pass")
+    optimize: Literal["none", "fold", "compile"] = Field(
+        "none",
+        description="fold: norms joined with convolutions, and these faster on a CPU (scores change by rounding); "
+        "compile: and torch.compile",
+    )
+    keep_memory: bool = Field(True, description="on a CPU: keep freed memory, in huge pages; faster, larger")
+    save_gray: bool = Field(True, description="write predictions as class ids")
+    save_color: bool = Field(True, description="write predictions in colour")
+    pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")
+    submission: bool = Field(False, description="write a zip in the label ids and names of the test server")
+    has_prediction: bool = Field(False, description="score the predictions that are already in result/gray")
+    index_start: int = Field(0, ge=0, description="first picture of the list")
+    index_step: int = Field(0, ge=0, description="how many pictures of the list; 0: to the end")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.scales is not None and (not self.scales or min(self.scales) <= 0):
+            raise ValueError("scales: a list of positive factors is needed")
+        if isinstance(self.window, tuple) and min(self.window) < 1:
+            raise ValueError(f"window: {self.window} is not a positive size")
+        if self.protocol != "whole" and self.base_size is None:
+            raise ValueError(f"protocol: {self.protocol} needs base_size, the long side of a picture at scale 1")
+        return self
+
+
+class Config(Section):
+    """One experiment."""
+
+    data: DataConfig
+    model: ModelConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    test: TestConfig = TestConfig()
+    seed: int = Field(0, ge=0, description="seed of the initial weights, the order and the augmentation")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.loss.class_weights is not None and self.data.classes is not None:
+            given, classes = len(self.loss.class_weights), len(self.data.classes)
+            if given != classes:
+                raise ValueError(f"loss.class_weights: {given} weights for the {classes} classes of data.classes")
+        return self

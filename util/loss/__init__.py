@@ -1,0 +1,162 @@
+"""What a network is trained with: losses by name, and their weighted sum over its outputs.
+
+To add a loss, write the function (logits (N, C, H, W), label (N, H, W), ignore_label, ...) -> scalar and one
+line in `LOSSES`. There are two kinds. One that takes `normaliser` is a mean over pixels: the sums over the
+parts of a batch and over the processes add up, so the result does not depend on how the batch is shared out.
+The others (hard pixels, regions) are computed on what one process sees in one forward pass, and averaged over
+the parts and the processes.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from util.loss.pixel import cross_entropy, ohem_cross_entropy, relaxed_cross_entropy, valid_weight
+from util.loss.region import dice, lovasz_softmax, presence
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "ohem": ohem_cross_entropy,
+    "relaxed": relaxed_cross_entropy,
+    "dice": dice,
+    "lovasz": lovasz_softmax,
+}
+
+# Arguments that are no options of one loss: the caller, or another key of the experiment, gives them.
+SHARED = ("logits", "label", "ignore_label", "class_weights", "label_smoothing", "normaliser")
+
+
+class SegLoss(nn.Module):
+    """The weighted sum of a loss over a network's outputs, and of further losses of its main output.
+
+    An output that is no map, but has one value for each class, (N, num_classes), has the loss `presence`.
+
+    Args:
+        weights: weight of each output by its name; an output that is not listed is an error.
+        class_weights: weight of each class, in class order.
+        label_smoothing: for the losses that have it; see `cross_entropy`.
+        name: loss of every output map, an entry of `LOSSES`.
+        options: its further arguments.
+        extra: weight by name of losses that are added for the output "out", with their default arguments.
+
+    Raises:
+        ValueError: an unknown loss or option, a number of class weights that is not `num_classes`, or label
+            smoothing for losses that have none.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        num_classes: int,
+        ignore_label: int = 255,
+        class_weights: tuple[float, ...] | None = None,
+        label_smoothing: float = 0.0,
+        name: str = "cross_entropy",
+        options: Mapping[str, object] | None = None,
+        extra: Mapping[str, float] | None = None,
+    ):
+        super().__init__()
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise ValueError(f"loss.class_weights: {len(class_weights)} weights for {num_classes} classes")
+        self.name, self.options, self.extra = name, dict(options or {}), dict(extra or {})
+        check_loss(name, self.options, label_smoothing, self.extra)
+        self.weights, self.ignore_label, self.label_smoothing = dict(weights), ignore_label, label_smoothing
+        table = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", table)
+
+    def normaliser(self, label: Tensor) -> Tensor:
+        """float32 (2,): the weight of the pixels of `label` (N, H, W) that count; 1, for one part of a batch.
+
+        It adds up over parts and processes. The sums over pixels are divided by the first, all else by the
+        second.
+        """
+        pixels = valid_weight(label, self.ignore_label, self.class_weights)
+        return torch.stack([pixels, torch.ones_like(pixels)])
+
+    def forward(self, outputs: dict[str, Tensor], label: Tensor, normaliser: Tensor | None = None):
+        """Total (scalar with a gradient) and the unweighted terms {output or extra loss: detached scalar}.
+
+        Args:
+            outputs: name -> logits (N, C, H, W), or (N, C).
+            label: (N, H, W).
+            normaliser: that of the whole batch, where this is a part of it.
+
+        Raises:
+            ValueError: an output has no weight.
+        """
+        unknown = sorted(set(outputs) - set(self.weights))
+        if unknown:
+            raise ValueError(
+                f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop"
+            )
+        if normaliser is None:
+            normaliser = self.normaliser(label)
+        terms = {
+            output: self._term(self.name, self.options, logits, label, normaliser)
+            for output, logits in outputs.items()
+        }
+        total = sum(self.weights[output] * term for output, term in terms.items())
+        for name, weight in self.extra.items():
+            terms[name] = self._term(name, {}, outputs["out"], label, normaliser)
+            total = total + weight * terms[name]
+        return total, {name: term.detach() for name, term in terms.items()}
+
+    def _term(self, name: str, options: dict, logits: Tensor, label: Tensor, normaliser: Tensor) -> Tensor:
+        if logits.ndim == 2:
+            return presence(logits, label, self.ignore_label) / normaliser[1]
+        taken = _arguments(name)
+        options = {**options, "class_weights": self.class_weights}
+        if "label_smoothing" in taken:
+            options["label_smoothing"] = self.label_smoothing
+        if "normaliser" in taken:
+            return LOSSES[name](logits, label, self.ignore_label, **options, normaliser=normaliser[0])
+        return LOSSES[name](logits, label, self.ignore_label, **options) / normaliser[1]
+
+
+def check_loss(
+    name: str, options: Mapping[str, object], label_smoothing: float = 0.0, extra: Iterable[str] = ()
+) -> None:
+    """Checks the keys of an experiment's section `loss`.
+
+    Raises:
+        ValueError: begins with the key. An unknown loss or option (with the nearest one), a value of a wrong
+            type or out of range, label smoothing without a loss that has it.
+    """
+    for key, loss in [("name", name), *(("extra", other) for other in extra)]:
+        if loss not in LOSSES:
+            raise ValueError(f"{key}: {_unknown('loss', loss, LOSSES)}")
+    if label_smoothing and not any("label_smoothing" in _arguments(loss) for loss in (name, *extra)):
+        raise ValueError(f"label_smoothing: loss {name!r} has none; leave it 0")
+    known = {key: argument for key, argument in _arguments(name).items() if key not in SHARED}
+    for option, value in options.items():
+        if option in SHARED:
+            raise ValueError(f"options: {option} is no option of a loss; see the keys of the section loss")
+        if option not in known:
+            raise ValueError(f"options: {_unknown(f'option of loss {name!r}:', option, known)}")
+        wanted = known[option].annotation
+        if wanted in (bool, int, float) and not _fits(value, wanted):
+            raise ValueError(f"options: {option} of loss {name!r} must be {wanted.__name__}, not {value!r}")
+    try:
+        LOSSES[name](torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8), **options)
+    except ValueError as error:
+        raise ValueError(f"options: {error}") from None
+
+
+def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(LOSSES[name]).parameters
+
+
+def _unknown(kind: str, name: str, known: Mapping) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
+
+
+def _fits(value: object, wanted: type) -> bool:
+    """Whether `value` is of that plain type; a whole number is a float, but a bool is no number."""
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)

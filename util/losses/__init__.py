@@ -1,1 +1,0 @@
-"""The losses; `util.loss` lists them by name."""

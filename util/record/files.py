@@ -1,0 +1,66 @@
+"""Files that are replaced, never rewritten, and text files that may be anything: what is read of them, and errors
+that name them."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".part"  # end of the name of a file that is being written; a killed run may leave one
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Gives the name of a temporary file that takes the place of `path` afterwards, if nothing was raised.
+
+    durable: the new name survives a power cut, too; the content does once the caller has synced it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """The UTF-8 text of an ordinary file of at most `limit` bytes; a pipe without a writer cannot block it.
+
+    Raises FileNotFoundError for a missing file, OSError for one the system refuses, ValueError for any other.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except ValueError:  # a NUL byte, or half a surrogate pair
+        raise ValueError(f"{str(path)!r}: no possible file name") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a file, but a folder, pipe or device")
+    if status.st_size > limit:
+        raise ValueError(f"{path}: {status.st_size:,} bytes; more than {limit:,} are not read here")
+    try:
+        with open(path, "rb") as file:
+            return file.read(status.st_size).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

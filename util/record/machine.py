@@ -1,0 +1,58 @@
+"""The machine of a run: packages, versions, memory and cores."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+
+import torch
+
+from util import dist
+
+PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-headless", "opencv-python")
+
+
+def versions() -> dict[str, str]:
+    """Python's version and that of every package that can move a number."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(device: torch.device) -> dict:
+    """Where a number comes from: versions, hardware, commit, command."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    return {
+        "versions": versions(),
+        "device": hardware,
+        "processes": dist.world_size(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "commit": commit.stdout.strip() or None,
+        "command": sys.argv,
+    }
+
+
+def peak_memory(device: torch.device) -> str:
+    """Peak memory of this process: of the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB GPU"
+    return f"{peak_resident() / 2**30:.1f} GiB"
+
+
+def peak_resident() -> int:
+    """The most bytes that this process had in memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,134 @@
+"""status.json in a run's folder: what the run is doing, for people and programs that watch it.
+
+Rank 0 writes it at every log line and, from a thread, every few seconds, so that a heartbeat that is old means that
+the process is gone and not that a step is slow. The file is at every moment whole: it is replaced, never rewritten.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from util import dist
+from util.record.files import read_text, replacing
+from util.record.log import log
+
+NAME = "status.json"
+EVERY = 10.0  # seconds between heartbeats
+STATES = ("starting", "running", "validating", "saving", "finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed")
+LARGEST = 2**20
+
+_current: "Status | None" = None
+
+
+class Status:
+    """The values of one run, and the thread that keeps the file fresh."""
+
+    def __init__(self, folder: Path, every: float = EVERY):
+        self.file = folder / NAME
+        self.values: dict = {
+            "state": "starting", "step": 0, "total": None, "epoch": None, "epochs": None, "loss": None, "speed": None,
+            "wait": None, "skipped": 0, "checkpoint": None, "best": None, "error": None, "pid": os.getpid(),
+            "host": socket.gethostname(), "processes": dist.world_size(), "command": sys.argv,
+            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), "started": time.time(),
+        }
+        self._every, self._ended, self._lock = every, threading.Event(), threading.Lock()
+        self._warned = False
+        self.update()
+        threading.Thread(target=self._beat, name="status", daemon=True).start()
+
+    def update(self, **values) -> None:
+        """Changes values and writes the file. A disk that is full stops the record, not the run."""
+        unknown = values.keys() - self.values.keys()
+        assert not unknown and values.get("state", "running") in STATES, (unknown, values)
+        with self._lock:
+            self.values |= {**values, "progress": time.time()}
+            self._write()
+
+    def end(self, state: str, error: str | None = None) -> None:
+        self._ended.set()
+        self.update(state=state, error=" ".join(error.split()) if error else None)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._every):
+            with self._lock:
+                if not self._ended.is_set():
+                    self._write()
+
+    def _write(self) -> None:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.file) as part:
+                part.write_text(json.dumps(self.values | {"heartbeat": time.time()}, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s cannot be written: %s", self.file, error.strerror)
+            self._warned = True
+
+
+def start(folder: Path) -> None:
+    """From now on this process's run is recorded in `folder`, if it is rank 0."""
+    global _current
+    _current = Status(folder) if dist.is_main() else None
+
+
+def note(**values) -> None:
+    """Changes values of the record, if there is one; see `Status`."""
+    if _current is not None:
+        _current.update(**values)
+
+
+def saved(path: Path, step: int) -> None:
+    note(checkpoint={"path": str(path), "step": step, "time": time.time()})
+
+
+def end(state: str, error: str | None = None) -> None:
+    """The run has ended: "finished", "stopped" or "failed", with the error in one line."""
+    global _current
+    if _current is not None:
+        _current.end(state, error)
+    _current = None
+
+
+def read(file: Path, now: float | None = None) -> dict:
+    """The values in a status file; `state` is "lost" or "stale" where the run says that it goes on, but does not.
+
+    Raises:
+        ValueError: the file is damaged; names it.
+    """
+    now = time.time() if now is None else now
+    try:
+        values = json.loads(read_text(file, LARGEST))
+    except ValueError as error:
+        raise ValueError(str(error) if str(file) in str(error) else f"{file}: damaged ({error})") from None
+    if not isinstance(values, dict) or values.get("state") not in STATES:
+        raise ValueError(f"{file}: damaged (no state of a run)")
+    for key in ("heartbeat", "pid", "step"):
+        if not isinstance(values.get(key), (int, float)):
+            raise ValueError(f"{file}: damaged ({key} is {values.get(key)!r})")
+    kept = values.get("checkpoint")
+    if kept is not None and not (isinstance(kept, dict) and {"step", "time"} <= kept.keys()):
+        raise ValueError(f"{file}: damaged (checkpoint is {kept!r})")
+    for key in ("total", "loss", "best", "speed"):
+        if not isinstance(values.get(key), (int, float, type(None))):
+            raise ValueError(f"{file}: damaged ({key} is {values[key]!r})")
+    if values["state"] not in ENDED:
+        if values.get("host") == socket.gethostname() and not _alive(int(values["pid"])):
+            values["state"] = "lost"
+        elif now - values["heartbeat"] > 6 * EVERY:
+            values["state"] = "stale"
+    return values
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True  # somebody else's
+    return True

@@ -1,0 +1,217 @@
+"""What an evaluation leaves in its result folder, and the scoring of predictions that are already there.
+
+metrics.json, metrics.csv, table.txt        the scores (IoU, accuracy, pixels of each class; means)
+confusion.csv, confusion.png                the confusion matrix as numbers and as a picture
+gray/NAME.png, color/NAME.png               predictions: train ids, one byte a pixel; the classes' colours
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import torch
+
+from util.record.files import replacing, sha256
+from util.record.machine import versions
+from util.report.visual import colorize, confusion_picture
+from util.score.evaluate import Timing
+from util.score.metric import ConfusionMatrix, Scores
+
+
+class PredictionWriter:
+    """`on_prediction` of evaluate(): writes gray/NAME.png and color/NAME.png under the folder.
+
+    A name may contain sub folders. A file appears complete or not at all. colors: uint8 (C, 3) RGB.
+    """
+
+    def __init__(self, folder: str | Path, colors: np.ndarray, gray: bool = True, color: bool = True):
+        self.folder = Path(folder)
+        self.colors = colors
+        self.gray = gray
+        self.color = color
+
+    def __call__(self, sample: dict, prediction: np.ndarray) -> None:
+        name = sample["name"]
+        if self.gray:
+            _write_file(_output_path(self.folder / "gray", name), _png(prediction))
+        if self.color:
+            picture = cv2.cvtColor(colorize(prediction, self.colors), cv2.COLOR_RGB2BGR)
+            _write_file(_output_path(self.folder / "color", name), _png(picture))
+
+
+def score_predictions(
+    folder: str | Path, samples: Iterable[tuple[str, torch.Tensor]], confusion: ConfusionMatrix
+) -> int:
+    """Counts the predictions folder/gray/NAME.png of (name, label (H, W)) pairs; returns how many there were.
+
+    FileNotFoundError naming the file that is missing. ValueError naming the file that cannot be read, is not
+    one byte a pixel, is of another size than its label, or holds a value that is no class.
+    """
+    number = 0
+    for number, (name, label) in enumerate(samples, start=1):  # noqa: B007
+        path = _output_path(Path(folder) / "gray", name)
+        prediction = _read_prediction(path)
+        if prediction.shape != tuple(label.shape):
+            sizes = [f"{height} x {width}" for height, width in (prediction.shape, label.shape)]
+            raise ValueError(f"{path} is {sizes[0]}, its label {sizes[1]} (height x width)")
+        try:
+            confusion.update(torch.from_numpy(prediction), label)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return number
+
+
+def write_results(
+    folder: str | Path,
+    scores: Scores,
+    confusion: ConfusionMatrix,
+    class_names: Sequence[str],
+    timing: Timing,
+    protocol: dict | None,
+    checkpoint: str | Path | None,
+) -> str:
+    """Writes metrics.json, metrics.csv, table.txt, confusion.csv and confusion.png; returns the table.
+
+    protocol: Predictor.describe(). checkpoint: the file that was scored. Both are None where predictions that
+    were already on disk are scored. Undefined values are null in JSON and empty in CSV. For one process only.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [str(name) for name in class_names]
+    content = metrics(scores, names, timing, protocol, checkpoint)
+    text = table(scores, names)
+    matrix = confusion.matrix.cpu().numpy()
+    picture = cv2.cvtColor(confusion_picture(matrix, names), cv2.COLOR_RGB2BGR)
+    rows = [[entry["name"], entry["iou"], entry["acc"], entry["pixels"]] for entry in content["classes"]]
+    counts = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
+    _write_file(folder / "table.txt", (text + "\n").encode())
+    _write_file(folder / "metrics.csv", _csv(["name", "iou", "acc", "pixels"], rows))
+    _write_file(folder / "confusion.csv", _csv(["truth \\ prediction", *names], counts))
+    _write_file(folder / "confusion.png", _png(picture))
+    _write_file(folder / "metrics.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return text
+
+
+def metrics(
+    scores: Scores,
+    class_names: Sequence[str],
+    timing: Timing,
+    protocol: dict | None,
+    checkpoint: str | Path | None,
+) -> dict:
+    """The content of metrics.json: plain types, scores as fractions of 1, None for what is undefined."""
+    per_class = zip(class_names, scores.iou, scores.acc, scores.pixels, strict=True)
+    return {
+        "mIoU": _defined(scores.mIoU),
+        "mAcc": _defined(scores.mAcc),
+        "allAcc": _defined(scores.allAcc),
+        "classes": [
+            {"name": name, "iou": _defined(iou), "acc": _defined(acc), "pixels": pixels}
+            for name, iou, acc, pixels in per_class
+        ],
+        "absent": [class_names[index] for index in scores.absent],
+        "num_images": timing.num_images,
+        "protocol": protocol,
+        "checkpoint": None if checkpoint is None else {"path": str(checkpoint), "sha256": sha256(checkpoint)},
+        "seconds_per_image": _defined(timing.seconds_per_image),
+        "versions": versions(),
+    }
+
+
+def table(scores: Scores, class_names: Sequence[str]) -> str:
+    """The scores as text, in percent, one line a class."""
+    width = max(len("class"), *(len(name) for name in class_names))
+    lines = [f"{'class':<{width}}  {'IoU':>6}  {'acc':>6}  {'pixels':>13}"]
+    lines.append("-" * len(lines[0]))
+    for name, iou, acc, pixels in zip(class_names, scores.iou, scores.acc, scores.pixels, strict=True):
+        lines.append(f"{name:<{width}}  {_percent(iou)}  {_percent(acc)}  {pixels:>13,}")
+    lines.append(lines[1])
+    means = f"{_percent(scores.mIoU)}  {_percent(scores.mAcc)}"
+    lines.append(f"{'mean':<{width}}  {means}  {sum(scores.pixels):>13,}")
+    lines.append(f"pixel accuracy {_percent(scores.allAcc).strip()}")
+    if scores.absent:
+        absent = ", ".join(class_names[index] for index in scores.absent)
+        lines.append(f"neither labelled nor predicted, left out of the means: {absent}")
+    return "\n".join(lines)
+
+
+def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Zip for a test server: NAME.png for each (name, ids uint8 (H, W)); returns how many.
+
+    The ids are the server's (SegDataset.to_label_ids). The zip appears complete or not at all, and equal
+    predictions give an equal file. ValueError if a name comes twice or the ids are not bytes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written: set[str] = set()
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, ids in items:
+            if ids.dtype != np.uint8 or ids.ndim != 2:
+                raise ValueError(f"{name}: ids must be uint8 (H, W), not {ids.dtype} {ids.shape}")
+            if name in written:
+                raise ValueError(f"{name} comes twice in the submission {path}")
+            written.add(name)
+            entry = zipfile.ZipInfo(f"{_checked_name(name)}.png")  # of a fixed date
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, _png(ids).tobytes())
+    return len(written)
+
+
+def _read_prediction(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"no prediction {path}; run the evaluation without has_prediction first")
+    prediction = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if prediction is None:
+        raise ValueError(f"{path} is no readable picture; predict it again")
+    if prediction.dtype != np.uint8 or prediction.ndim != 2:
+        raise ValueError(
+            f"{path} is {prediction.dtype} {prediction.shape}: expected one channel of train ids, one byte a "
+            f"pixel (a colour or palette picture holds colours, not ids)"
+        )
+    return prediction
+
+
+def _checked_name(name: str) -> str:
+    parts = PurePosixPath(name.replace("\\", "/")).parts  # a zip may be unpacked where both separate folders
+    if not parts or ".." in parts or parts[0] == "/" or re.match("[A-Za-z]:/", name.replace("\\", "/")) or "\0" in name:
+        raise ValueError(f"sample name {name!r} leads out of the result folder")
+    return name
+
+
+def _output_path(folder: Path, name: str) -> Path:
+    return folder / f"{_checked_name(name)}.png"
+
+
+def _png(picture: np.ndarray) -> np.ndarray:
+    done, data = cv2.imencode(".png", picture)
+    assert done
+    return data
+
+
+def _write_file(path: Path, data) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _csv(header: list[str], rows: list[list]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return f"{'-':>6}" if math.isnan(value) else f"{100 * value:>6.2f}"

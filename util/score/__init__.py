@@ -1,0 +1,1 @@
+"""From a picture to the class of each pixel, and to scores."""

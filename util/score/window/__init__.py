@@ -1,0 +1,1 @@
+"""The arithmetic of sliding windows on a CPU."""

@@ -1,0 +1,1 @@
+"""The training: its loop, optimiser, and how it continues."""

@@ -1,0 +1,68 @@
+"""The progress of a training: a bar, speed, and the time that is left."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from util import dist
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+class Progress:
+    """Speed and time left of a run, and a bar where the output is a terminal.
+
+    Args:
+        first, total: optimiser steps done before, and in all.
+        batch_size: pictures per optimiser step.
+    """
+
+    def __init__(self, first: int, total: int, batch_size: int):
+        self.total, self.batch_size = total, batch_size
+        self.start = self.mark = time.perf_counter()
+        self.first = self.done = self.marked = first
+        show = dist.is_main() and sys.stdout.isatty()
+        self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True) if show else None
+
+    def step(self) -> None:
+        """Counts one optimiser step."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def line(self, waited: float) -> dict[str, float | str]:
+        """Pictures per second, share of time waiting for data, and time left, since the last call.
+
+        waited: seconds since then that the device waited for pictures.
+        """
+        now = time.perf_counter()
+        span, steps = max(now - self.mark, 1e-9), self.done - self.marked
+        per_step = (now - self.start) / max(self.done - self.first, 1)
+        values = {
+            "pictures/s": steps * self.batch_size / span,
+            "wait": waited / span,
+            "left": duration(per_step * (self.total - self.done)),
+        }
+        self.mark, self.marked = now, self.done
+        return values
+
+    def show(self, text: str) -> None:
+        """What the bar says beside the count."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+
+    def pause(self) -> None:
+        """Leaves out what happened since the last line (a validation, say) from the speed."""
+        now = time.perf_counter()
+        self.start += now - self.mark
+        self.mark = now
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,229 @@
+"""Saving a run and continuing it where it stopped: what of a `Training` is in a checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from util import checkpoint, dist
+from util.checkpoint import store
+from util.checkpoint.store import Store
+from util.config.load import check_config
+from util.config.schema import Config
+from util.record.log import log
+from util.train import random_state
+from util.train.loop import Training, stop_if_not_finite
+
+# What may differ between a run and its continuation; anything else would make it another run.
+MAY_CHANGE = (
+    "data.root", "data.train_list", "data.val_list", "data.test_list", "data.workers", "data.loader",
+    "data.packed", "data.cache", "data.on_error", "data.max_errors", "data.check", "train.checkpointing",
+    "train.epochs", "train.compile", "train.channels_last", "train.val_every", "train.val_scale", "train.save_every",
+    "train.save_steps", "train.keep_last", "train.keep_every", "train.log_every", "train.resume", "train.deterministic",
+    "model.weights", "model.init", "model.init_skip", "model.sync_bn", "test.",
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a checkpoint knows of the data: class names, RGB colours, and `facts` of each split that is used."""
+
+    classes: tuple[str, ...]
+    colors: list[list[int]]
+    facts: dict[str, dict]
+
+
+def save(training: Training, checkpoints: Store, data: Data, improved: bool = False, wait: bool = False) -> None:
+    """Copies the state to the host's memory, and starts to write it; rank 0 writes, all contribute.
+
+    Args:
+        improved: whether it is the best so far.
+        wait: until it is on the disk.
+
+    Raises:
+        OSError: it could not be written (if waited for), or the one before could not.
+        NotFinite: a loss since the last log line is not finite; such a state is not kept.
+    """
+    stop_if_not_finite(training)
+    dist.main_first(checkpoints.wait)  # here, since its error must reach every process
+    own = {"random": random_state.state(training.device), "window": _on_host(training.window, training.device)}
+    ranks = dist.gather_objects(own)
+
+    def start():
+        state = state_of(training, data) | {"ranks": ranks}
+        facts = {
+            "step": training.step, "epoch": training.closed,
+            "config": store.digest(state["config"]), "data": store.digest(data.facts),
+        }
+        inside = training.step > training.closed * training.steps_per_epoch
+        name = store.step_name(training.step) if inside else store.epoch_name(training.closed)
+        checkpoints.save(name, state, facts, improved, wait)
+
+    dist.main_first(start)
+
+
+def state_of(training: Training, data: Data) -> dict:
+    """Everything but what differs between the processes; the tensors are copies on the host."""
+    state = {
+        "model": training.scored.state_dict(),
+        "spec": training.model.spec,
+        "config": training.config.model_dump(mode="json"),
+        "classes": list(data.classes),
+        "colors": data.colors,
+        "data": data.facts,
+        "step": training.step,
+        "epoch": training.closed,
+        "steps_per_epoch": training.steps_per_epoch,
+        "best": training.best,
+        "optimizer": training.optimizer.state_dict(),
+        "schedule": training.schedule.state_dict(),
+        "scaler": training.scaler.state_dict(),
+    }
+    if training.ema is not None:
+        state |= {"train_model": training.model.state_dict(), "averaged": training.ema.n_averaged}
+    return _on_host(state, training.device)
+
+
+def _on_host(value, device: torch.device):
+    """A copy of nested values whose tensors are in the host's memory."""
+    copy = _to_host(value)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # the copies into pinned memory are under way
+    return copy
+
+
+def _to_host(value):
+    if isinstance(value, torch.Tensor):
+        if not value.is_cuda:
+            return value.detach().clone()
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value.detach(), non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _to_host(each) for key, each in value.items()}
+    return type(value)(_to_host(each) for each in value) if type(value) in (list, tuple) else value
+
+
+def resume(training: Training, checkpoints: Store, data: Data) -> None:
+    """Continues from the newest whole checkpoint, if there is one and `train.resume` allows.
+
+    Raises:
+        ValueError: every checkpoint is damaged, or it belongs to an experiment that differs in more than `MAY_CHANGE`
+            or to other data.
+    """
+    how = training.config.train.resume
+    dist.main_first(checkpoints.open)
+    path = None if how == "never" else dist.main_first(checkpoints.newest)
+    if path is None:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: rank 0 sees it, this machine does not; the run's folder must be shared")
+    restore(training, path, data)
+    log.info("continuing %s after epoch %d, step %d", path, training.closed, training.step)
+
+
+def restore(training: Training, path: Path, data: Data) -> None:
+    """Takes over everything from the checkpoint `path`. Raises ValueError as `resume` does."""
+    state = checkpoint.load(path)
+    refuse_changes(state, training.config, str(path), data)
+    weights = state["model"] if training.ema is None else state["train_model"]
+    checkpoint.load_strictly(training.model, weights, str(path))
+    if training.ema is not None:
+        checkpoint.load_strictly(training.ema.module, state["model"], str(path))
+        training.ema.n_averaged.copy_(state["averaged"])
+    training.step, training.closed, training.best = state["step"], state["epoch"], state["best"]
+    if state["steps_per_epoch"] != training.steps_per_epoch:  # other data or batches, by force
+        training.step = training.closed * training.steps_per_epoch
+    if "val" in _changed_data(state.get("data", {}), data.facts):
+        training.best = -1.0  # a score on other pictures
+    _restore_optimizer(training, state)
+    training.scaler.load_state_dict(state["scaler"])
+    _restore_ranks(training, state["ranks"])
+
+
+def _restore_optimizer(training: Training, state: dict) -> None:
+    """Momentum from the checkpoint; rates and the schedule from the experiment, which may have changed."""
+    optimizer, schedule = training.optimizer, training.schedule
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state["optimizer"])
+    _lay_out(optimizer)
+    for group, settings, base, factor in zip(
+        optimizer.param_groups, own, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group.update(settings)
+        group["lr"] = base * factor(training.step)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    place = {"last_epoch": training.step, "_step_count": training.step + 1, "_last_lr": rates}
+    schedule.load_state_dict(schedule.state_dict() | place)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what belongs to a parameter its memory format, which may be another one than in the checkpoint.
+
+    The fused kernels go through the memory of both: on a CPU they would mix up the numbers, on a GPU they refuse.
+    """
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _restore_ranks(training: Training, ranks: list[dict]) -> None:
+    """Random streams, and what was logged since the last line."""
+    if len(ranks) == dist.world_size():
+        own = ranks[dist.rank()]
+        random_state.restore(own["random"], training.device)
+        training.window = [(step, _to(terms, training.device), names) for step, terms, names in own["window"]]
+        return
+    log.info("the number of processes changed: same pictures and augmentation, other dropout")
+    for steps in zip(*(each["window"] for each in ranks), strict=True):
+        first, terms, _ = steps[0]
+        mean = {name: sum(each[1][name] for each in steps) / len(steps) for name in terms}
+        training.window.append((first, _to(mean, training.device), [name for each in steps for name in each[2]]))
+
+
+def _to(terms: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in terms.items()}
+
+
+def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
+    """Raises ValueError with the list of what makes `config` and `data` another run than the checkpoint's."""
+    if not checkpoint.is_ours(state) or "ranks" not in state:
+        raise ValueError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
+    earlier = check_config(state["config"], path)  # fills in keys that are younger than the checkpoint
+    before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
+    refused = [f"{k} {before.get(k)} -> {after.get(k)}" for k in changed if not k.startswith(MAY_CHANGE)]
+    if tuple(state["classes"]) != tuple(data.classes):
+        refused.append(f"classes {state['classes']} -> {list(data.classes)}")
+    refused += [line for lines in _changed_data(state["data"], data.facts).values() for line in lines]
+    if refused and config.train.resume != "force":
+        raise ValueError(
+            f"{path} belongs to an experiment that differs: {'; '.join(refused)}. Undo the change, start anew with "
+            "train.resume=never, keep both with --exp OTHER_FOLDER, or continue all the same with train.resume=force"
+        )
+    for line in refused:
+        log.warning("continuing all the same with %s", line)
+    for key in changed:
+        if key.startswith(MAY_CHANGE):
+            log.info("continuing with %s: %s -> %s", key, before.get(key), after.get(key))
+
+
+def _changed_data(before: dict[str, dict], after: dict[str, dict]) -> dict[str, list[str]]:
+    """What differs in the data, by split."""
+    changed: dict[str, list[str]] = {}
+    for split in before.keys() & after.keys():
+        old, new = before[split], after[split]
+        if old["pictures"] != new["pictures"]:
+            changed.setdefault(split, []).append(f"{split} list {old['pictures']} -> {new['pictures']} pictures")
+        elif old["list"] != new["list"]:
+            changed.setdefault(split, []).append(f"{split} list: other pictures or another order")
+        if old["label_map"] != new["label_map"]:
+            changed.setdefault(split, []).append(f"label map of the {split} list")
+    return changed
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict) and prefix + key in ("data", "model", "loss", "optim", "train", "test")
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
