@@ -26,15 +26,24 @@ def dataset_class(name: str) -> type[SegDataset]:
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; \"custom\" serves your own data"
+        hint = f"; did you mean {near[0]!r}?" if near else '; "custom" serves your own data'
         raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
     module, _, attribute = DATASETS[name].rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 
-def build_dataset(name, root, list_file=None, split="train", transform=None, seed=0, classes=None,
-                  colors=None, label_map=None) -> SegDataset:
+def build_dataset(
+    name, root, list_file=None, split="train", transform=None, seed=0, classes=None, colors=None, label_map=None
+) -> SegDataset:
     """The data set `name`, or the user's own one for "custom"; see `SegDataset` for the arguments and
     errors."""
-    return dataset_class(name)(root, list_file=list_file, split=split, transform=transform, seed=seed,
-                               classes=classes, colors=colors, label_map=label_map)
+    return dataset_class(name)(
+        root,
+        list_file=list_file,
+        split=split,
+        transform=transform,
+        seed=seed,
+        classes=classes,
+        colors=colors,
+        label_map=label_map,
+    )

@@ -40,8 +40,9 @@ class SegDataset(Dataset):
     label_map: Mapping | None = None
     ignore_label: int = IGNORE
 
-    def __init__(self, root, list_file=None, split="train", transform=None, seed=0, classes=None, colors=None,
-                 label_map=None):
+    def __init__(
+        self, root, list_file=None, split="train", transform=None, seed=0, classes=None, colors=None, label_map=None
+    ):
         self.root = Path(root).expanduser()
         self.split = split
         self.transform = transform
@@ -164,11 +165,12 @@ def _own_tensor(array) -> torch.Tensor:
 def check_classes(classes: Sequence[str], owner: str) -> None:
     """Raise ValueError unless there are 1 to 255 different names."""
     if not classes:
-        raise ValueError(f"data set {owner}: no class names; give `classes`, a list of names in the order of "
-                         "the ids")
+        raise ValueError(f"data set {owner}: no class names; give `classes`, a list of names in the order of the ids")
     if len(classes) > MAX_CLASSES:
-        raise ValueError(f"data set {owner}: {len(classes)} classes; labels are 8 bit with 255 ignored, so "
-                         f"at most {MAX_CLASSES} are possible")
+        raise ValueError(
+            f"data set {owner}: {len(classes)} classes; labels are 8 bit with 255 ignored, so "
+            f"at most {MAX_CLASSES} are possible"
+        )
     repeated = [name for name, count in Counter(classes).items() if count > 1]
     if repeated:
         raise ValueError(f"data set {owner}: the class name {repeated[0]!r} stands twice in `classes`")
@@ -183,8 +185,10 @@ def check_colors(colors, count: int, owner: str) -> np.ndarray:
     except ValueError:
         array = np.zeros(0)
     if array.shape != (count, 3) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
-        raise ValueError(f"data set {owner}: `colors` must hold one [r, g, b] with numbers from 0 to 255 for "
-                         f"each of the {count} classes; it has the shape {array.shape}")
+        raise ValueError(
+            f"data set {owner}: `colors` must hold one [r, g, b] with numbers from 0 to 255 for "
+            f"each of the {count} classes; it has the shape {array.shape}"
+        )
     return array.astype(np.uint8)
 
 

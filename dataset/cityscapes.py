@@ -37,14 +37,16 @@ TABLE = (
 TRAIN_ID_SUFFIX = "_labelTrainIds.png"
 
 _LABEL_IDS = np.zeros(256, np.uint8)
-_LABEL_IDS[:len(TABLE)] = [label_id for _, label_id, _ in TABLE]
+_LABEL_IDS[: len(TABLE)] = [label_id for _, label_id, _ in TABLE]
 
 
 def _label(kind: str):
     """leftImg8bit/val/CITY/X_leftImg8bit.png -> gtFine/val/CITY/X_gtFine_KIND.png"""
+
     def rule(image: str) -> str:
         stem = image.removesuffix("_leftImg8bit.png").replace("leftImg8bit/", "gtFine/", 1)
         return f"{stem}_gtFine_{kind}.png"
+
     return rule
 
 
@@ -61,7 +63,7 @@ class Cityscapes(SegDataset):
     label_map = {**dict.fromkeys(range(34), IGNORE), **{row[1]: i for i, row in enumerate(TABLE)}}
     layout = Layout(
         source="https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip and "
-               "gtFine_trainvaltest.zip, registration needed)",
+        "gtFine_trainvaltest.zip, registration needed)",
         licence="non-commercial research and teaching, no redistribution",
         splits={"train": _files("train", 2975), "val": _files("val", 500), "test": _files("test", 1525)},
     )

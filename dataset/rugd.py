@@ -44,8 +44,20 @@ TABLE = (
 )
 
 SEQUENCES = {
-    "train": ("park-2", "trail", "trail-3", "trail-4", "trail-6", "trail-9", "trail-10", "trail-11",
-              "trail-12", "trail-14", "trail-15", "village"),
+    "train": (
+        "park-2",
+        "trail",
+        "trail-3",
+        "trail-4",
+        "trail-6",
+        "trail-9",
+        "trail-10",
+        "trail-11",
+        "trail-12",
+        "trail-14",
+        "trail-15",
+        "village",
+    ),
     "val": ("park-8", "trail-5"),
     "test": ("creek", "park-1", "trail-7", "trail-13"),
 }
@@ -65,8 +77,10 @@ class RUGD(SegDataset):
     classes = tuple(name for name, _ in TABLE)
     colors = np.array([color for _, color in TABLE], np.uint8)
     label_map = {
-        0: IGNORE, **{i + 1: i for i in range(24)},
-        VOID_COLOR: IGNORE, **{color: i for i, (_, color) in enumerate(TABLE)},
+        0: IGNORE,
+        **{i + 1: i for i in range(24)},
+        VOID_COLOR: IGNORE,
+        **{color: i for i, (_, color) in enumerate(TABLE)},
     }
     layout = Layout(
         source="http://rugd.vision (RUGD_frames-with-annotations.zip and RUGD_annotations.zip)",

@@ -129,8 +129,10 @@ def _refuse_foreign(root: Path) -> None:
     present = _files_in(root)
     foreign = sorted(present - CONTENTS) if STAMP in present else sorted(present)
     if foreign:
-        raise ValueError(f"{root}: holds {foreign[0]}, which is not of the street scenes; name an empty or a "
-                         "new folder for them, or move that away")
+        raise ValueError(
+            f"{root}: holds {foreign[0]}, which is not of the street scenes; name an empty or a "
+            "new folder for them, or move that away"
+        )
 
 
 def _draw(folder: Path, facts: dict) -> None:
@@ -163,8 +165,10 @@ def _draw_in_processes(order: list, workers: int) -> None:
     command = [sys.executable, "-m", "dataset.scene.draw", *map(str, order)]
     paths = [str(Path(scene.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-    children = [subprocess.Popen([*command, str(k), str(workers)], stderr=subprocess.PIPE, text=True,
-                                 env=environment) for k in range(workers)]
+    children = [
+        subprocess.Popen([*command, str(k), str(workers)], stderr=subprocess.PIPE, text=True, env=environment)
+        for k in range(workers)
+    ]
     try:
         for child in children:
             _, errors = child.communicate()

@@ -51,6 +51,3 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
     model = builder(num_classes, **({} if chosen is None else {"backbone": backbone}), **options)
     model.spec = {"name": name, "num_classes": num_classes, "backbone": backbone, "options": plain(options)}
     return model
-
-
-

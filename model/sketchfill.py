@@ -33,12 +33,8 @@ class CFABlock(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.transform = nn.Sequential(
-            *ConvBNReLU(2 * width, width), *ConvBNReLU(width, width, activation=nn.Tanh)
-        )
-        self.gate = nn.Sequential(
-            *ConvBNReLU(2 * width, width), *ConvBNReLU(width, width, activation=nn.Sigmoid)
-        )
+        self.transform = nn.Sequential(*ConvBNReLU(2 * width, width), *ConvBNReLU(width, width, activation=nn.Tanh))
+        self.gate = nn.Sequential(*ConvBNReLU(2 * width, width), *ConvBNReLU(width, width, activation=nn.Sigmoid))
 
     def forward(
         self, skip: torch.Tensor, hidden: torch.Tensor, gates: list[torch.Tensor] | None = None

@@ -57,6 +57,4 @@ def meta(golden: dict) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_states(one: nn.Module, other: nn.Module) -> None:
-    assert all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))

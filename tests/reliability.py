@@ -1,7 +1,7 @@
 """What the fault tests found: rows of a JSON file, and the table of them in docs/reliability.md.
 
-    python -m pytest -m faults --reliability docs/reliability.json
-    python -m tests.reliability                 # writes the table into docs/reliability.md
+python -m pytest -m faults --reliability docs/reliability.json
+python -m tests.reliability                 # writes the table into docs/reliability.md
 """
 
 import json

@@ -24,8 +24,14 @@ from util.score.window.maps import Memory, half_pixels
 from util.score.window.sums import DeviceScores, Grid
 
 CLASSES, GPU = 5, torch.device("cuda", 0)
-NETWORKS = [("fcn", "resnet18"), ("pspnet", "resnet18"), ("semanticflow", "dfnet_v1"),
-            ("semanticflow", "torchvision/resnet18"), ("semanticflow_lite", "stdc1"), ("sketchfill", "mobilenet_v2")]
+NETWORKS = [
+    ("fcn", "resnet18"),
+    ("pspnet", "resnet18"),
+    ("semanticflow", "dfnet_v1"),
+    ("semanticflow", "torchvision/resnet18"),
+    ("semanticflow_lite", "stdc1"),
+    ("sketchfill", "mobilenet_v2"),
+]
 NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
 
 
@@ -99,7 +105,7 @@ def test_sums_of_windows(copies, flip):
         sums.add(grid.corners, zeros(2 if flip else 1, 4, CLASSES, 20, 20, dtype=torch.bfloat16))
         sums.close()
     scores.close()
-    (rows, block), = blocks
+    ((rows, block),) = blocks
     assert rows == slice(0, 48) and block.shape == (CLASSES, 48, 64) and block.device == GPU
     assert not copies.found
 
@@ -111,7 +117,7 @@ def test_fast_windows(copies):
         copies.found.clear()
         sums = GridSums(memory, "scale", CLASSES, (33, 49), (slice(0, 30), slice(2, 47)), 8)
         sums.add([(0, 0), (0, 16)], zeros(2, 2, CLASSES, 5, 5, dtype=torch.bfloat16))
-        (rows, block), = enlarged(memory, [sums], (31, 44))
+        ((rows, block),) = enlarged(memory, [sums], (31, 44))
         assert rows == slice(0, 31) and block.shape == (CLASSES, 31, 44) and block.device == GPU
     assert not copies.found
 

@@ -108,8 +108,9 @@ def test_steps_whose_gradients_overflow_are_counted(tmp_path, data, monkeypatch)
 
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**22))
     monkeypatch.setattr(network, "build_optimizer", counted)
-    experiment = make_experiment(tmp_path, data, model=TOY, train={"amp": "fp16", "epochs": 3, "log_every": 3},
-                                 optim={"name": "adamw"})
+    experiment = make_experiment(
+        tmp_path, data, model=TOY, train={"amp": "fp16", "epochs": 3, "log_every": 3}, optim={"name": "adamw"}
+    )
     assert train.main(["--config", str(experiment), "--exp", str(tmp_path / "run")]) == 0
     state = checkpoint.load(tmp_path / "run" / "model" / "last.pth")
     skipped = round(22 - torch.tensor(state["scaler"]["scale"]).log2().item())

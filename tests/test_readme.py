@@ -22,18 +22,30 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", README, re.S | re.M)
 COMMANDS = [
     line.strip().partition("  #")[0].strip()
-    for _, language, body in BLOCKS if language == "sh" for line in body.splitlines() if line.strip()
+    for _, language, body in BLOCKS
+    if language == "sh"
+    for line in body.splitlines()
+    if line.strip()
 ]
 LAUNCHED = [c for c in COMMANDS if "tool/train.sh" in c or "tool/test.sh" in c]
 # What runs elsewhere: the whole quickstart below, the checks are this suite, the older YAML in test_launch,
 # import, demo, packing and bench in tests of their own.
-ELSEWHERE = ("tool.pack cityscapes", "tool.bench data cityscapes",
-             "sh tool/quickstart.sh", "sh tool/check.sh", "sh tool/gpu_check.sh", "my_old.yaml",
-             "--checkpoint train_epoch_200.pth",
-             "tool.import_weights train_epoch_200.pth", "tool.demo photo.jpg", "python -m tool.status",
-             "tool.bench params cityscapes sfnet101",
-             "tool.bench train camvid sfnet_mobile", "tool.bench eval cityscapes sfnet101",
-             "tool.bench infer cityscapes semflow18")
+ELSEWHERE = (
+    "tool.pack cityscapes",
+    "tool.bench data cityscapes",
+    "sh tool/quickstart.sh",
+    "sh tool/check.sh",
+    "sh tool/gpu_check.sh",
+    "my_old.yaml",
+    "--checkpoint train_epoch_200.pth",
+    "tool.import_weights train_epoch_200.pth",
+    "tool.demo photo.jpg",
+    "python -m tool.status",
+    "tool.bench params cityscapes sfnet101",
+    "tool.bench train camvid sfnet_mobile",
+    "tool.bench eval cityscapes sfnet101",
+    "tool.bench infer cityscapes semflow18",
+)
 
 
 def test_there_are_commands():
@@ -88,16 +100,29 @@ def test_quickstart_in_a_copy_of_the_project(tmp_path):
     """The script from end to end on few, small scenes; twice, the second time with what is there."""
     copy = tmp_path / "copy"
     for folder in ("config", "model", "dataset", "util", "tool"):
-        shutil.copytree(ROOT / folder, copy / folder,
-                        ignore=lambda d, names: [n for n in names if d == str(ROOT / "dataset")
-                                                 and (ROOT / "dataset" / n).is_dir()
-                                                 and not (ROOT / "dataset" / n / "__init__.py").is_file()])
+        shutil.copytree(
+            ROOT / folder,
+            copy / folder,
+            ignore=lambda d, names: [
+                n
+                for n in names
+                if d == str(ROOT / "dataset")
+                and (ROOT / "dataset" / n).is_dir()
+                and not (ROOT / "dataset" / n / "__init__.py").is_file()
+            ],
+        )
     prepare(copy / "dataset" / "street", size=(96, 128), train=16, val=4)
     small = ["data.crop=[64,96]", "train.epochs=1", "train.batch_size=8", "optim.warmup_iters=0"]
     env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     for expected in ("finished", "nothing to do"):
-        done = subprocess.run(["sh", str(copy / "tool" / "quickstart.sh"), *small], env=env, capture_output=True,
-                              text=True, timeout=300, check=False)
+        done = subprocess.run(
+            ["sh", str(copy / "tool" / "quickstart.sh"), *small],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout and "lane marking" in done.stdout
         last = done.stdout.strip().splitlines()[-4:]

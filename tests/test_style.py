@@ -24,7 +24,9 @@ def imported(path: Path) -> set[str]:
     """Dotted names of the modules that a file imports, but for annotations alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     annotations = {
-        inner for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for inner in ast.walk(node)
     }
     names = set()

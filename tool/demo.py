@@ -41,7 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", default="exp/demo", metavar="DIR", help="of the results (default: exp/demo)")
     parser.add_argument("--flow", action="store_true", help="also draw flow fields, or gates and sketch")
     parser.add_argument(
-        "--longest", type=int, default=2048, metavar="PIXELS",
+        "--longest",
+        type=int,
+        default=2048,
+        metavar="PIXELS",
         help="longer side that larger pictures are shrunk to (default: 2048)",
     )
     args = parser.parse_intermixed_args(argv)
@@ -109,9 +112,7 @@ def load_state(file: str) -> dict:
     """
     state = checkpoint.load(file)
     if not checkpoint.is_ours(state):
-        raise ValueError(
-            f"{file}: not in this project's format; import it first: python -m tool.import_weights {file}"
-        )
+        raise ValueError(f"{file}: not in this project's format; import it first: python -m tool.import_weights {file}")
     if absent := [key for key in ("classes", "colors") if key not in state]:
         raise ValueError(f"{file}: holds no {' and '.join(absent)}")
     return state

@@ -30,15 +30,14 @@ PUBLISHED_ON = {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tool.import_weights", description=__doc__,
+        prog="python -m tool.import_weights",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", help="the published checkpoint")
     parser.add_argument("--out", metavar="FILE", help="what to write (default: FILE's name, _imported.pth)")
     parser.add_argument("--dataset", metavar="NAME", help="whose class names and colours to store")
-    parser.add_argument(
-        "options", nargs="*", metavar="option=value", help="of the network, e.g. output_stride=8"
-    )
+    parser.add_argument("options", nargs="*", metavar="option=value", help="of the network, e.g. output_stride=8")
     args = parser.parse_intermixed_args(argv)
     open_log(None)
     source = Path(args.file)
@@ -48,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     found, model, report = build(state, source, dict(read_option(pair) for pair in args.options))
     facts = dataset_facts(args.dataset, found.num_classes)
     origin = {
-        "file": source.name, "sha256": sha256(source), "family": found.family,
+        "file": source.name,
+        "sha256": sha256(source),
+        "family": found.family,
         **training_facts(state),
     }
     write(out, model, facts, origin)
@@ -128,7 +129,8 @@ def training_facts(state: dict) -> dict[str, float | int]:
     meta = state.get("meta") if isinstance(state.get("meta"), dict) else {}
     facts = {"mean_iu": (state.get("mean_iu"), float), "epoch": (state.get("epoch", meta.get("epoch")), int)}
     return {
-        name: kind(value) for name, (value, kind) in facts.items()
+        name: kind(value)
+        for name, (value, kind) in facts.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
@@ -136,13 +138,16 @@ def training_facts(state: dict) -> dict[str, float | int]:
 def write(out: Path, model: nn.Module, facts: Facts, origin: dict) -> None:
     """Writes the checkpoint, making its folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(out, {
-        "model": model.state_dict(),
-        "spec": model.spec,
-        "classes": facts.classes,
-        "colors": facts.colors,
-        "provenance": origin,
-    })
+    checkpoint.save(
+        out,
+        {
+            "model": model.state_dict(),
+            "spec": model.spec,
+            "classes": facts.classes,
+            "colors": facts.colors,
+            "provenance": origin,
+        },
+    )
 
 
 def summary(found: Recognised, model: nn.Module, report: LoadReport, origin: dict) -> list[str]:

@@ -61,8 +61,14 @@ def _dataset(args: argparse.Namespace, split: str):
     if args.config is None:
         return build_dataset(args.dataset, args.root, split=split)
     data = args.config.data
-    return build_dataset(data.name, data.root, getattr(data, f"{split}_list", None), split, classes=data.classes,
-                         label_map=data.label_map)
+    return build_dataset(
+        data.name,
+        data.root,
+        getattr(data, f"{split}_list", None),
+        split,
+        classes=data.classes,
+        label_map=data.label_map,
+    )
 
 
 def _root(args: argparse.Namespace) -> Path:
@@ -75,22 +81,30 @@ def _folder(args: argparse.Namespace) -> Path:
 
 def _splits_with_list(args: argparse.Namespace) -> list[str]:
     """The splits whose list is there, or, to verify them, those that are packed."""
+
     def named(split: str) -> bool:
         return args.config is not None and getattr(args.config.data, f"{split}_list") is not None
 
-    present: Callable[[str], bool] = (lambda split: packed.index_file(_folder(args), split).is_file()) \
-        if args.verify else (lambda split: named(split) or (_root(args) / f"{split}.txt").is_file())
+    present: Callable[[str], bool] = (
+        (lambda split: packed.index_file(_folder(args), split).is_file())
+        if args.verify
+        else (lambda split: named(split) or (_root(args) / f"{split}.txt").is_file())
+    )
     splits = [split for split in SPLITS if present(split)]
     if not splits:
-        raise FileNotFoundError(f"{_folder(args)}: nothing is packed there" if args.verify else
-                                f"{_root(args)}: no list file there; write the lists first, for a known data set by "
-                                "`python -m tool.prepare <dataset> --root DIR`")
+        raise FileNotFoundError(
+            f"{_folder(args)}: nothing is packed there"
+            if args.verify
+            else f"{_root(args)}: no list file there; write the lists first, for a known data set by "
+            "`python -m tool.prepare <dataset> --root DIR`"
+        )
     return splits
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tool.pack", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tool.pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", nargs="?", help="a known data set, with its lists in --root")
     parser.add_argument("--root", metavar="DIR", help="folder of the data set")
     parser.add_argument("--config", metavar="FILE", help="an experiment, whose data are packed instead")

@@ -28,8 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "tool.pack", *argv[1:]])
     arguments = _parse(argv)
     try:
-        lines = prepare(arguments.dataset, Path(arguments.root).expanduser(),
-                        Path(arguments.out).expanduser() if arguments.out else None, arguments.force)
+        lines = prepare(
+            arguments.dataset,
+            Path(arguments.root).expanduser(),
+            Path(arguments.out).expanduser() if arguments.out else None,
+            arguments.force,
+        )
     except (ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
@@ -48,8 +52,10 @@ def prepare(name: str, root: Path, out: Path | None = None, force: bool = False)
     layout: Layout | None = getattr(kind, "layout", None)
     if layout is None:
         known = ", ".join(["street", *_with_layout()])
-        raise ValueError(f"{name!r} has no official layout to prepare (those with one: {known}); write its "
-                         "list files yourself, one line `image label` a sample, see docs/datasets.md")
+        raise ValueError(
+            f"{name!r} has no official layout to prepare (those with one: {known}); write its "
+            "list files yourself, one line `image label` a sample, see docs/datasets.md"
+        )
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; {_how_to_get(name, layout)}")
     try:
@@ -86,8 +92,10 @@ def _keeps(path: Path, text: str, force: bool) -> bool:
         return True
     if force:
         return False
-    raise ValueError(f"{path} exists with other lines ({_count(old)}, where the folders give {_count(text)}) "
-                     "and is kept; give --force to replace it, or --out DIR to write elsewhere")
+    raise ValueError(
+        f"{path} exists with other lines ({_count(old)}, where the folders give {_count(text)}) "
+        "and is kept; give --force to replace it, or --out DIR to write elsewhere"
+    )
 
 
 def _write(path: Path, text: str) -> None:
@@ -96,16 +104,19 @@ def _write(path: Path, text: str) -> None:
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror}); give --out DIR, a folder for the lists, "
-                      "and name them in the YAML as data.train_list and data.val_list") from None
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); give --out DIR, a folder for the lists, "
+            "and name them in the YAML as data.train_list and data.val_list"
+        ) from None
 
 
 def _count(text: str) -> int:
     return sum(bool(line.strip()) for line in text.split("\n"))
 
 
-def _summary(name: str, root: Path, layout: Layout, splits: dict[str, Pairs], present: dict[str, bool],
-             out: Path | None) -> list[str]:
+def _summary(
+    name: str, root: Path, layout: Layout, splits: dict[str, Pairs], present: dict[str, bool], out: Path | None
+) -> list[str]:
     lines = [f"{name} in {root} (licence: {layout.licence})"]
     for split, pairs in splits.items():
         expected = layout.splits[split].count
@@ -117,8 +128,10 @@ def _summary(name: str, root: Path, layout: Layout, splits: dict[str, Pairs], pr
         done = "unchanged" if present[split] else "written"
         lines.append(f"  {split:5} {len(pairs)} pictures{unlabelled}, {split}.txt {done}{note}")
     if out is not None:
-        lines.append(f"The lists are in {out}; name them in the YAML: data.train_list: {out / 'train.txt'}, "
-                     f"data.val_list: {out / 'val.txt'}")
+        lines.append(
+            f"The lists are in {out}; name them in the YAML: data.train_list: {out / 'train.txt'}, "
+            f"data.val_list: {out / 'val.txt'}"
+        )
     return lines
 
 
@@ -131,8 +144,11 @@ def _prepare_street(root: Path, out: Path | None) -> list[str]:
     if out is not None:
         raise ValueError("street writes its lists beside its pictures; leave --out away")
     importlib.import_module("dataset.street").prepare(root)
-    counts = [f"  {split:5} {_count((root / f'{split}.txt').read_text())} pictures"
-              for split in ("train", "val", "test") if (root / f"{split}.txt").is_file()]
+    counts = [
+        f"  {split:5} {_count((root / f'{split}.txt').read_text())} pictures"
+        for split in ("train", "val", "test")
+        if (root / f"{split}.txt").is_file()
+    ]
     return [f"street in {root} (drawn here, free of rights)", *counts]
 
 
@@ -143,8 +159,7 @@ def _with_layout() -> list[str]:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tool.prepare", description=__doc__.split("\n")[0])
     parser.add_argument("dataset", help=f"one of {', '.join(name for name in DATASETS if name != 'custom')}")
-    parser.add_argument("--root", required=True, metavar="DIR", help="folder that the data set was unpacked "
-                        "in")
+    parser.add_argument("--root", required=True, metavar="DIR", help="folder that the data set was unpacked in")
     parser.add_argument("--out", metavar="DIR", help="folder for the lists (default: the root)")
     parser.add_argument("--force", action="store_true", help="replace lists that have other contents")
     return parser.parse_args(argv)

@@ -50,8 +50,9 @@ def replay(file: str, overrides: list[str]) -> int:
     device = dist.init(cli.lost)
     open_log(run.folder / "replay.log")
     if dist.world_size() != len(record.ranks):
-        log.info("the run had %d processes, this is %d: sums are rounded otherwise", len(record.ranks),
-                 dist.world_size())
+        log.info(
+            "the run had %d processes, this is %d: sums are rounded otherwise", len(record.ranks), dist.world_size()
+        )
     train_set, val_set = build_data(config, run)
     make_deterministic(config)
     training = build_training(config, train_set, device)
@@ -79,8 +80,12 @@ def run_steps(training: Training, batches: Prefetch, record: Record) -> None:
         log.info("step %d %s", training.step, text)
         spoiled = bad_parameters(training.model)
         if spoiled:
-            log.info("after step %d %d weights are not finite, first %s: its gradient was not, or too large a step",
-                     training.step, len(spoiled), spoiled[0])
+            log.info(
+                "after step %d %d weights are not finite, first %s: its gradient was not, or too large a step",
+                training.step,
+                len(spoiled),
+                spoiled[0],
+            )
         training.step += 1
 
 

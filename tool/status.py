@@ -66,9 +66,15 @@ def _row(run: dict, now: float) -> tuple[str, ...]:
     share = f" ({run['step'] / total:.0%})" if total else ""
     kept = f"step {saved['step']}, {duration(now - saved['time'])} ago" if saved else "none"
     return (
-        run["run"], run["state"], f"{run['step']}/{total or '?'}{share}", _number(run.get("loss"), "{:.4f}"),
-        _number(run.get("best"), "{:.4f}"), _number(run.get("speed"), "{:.1f}"), kept,
-        f"{duration(max(now - run['heartbeat'], 0))} ago", run.get("error") or "",
+        run["run"],
+        run["state"],
+        f"{run['step']}/{total or '?'}{share}",
+        _number(run.get("loss"), "{:.4f}"),
+        _number(run.get("best"), "{:.4f}"),
+        _number(run.get("speed"), "{:.1f}"),
+        kept,
+        f"{duration(max(now - run['heartbeat'], 0))} ago",
+        run.get("error") or "",
     )
 
 

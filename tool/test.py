@@ -138,7 +138,12 @@ def conclude(config, run, data, indices, confusion, scores, timing, protocol, fi
         print(write_results(run.result, scores, confusion, data.classes, timing, protocol, file), flush=True)
         log.info(
             "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures, %.3f s a picture",
-            data.name, config.test.split, scores.mIoU, scores.mAcc, scores.allAcc, timing.num_images,
+            data.name,
+            config.test.split,
+            scores.mIoU,
+            scores.mAcc,
+            scores.allAcc,
+            timing.num_images,
             timing.seconds_per_image,
         )
     if config.test.submission:

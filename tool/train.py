@@ -175,8 +175,14 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
     config = training.config
     dist.share_buffers(training.scored)  # every process has seen other pictures
     predictor = Predictor(
-        training.scored, len(val_set.classes), config.data.mean, config.data.std, scales=(config.train.val_scale,),
-        amp=AMP_TYPES[config.train.amp], device=training.device, channels_last=config.train.channels_last,
+        training.scored,
+        len(val_set.classes),
+        config.data.mean,
+        config.data.std,
+        scales=(config.train.val_scale,),
+        amp=AMP_TYPES[config.train.amp],
+        device=training.device,
+        channels_last=config.train.channels_last,
     )
     confusion = ConfusionMatrix(len(val_set.classes), val_set.ignore_label, training.device)
     indices = shard(range(len(val_set)), dist.rank(), dist.world_size())
@@ -195,7 +201,11 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
         return None
     log.info(
         "validation after epoch %d: mIoU %.4f mAcc %.4f allAcc %.4f%s",
-        epoch + 1, result.mIoU, result.mAcc, result.allAcc, " (best so far)" if result.mIoU > training.best else "",
+        epoch + 1,
+        result.mIoU,
+        result.mAcc,
+        result.allAcc,
+        " (best so far)" if result.mIoU > training.best else "",
     )
     for name in ("mIoU", "mAcc", "allAcc"):
         writer.add_scalar(f"val/{name}", getattr(result, name), training.step)

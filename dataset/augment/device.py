@@ -142,7 +142,8 @@ def _to_hsv(picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = picture
     step = torch.where(spread > 0, spread, 1)
     sector = torch.where(
-        value == red, (green - blue) / step,
+        value == red,
+        (green - blue) / step,
         torch.where(value == green, 2 + (blue - red) / step, 4 + (red - green) / step),
     )
     hue = (30 * torch.where(spread > 0, sector, 0)).round().remainder(180)

@@ -61,9 +61,11 @@ class Photometric:
         u = rng.random(9)
         return cls(
             brightness=_between((-32, 32), u[1]) if u[0] < 0.5 else 0.0,
-            contrast=_between((0.5, 1.5), u[3]) if u[2] < 0.5 else 1.0, contrast_last=bool(u[4] < 0.5),
+            contrast=_between((0.5, 1.5), u[3]) if u[2] < 0.5 else 1.0,
+            contrast_last=bool(u[4] < 0.5),
             saturation=_between((0.5, 1.5), u[6]) if u[5] < 0.5 else 1.0,
-            hue=int(u[8] * 36) - 18 if u[7] < 0.5 else 0)
+            hue=int(u[8] * 36) - 18 if u[7] < 0.5 else 0,
+        )
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """`image` uint8 (H,W,3) RGB, distorted, and cut to 8 bit after every step."""
@@ -72,8 +74,13 @@ class Photometric:
         contrast = _to_8bit(levels * np.float32(self.contrast))
         image = cv2.LUT(image, table if self.contrast_last else contrast[table])
         if self.saturation != 1 or self.hue:
-            tables = np.dstack([((levels + self.hue) % 180).astype(np.uint8),
-                                _to_8bit(levels * np.float32(self.saturation)), levels.astype(np.uint8)])
+            tables = np.dstack(
+                [
+                    ((levels + self.hue) % 180).astype(np.uint8),
+                    _to_8bit(levels * np.float32(self.saturation)),
+                    levels.astype(np.uint8),
+                ]
+            )
             hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables)
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         return cv2.LUT(image, contrast) if self.contrast_last else image
@@ -107,11 +114,19 @@ class TrainTransform:
     Raises ValueError naming the argument for a value out of range.
     """
 
-    def __init__(self, crop: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
-                 rotate: Sequence[float] = (-10.0, 10.0), rotate_prob: float = 0.5, blur_prob: float = 0.5,
-                 flip_prob: float = 0.5, jitter: float | Sequence[float] = 0.0,
-                 mean: Sequence[float] = (123.675, 116.28, 103.53), ignore_label: int = IGNORE,
-                 photometric: bool = False):
+    def __init__(
+        self,
+        crop: Sequence[int],
+        scale: Sequence[float] = (0.5, 2.0),
+        rotate: Sequence[float] = (-10.0, 10.0),
+        rotate_prob: float = 0.5,
+        blur_prob: float = 0.5,
+        flip_prob: float = 0.5,
+        jitter: float | Sequence[float] = 0.0,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        ignore_label: int = IGNORE,
+        photometric: bool = False,
+    ):
         self.crop = _check_crop(crop)
         self.scale = _check_range("scale", scale)
         if self.scale[0] <= 0:
@@ -125,16 +140,21 @@ class TrainTransform:
         self.ignore_label = ignore_label
         self.photometric = photometric
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
-                 point: tuple[int, int] | None = None, out: tuple[np.ndarray, np.ndarray] | None = None):
+    def __call__(
+        self,
+        image: np.ndarray,
+        label: np.ndarray,
+        rng: np.random.Generator,
+        point: tuple[int, int] | None = None,
+        out: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
         """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width).
 
         point: (row, column) of a pixel that the crop must hold; None: any crop. out: see `apply`.
         """
         return self.apply(image, label, self.draw(rng, label.shape, point), out)
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int],
-             point: tuple[int, int] | None = None) -> Drawn:
+    def draw(self, rng: np.random.Generator, size: tuple[int, int], point: tuple[int, int] | None = None) -> Drawn:
         """Draw for a picture of `size` (height, width). Always eleven numbers in this order, and then those
         of `Photometric`, so that switching one augmentation off leaves the others as they were.
 
@@ -147,21 +167,33 @@ class TrainTransform:
         scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         b, c, s, h = self.jitter
         drawn = Drawn(
-            scale=scale, angle=angle, blur=bool(u[3] < self.blur_prob), flip=bool(u[4] < self.flip_prob),
-            size=scaled, top=_offset(scaled[0], self.crop[0], u[5]),
+            scale=scale,
+            angle=angle,
+            blur=bool(u[3] < self.blur_prob),
+            flip=bool(u[4] < self.flip_prob),
+            size=scaled,
+            top=_offset(scaled[0], self.crop[0], u[5]),
             left=_offset(scaled[1], self.crop[1], u[6]),
-            jitter=(_between((1 - b, 1 + b), u[7]), _between((1 - c, 1 + c), u[8]),
-                    _between((1 - s, 1 + s), u[9]), _between((-h, h), u[10])),
+            jitter=(
+                _between((1 - b, 1 + b), u[7]),
+                _between((1 - c, 1 + c), u[8]),
+                _between((1 - s, 1 + s), u[9]),
+                _between((-h, h), u[10]),
+            ),
             photometric=Photometric.draw(rng) if self.photometric else None,
         )
         if point is None:
             return drawn
         row, column = scaled_point(drawn, point)
-        return replace(drawn, top=_offset_around(row, scaled[0], self.crop[0], u[5]),
-                       left=_offset_around(column, scaled[1], self.crop[1], u[6]))
+        return replace(
+            drawn,
+            top=_offset_around(row, scaled[0], self.crop[0], u[5]),
+            left=_offset_around(column, scaled[1], self.crop[1], u[6]),
+        )
 
-    def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn,
-              out: tuple[np.ndarray, np.ndarray] | None = None):
+    def apply(
+        self, image: np.ndarray, label: np.ndarray, drawn: Drawn, out: tuple[np.ndarray, np.ndarray] | None = None
+    ):
         """The crop of picture and label that `drawn` describes, written to the arrays of `out` if given.
 
         Of `image` and `label` only the part is read that the crop shows.
@@ -208,8 +240,15 @@ def warp(source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: i
     """The crop of `source` that `drawn` describes, with `margin` pixels more on all sides, into `out`."""
     height, width = out.shape[:2]
     source, matrix = _window(source, source_matrix(drawn, margin), height, width)
-    done = cv2.warpAffine(source, matrix, (width, height), dst=out, flags=interpolation | cv2.WARP_INVERSE_MAP,
-                          borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+    done = cv2.warpAffine(
+        source,
+        matrix,
+        (width, height),
+        dst=out,
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=border,
+    )
     assert np.may_share_memory(done, out)
 
 
@@ -231,17 +270,34 @@ def resize(source: np.ndarray, drawn: Drawn, border, margin: int, out: np.ndarra
         return False
     if drawn.scale != 1 and part.shape[:2] == shape:
         return False  # `cv2.resize` would copy it, up to half a pixel off at the far edge
-    scaled = part if drawn.scale == 1 else cv2.resize(
-        part, None, dst=_SCRATCH.take("scaled", (*shape, 3)), fx=drawn.scale, fy=drawn.scale,
-        interpolation=cv2.INTER_LINEAR)
+    scaled = (
+        part
+        if drawn.scale == 1
+        else cv2.resize(
+            part,
+            None,
+            dst=_SCRATCH.take("scaled", (*shape, 3)),
+            fx=drawn.scale,
+            fy=drawn.scale,
+            interpolation=cv2.INTER_LINEAR,
+        )
+    )
     scaled = scaled[rows.result, columns.result]
     if drawn.flip:
         columns = replace(columns, crop=slice(width - columns.crop.stop, width - columns.crop.start))
         covers = scaled.shape == out.shape
         scaled = cv2.flip(scaled, 1, dst=out if covers else _SCRATCH.take("flipped", scaled.shape))
     if scaled is not out:
-        cv2.copyMakeBorder(scaled, rows.crop.start, height - rows.crop.stop, columns.crop.start,
-                           width - columns.crop.stop, cv2.BORDER_CONSTANT, dst=out, value=border)
+        cv2.copyMakeBorder(
+            scaled,
+            rows.crop.start,
+            height - rows.crop.stop,
+            columns.crop.start,
+            width - columns.crop.stop,
+            cv2.BORDER_CONSTANT,
+            dst=out,
+            value=border,
+        )
     return True
 
 
@@ -329,7 +385,7 @@ def _window(source: np.ndarray, matrix: np.ndarray, height: int, width: int) -> 
         low, high = np.zeros(2, int), np.ones(2, int)
     shifted = matrix.copy()
     shifted[:, 2] -= low
-    return source[low[1]:high[1], low[0]:high[0]], shifted
+    return source[low[1] : high[1], low[0] : high[0]], shifted
 
 
 def _between(limits: tuple[float, float], u: float) -> float:
@@ -378,7 +434,9 @@ def _check_probability(name: str, value: float) -> float:
 def _check_jitter(jitter) -> tuple[float, float, float, float]:
     values = (jitter,) * 4 if isinstance(jitter, (int, float)) else tuple(jitter)
     if len(values) != 4 or not all(0 <= value <= 1 for value in values) or values[3] > 0.5:
-        raise ValueError(f"jitter: {jitter} must be (brightness, contrast, saturation, hue), each from 0 to "
-                         "1 and the hue at most 0.5, or one number for all four")
+        raise ValueError(
+            f"jitter: {jitter} must be (brightness, contrast, saturation, hue), each from 0 to "
+            "1 and the hue at most 0.5, or one number for all four"
+        )
     b, c, s, h = (float(value) for value in values)
     return b, c, s, h

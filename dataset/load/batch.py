@@ -32,8 +32,12 @@ class FilledBatch:
 
     def finish(self) -> dict:
         skipped = {"skipped": self.skipped} if self.skipped else {}
-        return {"image": self.image.permute(0, 3, 1, 2), "label": self.label, **_names(self.dataset, self.key),
-                **skipped}
+        return {
+            "image": self.image.permute(0, 3, 1, 2),
+            "label": self.label,
+            **_names(self.dataset, self.key),
+            **skipped,
+        }
 
 
 class StackedBatch:
@@ -60,9 +64,11 @@ class StackedBatch:
             return {**lists, **_names(self.dataset, self.key), **({"skipped": skipped} if skipped else {})}
         for sample in self.samples[1:]:
             if sample["image"].shape != first["image"].shape:
-                raise ValueError(f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "
-                                 "pictures of different sizes cannot be stacked; give the data set a transform "
-                                 "with a crop size")
+                raise ValueError(
+                    f"{sample['name']} is {_size(sample)} and {first['name']} {_size(first)}: "
+                    "pictures of different sizes cannot be stacked; give the data set a transform "
+                    "with a crop size"
+                )
         image = torch.stack([sample["image"].permute(1, 2, 0) for sample in self.samples]).permute(0, 3, 1, 2)
         label = torch.stack([sample["label"] for sample in self.samples])
         return {"image": image, "label": label, **_names(self.dataset, self.key)}

@@ -33,8 +33,15 @@ class TrainLoader:
     says what is to be done to them. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
     """
 
-    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str,
-                 skips: Skips | None = None):
+    def __init__(
+        self,
+        dataset: SegDataset,
+        sampler: StepSampler,
+        workers: int,
+        pin_memory: bool,
+        loader: str,
+        skips: Skips | None = None,
+    ):
         self.dataset, self.skips = dataset, skips
         self.steps_per_epoch = sampler.steps_per_epoch
         self._open = _opener(partial(begin_batch, dataset), sampler, sampler.part, workers, loader, pin_memory)
@@ -62,10 +69,20 @@ class EvalLoader:
         return self._open()
 
 
-def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size: int = 1,
-                 workers: int = 0, seed: int = 0, start_step: int = 0, accumulate: int = 1,
-                 pin_memory: bool = False, uniform: ClassUniform | None = None, loader: str = "auto",
-                 skips: Skips | None = None) -> TrainLoader:
+def build_loader(
+    dataset: SegDataset,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    start_step: int = 0,
+    accumulate: int = 1,
+    pin_memory: bool = False,
+    uniform: ClassUniform | None = None,
+    loader: str = "auto",
+    skips: Skips | None = None,
+) -> TrainLoader:
     """The training batches of process `rank`; `batch_size` counts a step's pictures on all processes.
 
     uniform: class-uniform sampling, see `uniform.py`; None: every sample once an epoch. loader: what the workers
@@ -76,26 +93,28 @@ def build_loader(dataset: SegDataset, batch_size: int, rank: int = 0, world_size
     """
     unlabelled = [image for image, label in dataset.samples if label is None]
     if unlabelled:
-        raise ValueError(f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
-                         f"(first: {unlabelled[0]}); training needs `image label` on every line")
+        raise ValueError(
+            f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
+            f"(first: {unlabelled[0]}); training needs `image label` on every line"
+        )
     if skips is not None and not hasattr(getattr(dataset.transform, "inner", dataset.transform), "crop"):
         raise ValueError("samples can be skipped only with a transform that has a crop size")
-    sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate,
-                          uniform)
+    sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate, uniform)
     dataset.skip_errors = skips is not None
     dataset.source.prepare(workers)
     return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader), skips)
 
 
-def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0,
-                      loader: str = "auto") -> EvalLoader:
+def build_eval_loader(
+    dataset: SegDataset, indices: Sequence[int], workers: int = 0, loader: str = "auto"
+) -> EvalLoader:
     """The samples `indices` one by one, not stacked, in that order, whatever the number of workers."""
     dataset.source.prepare(workers)
     return EvalLoader(dataset, indices, workers, worker_kind(dataset, loader))
 
 
 def worker_kind(dataset: SegDataset, loader: str = "auto") -> str:
-    """"threads" or "processes", as `loader` says; for "auto", threads where the data set's source only copies or
+    """ "threads" or "processes", as `loader` says; for "auto", threads where the data set's source only copies or
     unpacks (packed data, the memory cache), and processes where files are decoded.
 
     Threads write straight into the batch, and nothing is sent between processes; but the fast PNG decoder, and a
@@ -112,8 +131,9 @@ def worker_kind(dataset: SegDataset, loader: str = "auto") -> str:
 # memory would be free only when Python looks for cycles.
 
 
-def _opener(begin: Callable, keys, part: int, workers: int, kind: str,
-            pin_memory: bool = False) -> Callable[[], Iterator[dict]]:
+def _opener(
+    begin: Callable, keys, part: int, workers: int, kind: str, pin_memory: bool = False
+) -> Callable[[], Iterator[dict]]:
     """What starts an iteration over `begin(key).finish()`, its jobs done here, in threads or in processes.
 
     part: the samples of a key.
@@ -122,14 +142,23 @@ def _opener(begin: Callable, keys, part: int, workers: int, kind: str,
     if kind == "threads" and workers:
         # Those begun, the one that is handed on, and the one before it, which the consumer still has.
         return lambda: run_ahead(
-            keys, partial(begin, new=new_pinned if pin_memory else Buffers(ahead + 2).take), workers, ahead)
+            keys, partial(begin, new=new_pinned if pin_memory else Buffers(ahead + 2).take), workers, ahead
+        )
     if not workers:
         begin = partial(begin, new=Buffers(2).take)
     # Without a generator of its own a loader draws from the global one, and a continued run, which makes
     # its loaders at other moments, would see other dropout.
-    loader = DataLoader(_Done(begin), batch_size=None, sampler=keys, num_workers=workers, collate_fn=_unchanged,
-                        worker_init_fn=_start_worker, generator=torch.Generator(), pin_memory=pin_memory,
-                        persistent_workers=workers > 0 and isinstance(keys, list))
+    loader = DataLoader(
+        _Done(begin),
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0 and isinstance(keys, list),
+    )
     return lambda: _raise_errors(loader)
 
 

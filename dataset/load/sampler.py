@@ -55,19 +55,28 @@ class StepSampler(Sampler):
     Raises ValueError, with the arithmetic, where the batch cannot be shared out or exceeds the data set.
     """
 
-    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0,
-                 start_step: int = 0, accumulate: int = 1, uniform: ClassUniform | None = None):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        start_step: int = 0,
+        accumulate: int = 1,
+        uniform: ClassUniform | None = None,
+    ):
         assert 0 <= rank < world_size and accumulate >= 1 and start_step >= 0
         parts = world_size * accumulate
         if batch_size < 1 or batch_size % parts:
             raise ValueError(
                 f"batch size {batch_size} does not divide by {world_size} processes x {accumulate} "
-                f"micro-batches = {parts}; the next that does is {max(-(-batch_size // parts), 1) * parts}")
+                f"micro-batches = {parts}; the next that does is {max(-(-batch_size // parts), 1) * parts}"
+            )
         if batch_size > length:
             most = length // parts * parts
             advice = f"take at most {most}" if most else f"a step has {parts} shares, use fewer"
-            raise ValueError(f"batch size {batch_size} exceeds the data set, which has {length} samples; "
-                             f"{advice}")
+            raise ValueError(f"batch size {batch_size} exceeds the data set, which has {length} samples; {advice}")
         self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
         self.part, self.uniform = batch_size // parts, uniform
         self.share = batch_size // world_size

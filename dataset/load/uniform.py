@@ -188,8 +188,19 @@ def _read(file: str | Path | None, key: str, samples: int) -> np.ndarray | None:
             if str(content["key"]) != key:
                 return None
             table = content["table"]
-    except (ValueError, OSError, LookupError, EOFError, TypeError, RuntimeError, MemoryError, struct.error,
-            zipfile.BadZipFile, zlib.error, lzma.LZMAError):
+    except (
+        ValueError,
+        OSError,
+        LookupError,
+        EOFError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ):
         return None  # damaged; it is written anew
     sound = table.dtype == np.int32 and table.ndim == 2 and table.shape[1] == 4 and len(table)
     return table if sound and table.min() >= 0 and table[:, 1].max() < samples else None

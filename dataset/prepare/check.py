@@ -62,8 +62,7 @@ class _Finding:
     mapped: np.ndarray | None
 
 
-def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None,
-                  may_skip: int = 0) -> Report:
+def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None, may_skip: int = 0) -> Report:
     """Read every label and every picture's header of a data set, and report the pixels of each class.
 
     workers: threads. stamp: a JSON file that remembers the result; as long as the list, the label map, and
@@ -75,8 +74,11 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
     """
     key = fingerprint(dataset) if stamp is not None else ""
     remembered = _read_stamp(stamp, key)
-    if remembered is not None and len(remembered.pixels) == len(dataset.classes) and \
-            len(remembered.skipped) <= may_skip:
+    if (
+        remembered is not None
+        and len(remembered.pixels) == len(dataset.classes)
+        and len(remembered.skipped) <= may_skip
+    ):
         return remembered
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = list(pool.map(lambda index: _try(_inspect, dataset, index), range(len(dataset))))
@@ -96,13 +98,17 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
     counts = zip(train.classes, train_report.pixels, val_report.pixels, strict=True)
     absent = [name for name, seen, wanted in counts if wanted and not seen]
     if absent:
-        warnings.append(f"classes of {val.list_file} that never occur in {train.list_file}, so no network "
-                        f"can learn them: {_names(absent)}")
+        warnings.append(
+            f"classes of {val.list_file} that never occur in {train.list_file}, so no network "
+            f"can learn them: {_names(absent)}"
+        )
     known = {os.path.realpath(image) for image, _ in train.samples}
     shared = [image for image, _ in val.samples if os.path.realpath(image) in known]
     if shared:
-        warnings.append(f"{len(shared)} pictures are in {train.list_file} and in {val.list_file} (first: "
-                        f"{shared[0]}); a score on pictures of the training is no score")
+        warnings.append(
+            f"{len(shared)} pictures are in {train.list_file} and in {val.list_file} (first: "
+            f"{shared[0]}); a score on pictures of the training is no score"
+        )
     return warnings
 
 
@@ -127,9 +133,9 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     if raw.ndim == 3:
         return _Finding(size, None, _histogram(map_.apply(raw, label_path)))
     counts = _histogram(raw)
-    if (counts[map_.unknown[:len(counts)] > 0] > 0).any() or not map_.has_ids:
+    if (counts[map_.unknown[: len(counts)] > 0] > 0).any() or not map_.has_ids:
         map_.apply(raw, label_path)  # raises, naming the values
-    mapped = np.bincount(map_.table[:len(counts)], weights=counts, minlength=256).astype(np.int64)
+    mapped = np.bincount(map_.table[: len(counts)], weights=counts, minlength=256).astype(np.int64)
     values = np.flatnonzero(counts)
     return _Finding(size, (values, counts[values]), mapped)
 
@@ -143,16 +149,27 @@ def _histogram(label: np.ndarray) -> np.ndarray:
 
 
 def _report(dataset: SegDataset, results: list[_Finding | Exception]) -> Report:
-    pairs = [(result, label) for result, (_, label) in zip(results, dataset.samples, strict=True)
-             if isinstance(result, _Finding)]
+    pairs = [
+        (result, label)
+        for result, (_, label) in zip(results, dataset.samples, strict=True)
+        if isinstance(result, _Finding)
+    ]
     findings = [finding for finding, _ in pairs]
     labelled = [finding for finding in findings if finding.mapped is not None]
     mapped = sum((finding.mapped for finding in labelled), np.zeros(256, np.int64))
     sizes = sorted((finding.size for finding in findings), key=lambda size: size[0] * size[1])
     report = Report(
-        name=dataset.name, split=dataset.split, list_file=str(dataset.list_file), images=len(findings),
-        labelled=len(labelled), smallest=sizes[0], largest=sizes[-1],
-        pixels=tuple(mapped[:len(dataset.classes)].tolist()), ignored=int(mapped[IGNORE]), warnings=())
+        name=dataset.name,
+        split=dataset.split,
+        list_file=str(dataset.list_file),
+        images=len(findings),
+        labelled=len(labelled),
+        smallest=sizes[0],
+        largest=sizes[-1],
+        pixels=tuple(mapped[: len(dataset.classes)].tolist()),
+        ignored=int(mapped[IGNORE]),
+        warnings=(),
+    )
     if not labelled:
         return report
     warnings = _class_warnings(dataset, report) + _map_warnings(dataset, pairs)
@@ -166,8 +183,10 @@ def _class_warnings(dataset: SegDataset, report: Report) -> list[str]:
         warnings.append(f"classes that never occur in {report.list_file}: {_names(absent)}")
     total = sum(report.pixels) + report.ignored
     if report.ignored > 0.9 * total:
-        warnings.append(f"{report.ignored / total:.1%} of the pixels of {report.list_file} are ignored; see "
-                        "whether label_map fits the labels")
+        warnings.append(
+            f"{report.ignored / total:.1%} of the pixels of {report.list_file} are ignored; see "
+            "whether label_map fits the labels"
+        )
     return warnings
 
 
@@ -183,13 +202,17 @@ def _map_warnings(dataset: SegDataset, pairs: list[tuple[_Finding, str | None]])
     warnings = []
     for map_, counts in pooled.values():
         if looks_mapped(map_, counts, len(dataset.classes)):
-            warnings.append(f"the labels of {dataset.list_file} look as if they held training ids already, "
-                            f"and label_map ({map_}) would map them a second time; if so, give the identity "
-                            "as label_map")
+            warnings.append(
+                f"the labels of {dataset.list_file} look as if they held training ids already, "
+                f"and label_map ({map_}) would map them a second time; if so, give the identity "
+                "as label_map"
+            )
         seen = np.flatnonzero(counts)
         if len(dataset.classes) == 2 and seen.tolist() == [0, IGNORE] and map_.table[IGNORE] == IGNORE:
-            warnings.append(f"the labels of {dataset.list_file} hold only 0 and 255, and 255 is ignored; if "
-                            "it marks the second class, give label_map {0: 0, 255: 1}")
+            warnings.append(
+                f"the labels of {dataset.list_file} hold only 0 and 255, and 255 is ignored; if "
+                "it marks the second class, give label_map {0: 0, 255: 1}"
+            )
     return warnings
 
 

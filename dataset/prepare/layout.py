@@ -55,8 +55,10 @@ def collect(root: Path, split: str, files: Files) -> list[tuple[str, str | None]
         missing[absent[0]] = absent
     first = next(iter(missing))
     others = "".join(f" (nor {label})" for label in list(missing)[1:])
-    raise MissingFiles(f"{split}: {len(missing[first])} of {len(images)} pictures have no label; the first "
-                       f"missing one is {first}{others}")
+    raise MissingFiles(
+        f"{split}: {len(missing[first])} of {len(images)} pictures have no label; the first "
+        f"missing one is {first}{others}"
+    )
 
 
 def _either(patterns: tuple[str, ...]) -> str:

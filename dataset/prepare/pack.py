@@ -34,8 +34,13 @@ SYNC_EVERY = 16  # samples
 PROBES = 8  # samples that tell how much room LZ4 will need
 
 
-def pack(dataset, folder: str | Path, codec: str = "raw", workers: int = 1,
-         progress: Callable[[int, int], None] | None = None) -> Index:
+def pack(
+    dataset,
+    folder: str | Path,
+    codec: str = "raw",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Index:
     """Write the packed form of all samples of `dataset`, or finish one that was begun; its index.
 
     workers: processes that read and encode. progress: called with (samples done, samples).
@@ -108,8 +113,15 @@ def _resume(journal, part: Path, codec: str, entries: list[list]) -> list[Record
     return records
 
 
-def _write(dataset, codec: str, workers: int, entries: list[list], records: list[Record], files,
-           progress: Callable[[int, int], None] | None) -> None:
+def _write(
+    dataset,
+    codec: str,
+    workers: int,
+    entries: list[list],
+    records: list[Record],
+    files,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     """Append the samples that are missing to the data and to `records`."""
     part, journal = files
     first = noted = len(records)
@@ -133,8 +145,11 @@ def _write(dataset, codec: str, workers: int, entries: list[list], records: list
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise OSError(errno.ENOSPC, f"{part}: no space left on the disk after {noted} of {len(entries)} samples; "
-                      "make room and give the same command again, it goes on there") from None
+        raise OSError(
+            errno.ENOSPC,
+            f"{part}: no space left on the disk after {noted} of {len(entries)} samples; "
+            "make room and give the same command again, it goes on there",
+        ) from None
 
 
 def _end(records: list[Record]) -> int:
@@ -186,8 +201,10 @@ def _encoded(dataset, codec: str, indices, workers: int) -> Iterator[tuple[list[
                 waiting.extend(pool.submit(_encode_in_worker, index) for index in islice(left, 1))
                 yield result
         except BrokenProcessPool:
-            raise OSError("packing: a worker was killed, perhaps for want of memory; give the same command again, it "
-                          "goes on behind what is written, and --workers 1 takes the least") from None
+            raise OSError(
+                "packing: a worker was killed, perhaps for want of memory; give the same command again, it "
+                "goes on behind what is written, and --workers 1 takes the least"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -212,8 +229,11 @@ def encode(dataset, codec: str, index: int) -> tuple[list[bytes], tuple[int, int
     facts = (*arrays[0].shape[:2], label is not None)
     if codec == "raw":
         return [array.tobytes() for array in arrays], facts
-    tiles = [packed.lz4_block.compress(tile.tobytes(), mode="high_compression", compression=LEVEL, store_size=False)
-             for array in arrays for tile in cut(array)]
+    tiles = [
+        packed.lz4_block.compress(tile.tobytes(), mode="high_compression", compression=LEVEL, store_size=False)
+        for array in arrays
+        for tile in cut(array)
+    ]
     table = np.array([(len(tile), zlib.crc32(tile)) for tile in tiles], "<u4")
     return [table.tobytes(), *tiles], facts
 
@@ -223,7 +243,7 @@ def cut(array: np.ndarray) -> Iterator[np.ndarray]:
     height, width = TILE
     for top in range(0, array.shape[0], height):
         for left in range(0, array.shape[1], width):
-            yield array[top:top + height, left:left + width]
+            yield array[top : top + height, left : left + width]
 
 
 def _check_room(dataset, folder: Path, codec: str, done: int) -> None:
@@ -238,11 +258,15 @@ def _check_room(dataset, folder: Path, codec: str, done: int) -> None:
     if codec == "lz4" and left:
         probes = [left[len(left) * number // PROBES] for number in range(min(PROBES, len(left)))]
         pieces = [encode(dataset, codec, index) for index in probes]
-        ratio = sum(len(piece) for parts, _ in pieces for piece in parts) / \
-            sum(height * width * (4 if labelled else 3) for _, (height, width, labelled) in pieces)
+        ratio = sum(len(piece) for parts, _ in pieces for piece in parts) / sum(
+            height * width * (4 if labelled else 3) for _, (height, width, labelled) in pieces
+        )
         needed, about = int(needed * ratio * 1.1), "about "
     free = shutil.disk_usage(folder).free
     if needed > free:
         hint = ", or choose --codec lz4, which takes about two thirds" if codec == "raw" else ""
-        raise OSError(errno.ENOSPC, f"{folder}: packing needs {about}{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-                      f"free; make room, or give another folder with --out DIR{hint}")
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder}: packing needs {about}{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            f"free; make room, or give another folder with --out DIR{hint}",
+        )

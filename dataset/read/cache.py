@@ -52,8 +52,10 @@ class MemoryCache:
         self.source = dataset.source
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             self.sizes = list(pool.map(lambda pair: _size(dataset, *pair), dataset.samples))
-        needed = [_aligned(height * width * (3 if label is None else 4))
-                  for (height, width), (_, label) in zip(self.sizes, dataset.samples, strict=True)]
+        needed = [
+            _aligned(height * width * (3 if label is None else 4))
+            for (height, width), (_, label) in zip(self.sizes, dataset.samples, strict=True)
+        ]
         self.labelled = [label is not None for _, label in dataset.samples]
         self.starts = np.cumsum([0, *needed])
         self.size = int(self.starts[-1])
@@ -64,8 +66,9 @@ class MemoryCache:
         self.prepared = False
 
     def __getstate__(self):
-        raise ValueError("data.cache: memory cannot be handed to processes that are not forked; set "
-                         "data.loader to threads")
+        raise ValueError(
+            "data.cache: memory cannot be handed to processes that are not forked; set data.loader to threads"
+        )
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Views of the memory, not to be written to."""
@@ -98,8 +101,10 @@ class MemoryCache:
             process.join()
         failed = [process.exitcode for process in processes if process.exitcode]
         if failed:
-            raise OSError(f"data.cache: a process that read the pictures ended with status {failed[0]}; if the "
-                          "memory ran out, set data.cache to none")
+            raise OSError(
+                f"data.cache: a process that read the pictures ended with status {failed[0]}; if the "
+                "memory ran out, set data.cache to none"
+            )
 
     def _fill_as_worker(self, indices) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports it, and ends its children
@@ -146,7 +151,8 @@ def check_memory(count: int, needed: int, processes: int) -> None:
         raise ValueError(
             f"data.cache: memory: the {count} pictures are {_gib(needed)} decoded{times}, more than "
             f"{SHARE:.0%} of the {_gib(free)} of free memory; pack them (python -m tool.pack, data.packed), "
-            "or set data.cache to none")
+            "or set data.cache to none"
+        )
 
 
 def free_memory() -> int:

@@ -17,8 +17,9 @@ VERSION = 1
 def fingerprint(dataset: "SegDataset") -> str:
     """SHA-256 over all that the check's result depends on: paths, sizes and times of the files, classes,
     maps."""
-    digest = hashlib.sha256(repr((VERSION, dataset.name, dataset.split, str(dataset.list_file),
-                                  dataset.classes)).encode())
+    digest = hashlib.sha256(
+        repr((VERSION, dataset.name, dataset.split, str(dataset.list_file), dataset.classes)).encode()
+    )
     maps = {id(map_): map_ for _, label in dataset.samples if label for map_ in [dataset.map_for(label)]}
     for map_ in maps.values():
         digest.update(repr((map_.ids, map_.colors)).encode())
@@ -40,8 +41,10 @@ def facts(dataset: "SegDataset") -> dict[str, object]:
     maps = {id(map_): map_ for _, label in dataset.samples if label for map_ in [dataset.map_for(label)]}
     known = repr([(map_.ids, map_.colors) for map_ in maps.values()])
     return {
-        "pictures": len(dataset), "list": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-        "classes": list(dataset.classes), "label_map": hashlib.sha256(known.encode()).hexdigest(),
+        "pictures": len(dataset),
+        "list": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "classes": list(dataset.classes),
+        "label_map": hashlib.sha256(known.encode()).hexdigest(),
     }
 
 

@@ -39,9 +39,22 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 # What Pillow raises for a file that it cannot read, or that is too large to be meant seriously.
-_UNREADABLE = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
-               RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
-               Image.DecompressionBombWarning)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 # EXIF 2.32, section 4.6.4: the values 5 to 8 exchange width and height when they are applied.
 _UPRIGHT = {
@@ -68,8 +81,10 @@ def read_image(path: str | Path, label_size: tuple[int, int] | None = None) -> n
     size, orientation = _check_header(path, data)
     image = _decode(data)
     if image is None or image.shape[:2] != size:
-        raise ValueError(f"{path}: not a readable picture (damaged, or cut short); "
-                         "fetch it again or take its line out of the list file")
+        raise ValueError(
+            f"{path}: not a readable picture (damaged, or cut short); "
+            "fetch it again or take its line out of the list file"
+        )
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
@@ -170,8 +185,10 @@ def _read_header(path: str | Path, source) -> tuple[tuple[int, int], int]:
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: {_too_large()}") from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path}: not a readable picture (its header is damaged, or of no known format); known are "
-                         "PNG, JPEG, TIFF, BMP, WebP, PPM and GIF") from None
+        raise ValueError(
+            f"{path}: not a readable picture (its header is damaged, or of no known format); known are "
+            "PNG, JPEG, TIFF, BMP, WebP, PPM and GIF"
+        ) from None
     except _UNREADABLE as error:
         raise ValueError(f"{path}: not a readable picture ({error})") from None
     _check_size(path, height, width)
@@ -203,9 +220,10 @@ def _check_png(path: str | Path, data: bytes) -> None:
             raise ValueError(f"{path}: an animated PNG; save the one picture that is meant")
         if kind == b"IEND":
             return
-        if kind[:1].isupper() and zlib.crc32(memoryview(data)[start:end - 4]) != _number(data, end - 4):
-            raise ValueError(f"{path}: not a readable picture (the checksum of the PNG's {kind!r} is wrong); fetch it "
-                             "again")
+        if kind[:1].isupper() and zlib.crc32(memoryview(data)[start : end - 4]) != _number(data, end - 4):
+            raise ValueError(
+                f"{path}: not a readable picture (the checksum of the PNG's {kind!r} is wrong); fetch it again"
+            )
     raise ValueError(f"{path}: not a readable picture (the PNG is cut short); fetch it again")
 
 
@@ -214,12 +232,12 @@ def _png_chunks(data: bytes):
     start = len(PNG_SIGNATURE)
     while start + 12 <= len(data):
         end = start + 12 + _number(data, start)
-        yield data[start + 4:start + 8], start + 4, end
+        yield data[start + 4 : start + 8], start + 4, end
         start = end
 
 
 def _number(data: bytes, start: int) -> int:
-    return int.from_bytes(data[start:start + 4], "big")
+    return int.from_bytes(data[start : start + 4], "big")
 
 
 def _check_jpeg(path: str | Path, data: bytes, pixels: int) -> None:
@@ -228,8 +246,9 @@ def _check_jpeg(path: str | Path, data: bytes, pixels: int) -> None:
         raise ValueError(f"{path}: not a readable picture (the JPEG is cut short); fetch it again")
     scans = data.count(b"\xff\xda")
     if scans * pixels > MAX_JPEG_WORK:
-        raise ValueError(f"{path}: a JPEG of {pixels:,} pixels in {scans:,} scans, which takes too long to decode; "
-                         "save it anew")
+        raise ValueError(
+            f"{path}: a JPEG of {pixels:,} pixels in {scans:,} scans, which takes too long to decode; save it anew"
+        )
 
 
 class _BareException:
@@ -261,8 +280,12 @@ def _decode(data: bytes) -> np.ndarray | None:
 
 def _is_plain_png(data: bytes) -> bool:
     """8 bit grey or RGB, not interlaced, no transparency: what the fast decoder is given."""
-    return data[24] == 8 and data[25] in (0, 2) and data[28] == 0 and \
-        all(kind != b"tRNS" for kind, _, _ in _png_chunks(data))
+    return (
+        data[24] == 8
+        and data[25] in (0, 2)
+        and data[28] == 0
+        and all(kind != b"tRNS" for kind, _, _ in _png_chunks(data))
+    )
 
 
 def _turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:

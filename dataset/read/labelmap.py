@@ -52,8 +52,10 @@ class LabelMap:
         if raw.ndim == 3:
             return self._apply_colors(raw, path)
         if not self.has_ids:
-            raise ValueError(f"{path}: a label of ids, but {self.owner} maps colours only "
-                             f"({self}); use the colour label, or add the ids to label_map")
+            raise ValueError(
+                f"{path}: a label of ids, but {self.owner} maps colours only "
+                f"({self}); use the colour label, or add the ids to label_map"
+            )
         if raw.dtype == np.uint8:
             unknown = cv2.LUT(raw, self.unknown[:256])
             label = cv2.LUT(raw, self.table[:256])
@@ -73,8 +75,9 @@ class LabelMap:
 
     def _apply_colors(self, raw: np.ndarray, path: str) -> np.ndarray:
         if not self.colors:
-            raise ValueError(f"{path}: a label of three channels, where one channel of ids is wanted; "
-                             f"{self._advice(raw)}")
+            raise ValueError(
+                f"{path}: a label of three channels, where one channel of ids is wanted; {self._advice(raw)}"
+            )
         if self._color_table is None:
             # Zero means unknown, so the 32 MiB stay untouched (and unallocated) but for the known colours.
             self._color_table = np.zeros(1 << 24, np.uint16)
@@ -90,27 +93,38 @@ class LabelMap:
     def _advice(self, raw: np.ndarray) -> str:
         if (raw == raw[:, :, :1]).all():
             return "its three channels are equal: save one of them"
-        return (f"{self.owner} has no colours to read it by: convert it to class ids, or give label_map with "
-                "the keys \"r,g,b\"")
+        return (
+            f"{self.owner} has no colours to read it by: convert it to class ids, or give label_map with "
+            'the keys "r,g,b"'
+        )
 
     def _message(self, path: str, values) -> str:
         shown = ", ".join(str(value) for value in values[:8]) + (", ..." if len(values) > 8 else "")
         what = f"values {shown} are" if len(values) > 1 else f"value {shown} is"
-        return (f"{path}: {what} not in the label map of {self.owner} ({self}); correct the label, or list "
-                "the value in label_map (value on disk: class id, or 255 to ignore it)")
+        return (
+            f"{path}: {what} not in the label map of {self.owner} ({self}); correct the label, or list "
+            "the value in label_map (value on disk: class id, or 255 to ignore it)"
+        )
 
     def _check_value(self, key, value, num_classes: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or \
-                not (0 <= value < num_classes or value == IGNORE):
-            raise ValueError(f"label_map of {self.owner}: {key} -> {value}, but the {num_classes} classes "
-                             f"have the ids 0 to {num_classes - 1} (255 = ignored); correct label_map or "
-                             "classes")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, np.integer))
+            or not (0 <= value < num_classes or value == IGNORE)
+        ):
+            raise ValueError(
+                f"label_map of {self.owner}: {key} -> {value}, but the {num_classes} classes "
+                f"have the ids 0 to {num_classes - 1} (255 = ignored); correct label_map or "
+                "classes"
+            )
         return int(value)
 
     def _check_id(self, key) -> int:
         if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or not 0 <= key < 65536:
-            raise ValueError(f"label_map of {self.owner}: the key {key!r} is no id of a label file (0 to "
-                             "65535) and no colour \"r,g,b\"")
+            raise ValueError(
+                f"label_map of {self.owner}: the key {key!r} is no id of a label file (0 to "
+                '65535) and no colour "r,g,b"'
+            )
         return int(key)
 
     def _check_color(self, key) -> Colour:
@@ -120,8 +134,10 @@ class LabelMap:
         except ValueError:
             color = ()
         if len(color) != 3 or not all(0 <= part <= 255 for part in color):
-            raise ValueError(f"label_map of {self.owner}: the key {key!r} is no colour; write it \"r,g,b\" "
-                             "with three numbers from 0 to 255")
+            raise ValueError(
+                f'label_map of {self.owner}: the key {key!r} is no colour; write it "r,g,b" '
+                "with three numbers from 0 to 255"
+            )
         return color
 
 

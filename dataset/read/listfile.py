@@ -44,14 +44,18 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Sample]:
             raise ValueError(f"{where}: {_wrong_count(line, fields, needs_label)}")
         paths = [str(root / field) for field in fields]
         if paths[0] in first_line:
-            raise ValueError(f"{where}: the picture {fields[0]} stands on line {first_line[paths[0]]} "
-                             "already; remove one of the two lines")
+            raise ValueError(
+                f"{where}: the picture {fields[0]} stands on line {first_line[paths[0]]} "
+                "already; remove one of the two lines"
+            )
         first_line[paths[0]] = number
         for field, path in zip(fields, paths, strict=True):
             if not os.path.isfile(path):
                 found = "is no ordinary file" if os.path.exists(path) else "does not exist"
-                raise FileNotFoundError(f"{where}: {field} {found} (looked for {path}); correct the "
-                                        "line, or the data root that relative paths start from")
+                raise FileNotFoundError(
+                    f"{where}: {field} {found} (looked for {path}); correct the "
+                    "line, or the data root that relative paths start from"
+                )
         samples.append((paths[0], paths[1] if len(paths) == 2 else None))
     if not samples:
         raise ValueError(f"{list_file}: the list is empty; write one line `image label` a sample")
@@ -61,23 +65,28 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Sample]:
 def _lines(list_file: Path):
     """Line numbers and lines that are not blank."""
     if os.path.isdir(list_file) or not os.path.exists(list_file):
-        raise FileNotFoundError(f"{list_file}: no such list file; write it, or for a known data set let "
-                                "`python -m tool.prepare <dataset> --root DIR` write it")
+        raise FileNotFoundError(
+            f"{list_file}: no such list file; write it, or for a known data set let "
+            "`python -m tool.prepare <dataset> --root DIR` write it"
+        )
     data = read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(b"\xef\xbb\xbf")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{list_file}: not UTF-8 text, but UTF-16; save the list file as UTF-8")
     for number, line in enumerate(io.BytesIO(data), start=1):
         where = f"{list_file}:{number}"
         if len(line) > MAX_LINE:
-            raise ValueError(f"{where}: a line of {len(line):,} bytes; a list file holds one line `image label` a "
-                             "sample")
+            raise ValueError(
+                f"{where}: a line of {len(line):,} bytes; a list file holds one line `image label` a sample"
+            )
         if b"\0" in line:
             raise ValueError(f"{where}: holds a NUL byte; is this a list file, one line `image label` a sample?")
         try:
             text = line.decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line); a list "
-                             "file holds one line `image label` a sample") from None
+            raise ValueError(
+                f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line); a list "
+                "file holds one line `image label` a sample"
+            ) from None
         if text:
             yield number, text
 
@@ -87,7 +96,7 @@ def _fields(line: str, where: str) -> list[str]:
     for match in _FIELD.finditer(line):
         double, single, plain = match.groups()
         if plain is not None and plain[0] in "\"'":
-            raise ValueError(f"{where}: the quote of {plain} is not closed; quote a whole path: \"a b.png\"")
+            raise ValueError(f'{where}: the quote of {plain} is not closed; quote a whole path: "a b.png"')
         fields.append(next(text for text in (double, single, plain) if text is not None))
     if "" in fields:
         raise ValueError(f"{where}: an empty path in quotes; write `image label`")
@@ -96,8 +105,11 @@ def _fields(line: str, where: str) -> list[str]:
 
 def _wrong_count(line: str, fields: list[str], needs_label: bool) -> str:
     if len(fields) == 1:
-        hint = "separate the two by white space, not by a comma" if "," in line else \
-            "write `image label` (only the split \"test\" may leave the label out)"
+        hint = (
+            "separate the two by white space, not by a comma"
+            if "," in line
+            else 'write `image label` (only the split "test" may leave the label out)'
+        )
         return f"1 field ({fields[0]}), where a picture and its label are wanted; {hint}"
     wanted = "`image label`" if needs_label else "`image label` or `image`"
     return f"{len(fields)} fields, where {wanted} is wanted; put a path with spaces in double quotes"
@@ -111,8 +123,10 @@ def unique_names(paths: Sequence[str], root: Path) -> list[str]:
     (dots alone, control characters, a backslash, a drive letter, too long) is written in other letters and numbered.
     """
     stems = [Path(path).stem for path in paths]
-    names = [_below(paths[i], root).with_suffix("").as_posix() if repeated else stems[i]
-             for i, repeated in enumerate(_repeated(stems))]
+    names = [
+        _below(paths[i], root).with_suffix("").as_posix() if repeated else stems[i]
+        for i, repeated in enumerate(_repeated(stems))
+    ]
     names = [_harmless(name, i) for i, name in enumerate(names)]
     while len(set(names)) < len(names):
         names = [f"{names[i]}_{i}" if repeated else names[i] for i, repeated in enumerate(_repeated(names))]
@@ -123,8 +137,10 @@ def _harmless(name: str, index: int) -> str:
     parts = name.split("/")
     if all(_UNSAFE.search(part) is None and len(os.fsencode(part)) <= MAX_STEM_BYTES for part in parts):
         return name
-    cut = [_UNSAFE.sub("_", part).encode("utf-8", "replace")[:MAX_STEM_BYTES].decode("utf-8", "ignore") or "_"
-           for part in parts]
+    cut = [
+        _UNSAFE.sub("_", part).encode("utf-8", "replace")[:MAX_STEM_BYTES].decode("utf-8", "ignore") or "_"
+        for part in parts
+    ]
     return f"{'/'.join(cut)}_{index}"
 
 

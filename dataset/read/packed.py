@@ -86,8 +86,10 @@ def read_index(path: Path) -> Index:
     try:
         text = read_bytes(path, MAX_INDEX, "index")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no packed data of the split {path.stem} there; pack it (python -m "
-                                f"tool.pack, see docs/datasets.md), or set data.packed to null") from None
+        raise FileNotFoundError(
+            f"{path}: no packed data of the split {path.stem} there; pack it (python -m "
+            f"tool.pack, see docs/datasets.md), or set data.packed to null"
+        ) from None
     try:
         content = json.loads(text)
         version = content.pop("format")
@@ -99,8 +101,11 @@ def read_index(path: Path) -> Index:
         index = _INDEX.validate_python(content)
     except ValidationError:
         raise damaged from None
-    if index.codec not in CODECS or Path(index.data).name != index.data or \
-            not all(_is_sound(record, index) for record in index.records):
+    if (
+        index.codec not in CODECS
+        or Path(index.data).name != index.data
+        or not all(_is_sound(record, index) for record in index.records)
+    ):
         raise damaged
     return index
 
@@ -130,8 +135,10 @@ class Packed:
         self.names = [image for image, _ in dataset.samples]
         self.records = list(self._matching(dataset))
         if self.index.codec == "lz4" and lz4_block is None:
-            raise ValueError(f"{self.path}: packed with LZ4, which is not installed: python -m pip install lz4, or "
-                             "pack with --codec raw")
+            raise ValueError(
+                f"{self.path}: packed with LZ4, which is not installed: python -m pip install lz4, or "
+                "pack with --codec raw"
+            )
         self._open()
 
     def _open(self) -> None:
@@ -146,8 +153,10 @@ class Packed:
 
     def _check_size(self, size: int) -> None:
         if size != self.index.size:
-            raise ValueError(f"{self.path.with_name(self.index.data)}: {size} bytes, where {self.path.name} tells of "
-                             f"{self.index.size}; {_anew(self.path)}")
+            raise ValueError(
+                f"{self.path.with_name(self.index.data)}: {size} bytes, where {self.path.name} tells of "
+                f"{self.index.size}; {_anew(self.path)}"
+            )
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key not in ("_map", "_last")}
@@ -165,12 +174,18 @@ class Packed:
         for (image, _), wanted in zip(dataset.samples, describe(dataset), strict=True):
             place = packed.get(wanted[0])
             if place is None:
-                raise ValueError(f"{self.path}: {image} of {dataset.list_file} is not among the packed pictures; "
-                                 f"{_anew(self.path)}")
+                raise ValueError(
+                    f"{self.path}: {image} of {dataset.list_file} is not among the packed pictures; {_anew(self.path)}"
+                )
             entry = self.index.entries[place]
             if entry != wanted:
-                changed = image if entry[:3] != wanted[:3] else f"the label of {image}" if entry[3:6] != wanted[3:6] \
+                changed = (
+                    image
+                    if entry[:3] != wanted[:3]
+                    else f"the label of {image}"
+                    if entry[3:6] != wanted[3:6]
                     else f"the label map of {dataset.name}"
+                )
                 raise ValueError(f"{self.path}: {changed} has changed since the data were packed; {_anew(self.path)}")
             yield self.index.records[place]
 
@@ -205,9 +220,16 @@ class Packed:
         if int(starts[-1]) != record.start + record.length:
             raise ValueError(f"{where} (its table of tiles); {_anew(self.path)}")
         data = memoryview(self._map)
-        parts = [Tiles(data, starts[first:first + count + 1].tolist(), table[first:first + count, 1].tolist(),
-                       (record.height, record.width, *more), f"{where}; {_anew(self.path)}")
-                 for first, more in ((0, (3,)), (count, ()))[:kinds]]
+        parts = [
+            Tiles(
+                data,
+                starts[first : first + count + 1].tolist(),
+                table[first : first + count, 1].tolist(),
+                (record.height, record.width, *more),
+                f"{where}; {_anew(self.path)}",
+            )
+            for first, more in ((0, (3,)), (count, ()))[:kinds]
+        ]
         return parts[0], parts[1] if record.labelled else None
 
 
@@ -237,8 +259,9 @@ class Tiles:
             for column in range(left // TILE[1], -(-right // TILE[1])):
                 x = column * TILE[1]
                 begin, end = max(left, x), min(right, x + TILE[1])
-                out[first - top:last - top, begin - left:end - left] = \
-                    self._tile(row, column)[first - y:last - y, begin - x:end - x]
+                out[first - top : last - top, begin - left : end - left] = self._tile(row, column)[
+                    first - y : last - y, begin - x : end - x
+                ]
         return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -246,11 +269,14 @@ class Tiles:
 
     def _tile(self, row: int, column: int) -> np.ndarray:
         number = row * tile_counts(self.shape)[1] + column
-        packed = self.data[self.starts[number]:self.starts[number + 1]]
+        packed = self.data[self.starts[number] : self.starts[number + 1]]
         if zlib.crc32(packed) != self.checksums[number]:
             raise ValueError(self.damage)
-        shape = (min(TILE[0], self.shape[0] - row * TILE[0]), min(TILE[1], self.shape[1] - column * TILE[1]),
-                 *self.shape[2:])
+        shape = (
+            min(TILE[0], self.shape[0] - row * TILE[0]),
+            min(TILE[1], self.shape[1] - column * TILE[1]),
+            *self.shape[2:],
+        )
         unpacked = lz4_block.decompress(packed, uncompressed_size=math.prod(shape))
         return np.frombuffer(unpacked, np.uint8).reshape(shape)
 
@@ -274,8 +300,10 @@ def verify(folder: str | Path, split: str) -> int:
         raise ValueError(f"{data}: missing, although {path.name} names it; {_anew(path)}") from None
     if damaged:
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        raise ValueError(f"{data}: {len(damaged)} of {len(index.records)} samples are damaged: "
-                         f"{', '.join(damaged[:5])}{more}; {_anew(path)}")
+        raise ValueError(
+            f"{data}: {len(damaged)} of {len(index.records)} samples are damaged: "
+            f"{', '.join(damaged[:5])}{more}; {_anew(path)}"
+        )
     return len(index.records)
 
 

@@ -57,4 +57,5 @@ def check_sizes(image_path: str, image_size, label_path: str, label_size) -> Non
         raise ValueError(
             f"{label_path}: the label is {label_size[1]}x{label_size[0]} (width x height), its picture "
             f"{image_path} {image_size[1]}x{image_size[0]}; pair the right files, or resize the label by "
-            "nearest neighbour")
+            "nearest neighbour"
+        )

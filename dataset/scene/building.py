@@ -6,8 +6,18 @@ from dataset.scene.canvas import BUILDING, NEAR, SUPERSAMPLING, Canvas, Rng, Thi
 from dataset.scene.plan import Plan
 
 WALLS = (
-    (214, 196, 160), (226, 216, 196), (200, 168, 122), (196, 190, 182), (168, 162, 156), (176, 104, 80),
-    (206, 172, 152), (222, 206, 140), (140, 128, 116), (188, 176, 168), (158, 120, 92), (150, 84, 66),
+    (214, 196, 160),
+    (226, 216, 196),
+    (200, 168, 122),
+    (196, 190, 182),
+    (168, 162, 156),
+    (176, 104, 80),
+    (206, 172, 152),
+    (222, 206, 140),
+    (140, 128, 116),
+    (188, 176, 168),
+    (158, 120, 92),
+    (150, 84, 66),
 )
 ROOFS = ((156, 82, 58), (132, 70, 54), (92, 88, 92), (112, 92, 80), (78, 80, 88), (170, 100, 72))
 DOORS = ((92, 60, 42), (50, 70, 60), (110, 40, 38), (60, 64, 78))
@@ -88,15 +98,21 @@ class Building(Thing):
         self._paint_roof(canvas)
         if self.a[2] > NEAR:
             end = Wall(self.a, self.corner(0, self.deep, 0), self.height)
-            gable = [self.corner(0, 0, self.height), self.corner(0, self.deep / 2, self.height + self.rise),
-                     self.corner(0, self.deep, self.height)]
+            gable = [
+                self.corner(0, 0, self.height),
+                self.corner(0, self.deep / 2, self.height + self.rise),
+                self.corner(0, self.deep, self.height),
+            ]
             normal = tuple(-(self.b - self.a) / np.linalg.norm(self.b - self.a))
             if self.roof == "ridge":
                 canvas.polygon(gable, self.wall, BUILDING, normal)
             self._paint_facade(canvas, end, normal, street=False)
         if self.roof == "gable":
-            gable = [self.corner(0, 0, self.height), self.corner(0.5, 0, self.height + self.rise),
-                     self.corner(1, 0, self.height)]
+            gable = [
+                self.corner(0, 0, self.height),
+                self.corner(0.5, 0, self.height + self.rise),
+                self.corner(1, 0, self.height),
+            ]
             canvas.polygon(gable, self.wall, BUILDING, self.facing)
         self._paint_facade(canvas, Wall(self.a, self.b, self.height), self.facing, street=True)
 

@@ -10,8 +10,18 @@ import numpy as np
 VERSION = 2  # of the drawing: a change that alters pictures must raise it, so that old caches are redrawn
 
 CLASSES = (
-    "sky", "building", "road", "lane marking", "pavement", "vegetation",
-    "pole", "sign", "car", "person", "bicycle", "fence",
+    "sky",
+    "building",
+    "road",
+    "lane marking",
+    "pavement",
+    "vegetation",
+    "pole",
+    "sign",
+    "car",
+    "person",
+    "bicycle",
+    "fence",
 )
 SKY, BUILDING, ROAD, MARKING, PAVEMENT, VEGETATION, POLE, SIGN, CAR, PERSON, BICYCLE, FENCE = range(12)
 VOID = 255

@@ -1,6 +1,6 @@
 """Draws whole scenes, and, run as a module, its share of a data set into a folder.
 
-    python -m dataset.scene.draw FOLDER HEIGHT WIDTH TRAIN VAL SEED SHARE OF
+python -m dataset.scene.draw FOLDER HEIGHT WIDTH TRAIN VAL SEED SHARE OF
 """
 
 import sys

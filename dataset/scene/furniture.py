@@ -56,8 +56,13 @@ class Tree(Thing):
     def __init__(self, rng: Rng, point: np.ndarray, kind: str, lag: float = 0.0):
         self.x, self.z, self.kind = float(point[0]), float(point[2]), kind
         self.depth = self.z + lag
-        self.height = {"broad": rng.uniform(5, 9), "slim": rng.uniform(6, 10), "conifer": rng.uniform(5, 10),
-                       "bush": rng.uniform(0.7, 1.6), "young": rng.uniform(3.4, 4.6)}[kind]
+        self.height = {
+            "broad": rng.uniform(5, 9),
+            "slim": rng.uniform(6, 10),
+            "conifer": rng.uniform(5, 10),
+            "bush": rng.uniform(0.7, 1.6),
+            "young": rng.uniform(3.4, 4.6),
+        }[kind]
         spread = {"broad": 0.34, "slim": 0.17, "conifer": 0.22, "bush": 0.75, "young": 0.26}[kind]
         self.width = self.height * spread * rng.uniform(0.85, 1.15)
         self.bottom = 0.0 if kind == "bush" else self.height * rng.uniform(0.24, 0.36)
@@ -186,8 +191,12 @@ class Fence(Thing):
 class Pole(Thing):
     """A lamp post ("arm", "lantern"), a utility pole ("wood") or a bollard."""
 
-    SIZES = {"arm": (5.5, 7.5, 0.15), "lantern": (3.0, 4.2, 0.14), "wood": (6.5, 8.5, 0.18),
-             "bollard": (0.9, 1.1, 0.15)}  # lowest, highest, radius
+    SIZES = {
+        "arm": (5.5, 7.5, 0.15),
+        "lantern": (3.0, 4.2, 0.14),
+        "wood": (6.5, 8.5, 0.18),
+        "bollard": (0.9, 1.1, 0.15),
+    }  # lowest, highest, radius
     STEEL = ((132, 136, 140), (112, 116, 120), (92, 97, 102), (80, 94, 96))
 
     def __init__(self, rng: Rng, point: np.ndarray, side: int, kind: str):

@@ -69,8 +69,9 @@ class Plan:
         for _ in range(int(rng.integers(0, 5))):
             s, z = rng.uniform(self.left, self.right), rng.uniform(4, 25)
             self.patches.append((s, s + rng.uniform(0.6, 2.4), z, z + rng.uniform(0.8, 7)))
-        self.manholes = [(rng.uniform(self.left + 0.6, self.right - 0.6), rng.uniform(4, 20))
-                         for _ in range(int(rng.integers(0, 4)))]
+        self.manholes = [
+            (rng.uniform(self.left + 0.6, self.right - 0.6), rng.uniform(4, 20)) for _ in range(int(rng.integers(0, 4)))
+        ]
         self.arrows = []
         if ahead > 1 and rng.random() < 0.5:
             z = self.zebra[0] - rng.uniform(5, 7) if self.zebra else rng.uniform(6, 14)

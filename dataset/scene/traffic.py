@@ -24,31 +24,97 @@ from dataset.scene.canvas import (
 # car bodies: length, width, and the outline from the rear bumper over the roof to the front bumper, as
 # (along, up) with what lies between this point and the next; metres
 BODIES = {
-    "hatchback": (4.0, 1.74, (
-        (-2.0, 0.32, "rear"), (-2.0, 0.92, "body"), (-1.93, 1.0, "glass"), (-1.5, 1.46, "roof"),
-        (0.05, 1.49, "glass"), (0.95, 1.0, "hood"), (1.85, 0.82, "body"), (2.0, 0.66, "front"),
-        (2.0, 0.3, "end"))),
-    "saloon": (4.6, 1.80, (
-        (-2.3, 0.34, "rear"), (-2.3, 0.98, "hood"), (-1.65, 1.02, "glass"), (-1.0, 1.42, "roof"),
-        (0.15, 1.45, "glass"), (1.05, 0.98, "hood"), (2.1, 0.84, "body"), (2.3, 0.66, "front"),
-        (2.3, 0.3, "end"))),
-    "estate": (4.6, 1.80, (
-        (-2.3, 0.34, "rear"), (-2.3, 0.95, "body"), (-2.25, 1.02, "glass"), (-1.85, 1.44, "roof"),
-        (0.1, 1.5, "glass"), (1.0, 1.0, "hood"), (2.1, 0.84, "body"), (2.3, 0.66, "front"),
-        (2.3, 0.3, "end"))),
-    "suv": (4.5, 1.88, (
-        (-2.2, 0.42, "rear"), (-2.25, 1.1, "body"), (-2.2, 1.15, "glass"), (-1.85, 1.66, "roof"),
-        (0.15, 1.72, "glass"), (0.95, 1.18, "hood"), (2.05, 1.02, "body"), (2.25, 0.8, "front"),
-        (2.25, 0.4, "end"))),
-    "van": (5.2, 2.0, (
-        (-2.6, 0.4, "rear"), (-2.6, 1.3, "glass"), (-2.55, 2.05, "body"), (-2.5, 2.3, "roof"),
-        (1.0, 2.35, "glass"), (1.85, 1.35, "hood"), (2.5, 1.1, "body"), (2.6, 0.85, "front"),
-        (2.6, 0.4, "end"))),
+    "hatchback": (
+        4.0,
+        1.74,
+        (
+            (-2.0, 0.32, "rear"),
+            (-2.0, 0.92, "body"),
+            (-1.93, 1.0, "glass"),
+            (-1.5, 1.46, "roof"),
+            (0.05, 1.49, "glass"),
+            (0.95, 1.0, "hood"),
+            (1.85, 0.82, "body"),
+            (2.0, 0.66, "front"),
+            (2.0, 0.3, "end"),
+        ),
+    ),
+    "saloon": (
+        4.6,
+        1.80,
+        (
+            (-2.3, 0.34, "rear"),
+            (-2.3, 0.98, "hood"),
+            (-1.65, 1.02, "glass"),
+            (-1.0, 1.42, "roof"),
+            (0.15, 1.45, "glass"),
+            (1.05, 0.98, "hood"),
+            (2.1, 0.84, "body"),
+            (2.3, 0.66, "front"),
+            (2.3, 0.3, "end"),
+        ),
+    ),
+    "estate": (
+        4.6,
+        1.80,
+        (
+            (-2.3, 0.34, "rear"),
+            (-2.3, 0.95, "body"),
+            (-2.25, 1.02, "glass"),
+            (-1.85, 1.44, "roof"),
+            (0.1, 1.5, "glass"),
+            (1.0, 1.0, "hood"),
+            (2.1, 0.84, "body"),
+            (2.3, 0.66, "front"),
+            (2.3, 0.3, "end"),
+        ),
+    ),
+    "suv": (
+        4.5,
+        1.88,
+        (
+            (-2.2, 0.42, "rear"),
+            (-2.25, 1.1, "body"),
+            (-2.2, 1.15, "glass"),
+            (-1.85, 1.66, "roof"),
+            (0.15, 1.72, "glass"),
+            (0.95, 1.18, "hood"),
+            (2.05, 1.02, "body"),
+            (2.25, 0.8, "front"),
+            (2.25, 0.4, "end"),
+        ),
+    ),
+    "van": (
+        5.2,
+        2.0,
+        (
+            (-2.6, 0.4, "rear"),
+            (-2.6, 1.3, "glass"),
+            (-2.55, 2.05, "body"),
+            (-2.5, 2.3, "roof"),
+            (1.0, 2.35, "glass"),
+            (1.85, 1.35, "hood"),
+            (2.5, 1.1, "body"),
+            (2.6, 0.85, "front"),
+            (2.6, 0.4, "end"),
+        ),
+    ),
 }
 PAINTS = (
-    (228, 228, 230), (186, 190, 196), (120, 124, 130), (44, 46, 52), (30, 32, 36), (164, 34, 36),
-    (36, 66, 130), (58, 104, 160), (40, 76, 58), (206, 160, 40), (184, 92, 36), (176, 164, 140),
-    (110, 32, 44), (128, 168, 178),
+    (228, 228, 230),
+    (186, 190, 196),
+    (120, 124, 130),
+    (44, 46, 52),
+    (30, 32, 36),
+    (164, 34, 36),
+    (36, 66, 130),
+    (58, 104, 160),
+    (40, 76, 58),
+    (206, 160, 40),
+    (184, 92, 36),
+    (176, 164, 140),
+    (110, 32, 44),
+    (128, 168, 178),
 )
 
 
@@ -150,8 +216,10 @@ class Car(Thing):
             self._add([(a, side * (self.half(a, y) + 0.01), y) for a, y in points], color, normal)
 
         shape([(along, y) for along, y, _ in self.outline], self.color)
-        shape([(-low + 0.1, 0.24), (-low + 0.02, 0.42), (low - 0.02, 0.42), (low - 0.1, 0.24)],
-              mix(self.color, (20, 20, 22), 0.6))
+        shape(
+            [(-low + 0.1, 0.24), (-low + 0.02, 0.42), (low - 0.02, 0.42), (low - 0.1, 0.24)],
+            mix(self.color, (20, 20, 22), 0.6),
+        )
         for window in self._windows():
             shape(window, mix((34, 40, 48), light.low, 0.18))
         if size > 9:
@@ -163,8 +231,14 @@ class Car(Thing):
         for along in (-low + 0.78, low - 0.82):
             for share, color in rings if size > 6 else rings[1:3]:
                 r, floor = self.wheel * share, 0.3 if share > 1 else 0.0
-                self._add([(along + r * x, side * (self.width / 2 + 0.02), max(self.wheel + r * y, floor))
-                           for x, y in CIRCLE], color, normal)
+                self._add(
+                    [
+                        (along + r * x, side * (self.width / 2 + 0.02), max(self.wheel + r * y, floor))
+                        for x, y in CIRCLE
+                    ],
+                    color,
+                    normal,
+                )
 
     def _windows(self):
         """The side windows, as outlines of (along, up): those behind and before the middle pillar."""
@@ -179,8 +253,10 @@ class Car(Thing):
         if self.kind == "van":
             ahead = edge(front, low + 0.1) - 0.12
             return [[(0.55, low), (0.55, top), (edge(front, top) - 0.1, top), (ahead, low)]]
-        return [[(edge(rear, low) + 0.14, low), (edge(rear, top) + 0.14, top), (-0.4, top), (-0.4, low)],
-                [(-0.3, low), (-0.3, top), (edge(front, top) - 0.1, top), (edge(front, low) - 0.12, low)]]
+        return [
+            [(edge(rear, low) + 0.14, low), (edge(rear, top) + 0.14, top), (-0.4, top), (-0.4, low)],
+            [(-0.3, low), (-0.3, top), (edge(front, top) - 0.1, top), (edge(front, low) - 0.12, low)],
+        ]
 
     def _add_strip(self, light: Light, kind: str, edges, normal, detailed: bool) -> None:
         l0, y0, l1, y1 = edges
@@ -188,8 +264,15 @@ class Car(Thing):
 
         def part(u0: float, u1: float, v0: float, v1: float, color: Color, glow: float = 0.0) -> None:
             """A rectangle of the strip, in shares: u from left to right, v from one edge to the other."""
-            self._add([(l0 + (l1 - l0) * v, (2 * u - 1) * (w0 + (w1 - w0) * v), y0 + (y1 - y0) * v)
-                       for u, v in ((u0, v0), (u0, v1), (u1, v1), (u1, v0))], color, normal, glow)
+            self._add(
+                [
+                    (l0 + (l1 - l0) * v, (2 * u - 1) * (w0 + (w1 - w0) * v), y0 + (y1 - y0) * v)
+                    for u, v in ((u0, v0), (u0, v1), (u1, v1), (u1, v0))
+                ],
+                color,
+                normal,
+                glow,
+            )
 
         part(0, 1, 0, 1, self.color)
         if kind == "glass":
@@ -223,8 +306,18 @@ class Car(Thing):
 SKINS = ((236, 196, 166), (222, 174, 140), (190, 136, 100), (140, 94, 66), (92, 62, 46))
 HAIRS = ((40, 30, 26), (70, 48, 32), (120, 84, 48), (180, 140, 84), (28, 26, 28), (150, 150, 148))
 CLOTHES = (
-    (176, 40, 44), (40, 64, 130), (226, 222, 214), (44, 44, 50), (214, 150, 52), (64, 110, 90),
-    (120, 60, 110), (90, 130, 176), (200, 96, 60), (96, 88, 78), (222, 196, 70), (220, 130, 150),
+    (176, 40, 44),
+    (40, 64, 130),
+    (226, 222, 214),
+    (44, 44, 50),
+    (214, 150, 52),
+    (64, 110, 90),
+    (120, 60, 110),
+    (90, 130, 176),
+    (200, 96, 60),
+    (96, 88, 78),
+    (222, 196, 70),
+    (220, 130, 150),
 )
 TROUSERS = ((44, 54, 82), (34, 36, 42), (84, 76, 66), (120, 112, 98), (60, 72, 98), (70, 48, 44))
 
@@ -254,12 +347,16 @@ class Person(Thing):
             return
         f, step, swing, lift = self.facing, 0.34 * self.stride, 0.26 * self.stride, 0.04 * self.stride
         apart, wide, body = (0.0, 0.1, 0.16) if self.profile else (0.1, 0.25, 0.23)
-        legs = [[(-apart, 0.92), (-apart - f * step * 0.3, 0.5), (-apart - f * step, 0.07 + lift)],
-                [(apart, 0.92), (apart + f * step * 0.7, 0.52), (apart + f * step, 0.07)]]
+        legs = [
+            [(-apart, 0.92), (-apart - f * step * 0.3, 0.5), (-apart - f * step, 0.07 + lift)],
+            [(apart, 0.92), (apart + f * step * 0.7, 0.52), (apart + f * step, 0.07)],
+        ]
         shoulder = 0.2 * wide if self.profile else 0.6 * wide
         swing, elbow = f * swing, 0.9 * wide
-        arms = [[(-0.6 * wide, 1.38), (-elbow + swing * 0.5, 1.1), (-0.8 * wide + swing * 1.2, 0.88)],
-                [(shoulder, 1.38), (elbow - swing * 0.6, 1.1), (elbow - swing, 0.86)]]
+        arms = [
+            [(-0.6 * wide, 1.38), (-elbow + swing * 0.5, 1.1), (-0.8 * wide + swing * 1.2, 0.88)],
+            [(shoulder, 1.38), (elbow - swing * 0.6, 1.1), (elbow - swing, 0.86)],
+        ]
         up = Upright(canvas, self.x, self.z)
         self.figure(up, self.height / 1.75, legs, arms, (0.0, 0.9), (0.0, 1.44), body)
 
@@ -303,15 +400,27 @@ class Person(Thing):
         up.ellipse(head * scale, (0.115 * scale, 0.14 * scale), self.skin, PERSON)
         if not self.bald:
             back = 0.5 * self.facing if self.profile else 0.0
-            up.ellipse((head + (0, 0.02)) * scale, (0.13 * scale, 0.135 * scale), self.hair, PERSON,
-                       (back + 0.1, back + math.pi - 0.1))
+            up.ellipse(
+                (head + (0, 0.02)) * scale,
+                (0.13 * scale, 0.135 * scale),
+                self.hair,
+                PERSON,
+                (back + 0.1, back + math.pi - 0.1),
+            )
 
 
 class Bicycle(Thing):
     """A bicycle, parked or ridden. `turn` is its angle out of the picture plane, radians."""
 
-    PAINTS = ((190, 40, 40), (30, 90, 160), (40, 40, 44), (40, 120, 80), (220, 170, 40), (200, 200, 204),
-              (120, 50, 120))
+    PAINTS = (
+        (190, 40, 40),
+        (30, 90, 160),
+        (40, 40, 44),
+        (40, 120, 80),
+        (220, 170, 40),
+        (200, 200, 204),
+        (120, 50, 120),
+    )
 
     def __init__(self, rng: Rng, point: np.ndarray, rider: bool, turn: float, facing: int):
         self.x, self.z = float(point[0]), float(point[2])

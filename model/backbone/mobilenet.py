@@ -31,9 +31,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         width = in_channels * expansion
         expand = [] if expansion == 1 else ConvBNReLU(in_channels, width, 1, activation=nn.ReLU6)
-        depthwise = ConvBNReLU(
-            width, width, 3, stride, dilation, groups=width, padding=0, activation=nn.ReLU6
-        )
+        depthwise = ConvBNReLU(width, width, 3, stride, dilation, groups=width, padding=0, activation=nn.ReLU6)
         project = (nn.Conv2d(width, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
         self.conv = nn.Sequential(*expand, *depthwise, *project)
         self.width, self.stride, self.border = width, stride, dilation

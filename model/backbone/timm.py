@@ -52,9 +52,7 @@ class TimmBackbone(nn.Module):
         self.channels = list(self.body.feature_info.channels())
         self.strides = list(self.body.feature_info.reduction())
         if output_stride not in (32, self.strides[-1]):
-            raise ValueError(
-                f"timm model {name!r} has strides {self.strides}, not the output stride {output_stride}"
-            )
+            raise ValueError(f"timm model {name!r} has strides {self.strides}, not the output stride {output_stride}")
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.whole_names = list(whole.state_dict())
 

@@ -26,9 +26,7 @@ class TorchvisionResNet(ResNet):
         ValueError: for another output stride.
     """
 
-    def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], output_stride: int = 32
-    ):
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], output_stride: int = 32):
         if output_stride not in DILATIONS:
             raise ValueError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
         super().__init__(block, list(depths))

@@ -106,7 +106,12 @@ def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
     file = io.BytesIO()
     # The exporter that traces: the newer one needs a package more, and names what it cannot do by its operators too.
     torch.onnx.export(
-        _exportable(network, x), (x,), file, dynamo=False, opset_version=OPSET, input_names=["image"],
+        _exportable(network, x),
+        (x,),
+        file,
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=["image"],
         output_names=["logits"],
     )
     return file.getvalue()
@@ -133,7 +138,8 @@ def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, b
     with torch.no_grad():
         converted = openvino.convert_model(_exportable(network, x), example_input=x, input=[tuple(x.shape)])
     settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
     }
     request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()

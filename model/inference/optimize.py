@@ -152,5 +152,3 @@ def _store_weights(network: nn.Module, dtype: torch.dtype) -> None:
         if type(module) is nn.Conv2d:
             for name, parameter in [*module.named_parameters(recurse=False)]:
                 setattr(module, name, _constant(parameter.to(dtype)))
-
-

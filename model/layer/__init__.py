@@ -5,6 +5,14 @@ from model.layer.context import ASPP, PPM
 from model.layer.flow import DualFlowAlign, FlowAlign, warp
 
 __all__ = [
-    "ASPP", "PPM", "ConvBNReLU", "DualFlowAlign", "FCNHead", "FlowAlign", "GroupedConv2d", "init_weights", "resize",
+    "ASPP",
+    "PPM",
+    "ConvBNReLU",
+    "DualFlowAlign",
+    "FCNHead",
+    "FlowAlign",
+    "GroupedConv2d",
+    "init_weights",
+    "resize",
     "warp",
 ]

@@ -45,7 +45,16 @@ class _Float32Gradient(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
         gradients = torch.ops.aten.convolution_backward(
-            gradient.float(), x.float(), weight.float(), ctx.biases, stride, padding, dilation, False, [0, 0], groups,
+            gradient.float(),
+            x.float(),
+            weight.float(),
+            ctx.biases,
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
             ctx.needs_input_grad[:3],
         )
         return *gradients, None, None, None, None
@@ -90,9 +99,7 @@ class ConvBNReLU(nn.Sequential):
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
         kind = GroupedConv2d if groups > 1 and max(stride, dilation) > 1 else nn.Conv2d
-        conv = kind(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias
-        )
+        conv = kind(in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias)
         super().__init__(conv, nn.BatchNorm2d(out_channels), *([] if activation is None else [activation()]))
         self.apply(init_weights)
 
@@ -104,14 +111,9 @@ class FCNHead(nn.Sequential):
     that of the 3x3 convolution.
     """
 
-    def __init__(
-        self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1, bias: bool = False
-    ):
+    def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1, bias: bool = False):
         classify = nn.Conv2d(width, num_classes, 1)
         super().__init__(*ConvBNReLU(in_channels, width, bias=bias), nn.Dropout2d(dropout), classify)
         # No norm follows, so the fan-out rule would start training from logits of the order of ten.
         nn.init.normal_(classify.weight, std=0.01)
         nn.init.zeros_(classify.bias)
-
-
-

@@ -102,9 +102,7 @@ class DualFlowAlign(nn.Module):
         reduced = resize(self.reduce_coarse(coarse), fine.shape[-2:])
         both = torch.cat([reduced, self.reduce_fine(fine)], 1)
         flows = list(self.flow(both).split(2, 1))
-        warped, kept = (
-            warp(x, flow, self.align_corners) for x, flow in zip((coarse, fine), flows, strict=True)
-        )
+        warped, kept = (warp(x, flow, self.align_corners) for x, flow in zip((coarse, fine), flows, strict=True))
         if self.gate is None:
             return warped + kept, flows
         if self.pooled:

@@ -77,9 +77,7 @@ def recognise_family(state_dict: Mapping[str, object]) -> Recognised:
     return found
 
 
-def load_published(
-    model: nn.Module, state_dict: Mapping[str, object], allow_missing: Iterable[str] = ()
-) -> LoadReport:
+def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_missing: Iterable[str] = ()) -> LoadReport:
     """Load a checkpoint that is in a published repository's own key names, strictly.
 
     Args:
@@ -140,8 +138,9 @@ def _unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
             checkpoint = checkpoint[wrapper]
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise ValueError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
-    strange = [str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor)
-               or not isinstance(key, str)]
+    strange = [
+        str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor) or not isinstance(key, str)
+    ]
     if strange:
         raise ValueError(f"the checkpoint has entries that are no tensors with a name: {_list(strange)}")
     if all(key.startswith("module.") for key in checkpoint):
@@ -159,8 +158,7 @@ def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
     candidates = [
         layout
         for layout in LAYOUTS
-        if re.fullmatch(layout.backbones, backbone)
-        and layout.model == (model.spec["name"] if whole else None)
+        if re.fullmatch(layout.backbones, backbone) and layout.model == (model.spec["name"] if whole else None)
     ]
     if not candidates:
         raise ValueError(f"no published checkpoints are known for {_describe(model)}")
@@ -172,9 +170,7 @@ def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
     wanted = " or ".join(f"{layout.marker!r} of {layout.source}" for layout in candidates)
     found = _recognise(tensors)
     has = f"{found.family} on {found.backbone}" if found else _list(tensors)
-    raise ValueError(
-        f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {has}"
-    )
+    raise ValueError(f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {has}")
 
 
 def _recognise(tensors: Tensors) -> Recognised | None:
@@ -193,9 +189,7 @@ def _recognise(tensors: Tensors) -> Recognised | None:
         heads = {o: any(name.startswith(f"{head}.") for name in shapes) for head, o in layout.heads.items()}
         options = {option: decide(tensors) for option, decide in layout.options.items()}
         num_classes = None if layout.model is None else shapes[CLASSIFIER][0]
-        return Recognised(
-            layout.source, layout.model, num_classes, backbone, {**heads, **options, **layout.implied}
-        )
+        return Recognised(layout.source, layout.model, num_classes, backbone, {**heads, **options, **layout.implied})
     return None
 
 
@@ -278,9 +272,7 @@ def _zeros(layout: Layout, target: Tensors, values: Tensors) -> dict[str, torch.
     return {
         name: torch.zeros_like(value)
         for name, value in target.items()
-        if name not in values
-        and re.fullmatch(layout.zeros, name)
-        and name.removesuffix("bias") + "weight" in values
+        if name not in values and re.fullmatch(layout.zeros, name) and name.removesuffix("bias") + "weight" in values
     }
 
 

@@ -16,11 +16,7 @@ SFSEG_HEAD = {
     **SFSEG_CLASSIFIER,
     "head.fpn_in": "lateral",
     **{f"head.fpn_out.{i}.0": f"smooth.{i}" for i in range(3)},
-    **{
-        f"head.fpn_out_align.{i}.{k}": f"align.{i}.{ours}"
-        for i in range(3)
-        for k, ours in SFSEG_ALIGN.items()
-    },
+    **{f"head.fpn_out_align.{i}.{k}": f"align.{i}.{ours}" for i in range(3) for k, ours in SFSEG_ALIGN.items()},
     "head.dsn": "dsn",
 }
 
@@ -95,6 +91,7 @@ def _sfseg_lite(backbones: str, trunk: Mapping[str, str], unused: tuple[str, ...
             "gate_input": _gate_input,
         },
     )
+
 
 LAYOUTS = (
     _sfseg(r"resnet\d+", SFSEG_RESNET),

@@ -28,9 +28,16 @@ def test_check_names_the_offending_files_and_how_many(tree):
     save(tree / "label/a.png", np.full((12, 16), 5, np.uint8))
     save(tree / "label/b.png", np.zeros((3, 3), np.uint8))
     (tree / "image/c.png").write_text("no picture")
-    fails(["train.txt: 3 of 3 samples cannot be used", "label/a.png: value 5 is not in the label map",
-           "label/b.png: the label is 3x3", "image/c.png: not a readable picture"],
-          check_dataset, build(tree))
+    fails(
+        [
+            "train.txt: 3 of 3 samples cannot be used",
+            "label/a.png: value 5 is not in the label map",
+            "label/b.png: the label is 3x3",
+            "image/c.png: not a readable picture",
+        ],
+        check_dataset,
+        build(tree),
+    )
 
 
 def test_check_shows_only_the_first_errors(tmp_path):

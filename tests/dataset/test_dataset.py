@@ -25,24 +25,31 @@ def test_samples_and_tensors(tree):
 
 def test_list_accepts_quotes_absolute_paths_bom_and_blank_lines(tree):
     save(tree / "a b" / "it's.png", picture(np.random.default_rng(1)))
-    text = (f'\ufeff"a b/it\'s.png"\tlabel/a.png\r\n\n  {tree}/image/b.png   \'label/b.png\'  \n')
+    text = f"\ufeff\"a b/it's.png\"\tlabel/a.png\r\n\n  {tree}/image/b.png   'label/b.png'  \n"
     (tree / "own.txt").write_text(text, encoding="utf-8")
     samples = read_list(tree / "own.txt", tree, needs_label=True)
-    assert samples == [(str(tree / "a b/it's.png"), str(tree / "label/a.png")),
-                       (str(tree / "image/b.png"), str(tree / "label/b.png"))]
+    assert samples == [
+        (str(tree / "a b/it's.png"), str(tree / "label/a.png")),
+        (str(tree / "image/b.png"), str(tree / "label/b.png")),
+    ]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "train.txt: the list is empty"),
-    ("\n \n", "train.txt: the list is empty"),
-    ("image/a.png\n", "train.txt:1: 1 field (image/a.png)"),
-    ("image/a.png,label/a.png\n", "not by a comma"),
-    ("\nimage/a.png label/a.png x\n", "train.txt:2: 3 fields"),
-    ("image/a.png label/a.png\nimage/b.png label/b.png\nimage/a.png label/b.png\n",
-     "train.txt:3: the picture image/a.png stands on line 1"),
-    ('"image/a.png label/a.png\n', "train.txt:1: the quote"),
-    ('"" label/a.png\n', "train.txt:1: an empty path"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "train.txt: the list is empty"),
+        ("\n \n", "train.txt: the list is empty"),
+        ("image/a.png\n", "train.txt:1: 1 field (image/a.png)"),
+        ("image/a.png,label/a.png\n", "not by a comma"),
+        ("\nimage/a.png label/a.png x\n", "train.txt:2: 3 fields"),
+        (
+            "image/a.png label/a.png\nimage/b.png label/b.png\nimage/a.png label/b.png\n",
+            "train.txt:3: the picture image/a.png stands on line 1",
+        ),
+        ('"image/a.png label/a.png\n', "train.txt:1: the quote"),
+        ('"" label/a.png\n', "train.txt:1: an empty path"),
+    ],
+)
 def test_faulty_list_names_file_and_line(tree, text, message):
     (tree / "train.txt").write_text(text)
     fails([str(tree), message], build, tree)
@@ -71,14 +78,17 @@ def test_names_are_unique(tmp_path):
     assert not any(".." in name or name.startswith("/") for name in names)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"classes": None}, "no class names"),
-    ({"classes": ["a", "a"]}, "'a' stands twice"),
-    ({"classes": [str(i) for i in range(256)]}, "at most 255"),
-    ({"colors": [[0, 0, 0]]}, "each of the 3 classes"),
-    ({"colors": [[0, 0, 256]] * 3}, "from 0 to 255"),
-    ({"colors": [[0, 0], [1], [2]]}, "each of the 3 classes"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"classes": None}, "no class names"),
+        ({"classes": ["a", "a"]}, "'a' stands twice"),
+        ({"classes": [str(i) for i in range(256)]}, "at most 255"),
+        ({"colors": [[0, 0, 0]]}, "each of the 3 classes"),
+        ({"colors": [[0, 0, 256]] * 3}, "from 0 to 255"),
+        ({"colors": [[0, 0], [1], [2]]}, "each of the 3 classes"),
+    ],
+)
 def test_faulty_facts(tree, arguments, message):
     fails(message, build, tree, **arguments)
 
@@ -101,12 +111,12 @@ def test_facts_agree_with_one_another(name, count):
 def test_published_ids():
     """Spot values of the tables that the data sets publish."""
     city, ade, camvid = (dataset_class(name) for name in ("cityscapes", "ade20k", "camvid"))
-    by_name = {row: city.label_map[label_id] for row, label_id in
-               (("road", 7), ("sky", 23), ("train", 31), ("bicycle", 33))}
+    by_name = {
+        row: city.label_map[label_id] for row, label_id in (("road", 7), ("sky", 23), ("train", 31), ("bicycle", 33))
+    }
     assert all(city.classes[train_id] == row for row, train_id in by_name.items())
     assert [city.label_map[i] for i in (0, 1, 6, 9, 14, 18, 29, 30)] == [255] * 8
-    assert (ade.label_map[0], ade.classes[ade.label_map[1]], ade.classes[ade.label_map[150]]) == (
-        255, "wall", "flag")
+    assert (ade.label_map[0], ade.classes[ade.label_map[1]], ade.classes[ade.label_map[150]]) == (255, "wall", "flag")
     assert camvid.label_map[11] == 255 and camvid.classes[3] == "road"
 
 
@@ -130,8 +140,7 @@ def test_cityscapes_tells_label_ids_from_train_ids(tmp_path):
         save(tmp_path / f"{name}.png", picture(np.random.default_rng(1)))
         kind_of = "labelIds" if name == "a" else "labelTrainIds"
         save(tmp_path / f"{name}_gtFine_{kind_of}.png", label)
-    (tmp_path / "train.txt").write_text(
-        "a.png a_gtFine_labelIds.png\nb.png b_gtFine_labelTrainIds.png\n")
+    (tmp_path / "train.txt").write_text("a.png a_gtFine_labelIds.png\nb.png b_gtFine_labelTrainIds.png\n")
     dataset = build_dataset("cityscapes", tmp_path)
     assert np.array_equal(dataset[0]["label"], train_ids) and np.array_equal(dataset[1]["label"], train_ids)
     back = dataset.to_label_ids(train_ids)

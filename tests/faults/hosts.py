@@ -15,8 +15,10 @@ from tests.paths import ROOT
 ADDRESS = "10.77.{net}.{host}"
 LIMIT = 240.0  # seconds after which a run counts as hanging
 TIMES = {"PEER_TIMEOUT": "8", "DIST_TIMEOUT": "60", "JOIN_TIMEOUT": "25", "STOP_TIMEOUT": "60"}
-LAUNCH = "import sys; from util import agent; from tool import common; " \
-         "common.command(lambda: agent.launch(1, 'tool.train', sys.argv[1:], 3))"
+LAUNCH = (
+    "import sys; from util import agent; from tool import common; "
+    "common.command(lambda: agent.launch(1, 'tool.train', sys.argv[1:], 3))"
+)
 
 
 def ip(*words: str) -> None:
@@ -66,18 +68,41 @@ class Hosts:
         """Lets no more than that through the cable in a second."""
         limit = ["tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "400ms"]
         for space in self.spaces:
-            subprocess.run(["ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", f"v{space}", "root", *limit],
-                           check=True, capture_output=True)
+            subprocess.run(
+                ["ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", f"v{space}", "root", *limit],
+                check=True,
+                capture_output=True,
+            )
 
     def start(self, host: int, folder: Path, *command: str, **environment: str) -> "Launcher":
         """Starts a command on host 0 or 1 as a user does there."""
-        env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-               "NNODES": "2", "NODE_RANK": str(host),
-               "RDZV_ENDPOINT": f"{ADDRESS.format(net=self.key, host=1)}:{self.port}",
-               "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR", **TIMES, **environment}
+        env = {
+            **os.environ,
+            "PYTHON": sys.executable,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "NNODES": "2",
+            "NODE_RANK": str(host),
+            "RDZV_ENDPOINT": f"{ADDRESS.format(net=self.key, host=1)}:{self.port}",
+            "PYTHONPATH": str(ROOT),
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+            **TIMES,
+            **environment,
+        }
         name = f"host-{'ab'[host]}"
-        inside = ["ip", "netns", "exec", self.spaces[host], "unshare", "--uts", "sh", "-c",
-                  f'hostname {name}; exec "$@"', "sh", *command]
+        inside = [
+            "ip",
+            "netns",
+            "exec",
+            self.spaces[host],
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            f'hostname {name}; exec "$@"',
+            "sh",
+            *command,
+        ]
         return Launcher(inside, env, folder / f"{name}.txt")
 
 

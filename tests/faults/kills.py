@@ -15,8 +15,10 @@ from util import dist
 
 # What a run may end with when it gets the signal, 0: it was done. A signal before the handlers are there kills it.
 ENDS = {
-    signal.SIGKILL: {-signal.SIGKILL, 0}, signal.SIGTERM: {75, -signal.SIGTERM, 0},
-    signal.SIGUSR1: {75, -signal.SIGUSR1, 0}, signal.SIGINT: {130, 1, -signal.SIGINT, 0},
+    signal.SIGKILL: {-signal.SIGKILL, 0},
+    signal.SIGTERM: {75, -signal.SIGTERM, 0},
+    signal.SIGUSR1: {75, -signal.SIGUSR1, 0},
+    signal.SIGINT: {130, 1, -signal.SIGINT, 0},
 }
 OTHERS = {1, -signal.SIGKILL, dist.PEER_LOST}  # a process that lost the one with the signal
 SYSTEM_CALLS = ("fsync", "replace", "link", "unlink")  # of a save

@@ -25,8 +25,7 @@ TOY = {"name": "toy", "backbone": None, "options": {"dropout": 0.2}}
 class Run:
     """`python -m tool.train` on an experiment, in one or several processes; each has a session of its own."""
 
-    def __init__(self, experiment: Path, folder: Path, *overrides: str, world: int = 1,
-                 before: Callable | None = None):
+    def __init__(self, experiment: Path, folder: Path, *overrides: str, world: int = 1, before: Callable | None = None):
         port = str(free_port()) if world > 1 else "0"
         self.folder = folder
         self.outputs = [folder.with_name(f"{folder.name}.{rank}.txt") for rank in range(world)]
@@ -86,8 +85,14 @@ def _train(arguments: list[str], rank: int, world: int, port: str, output: str, 
     for stream in (1, 2):
         os.dup2(file, stream)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
-    os.environ.update(ENVIRONMENT, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                      LOCAL_WORLD_SIZE=str(world), MASTER_PORT=port)
+    os.environ.update(
+        ENVIRONMENT,
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        LOCAL_WORLD_SIZE=str(world),
+        MASTER_PORT=port,
+    )
     torch.set_num_threads(1)
     import model
     from tool import train
@@ -102,8 +107,21 @@ def _train(arguments: list[str], rank: int, world: int, port: str, output: str, 
 def final(folder: Path) -> dict:
     """What must agree bit for bit between an uninterrupted run and one that was killed."""
     state = checkpoint.load(folder / "model" / "last.pth")
-    return {key: state.get(key) for key in ("model", "train_model", "optimizer", "schedule", "scaler", "step",
-                                            "epoch", "best", "averaged", "ranks")}
+    return {
+        key: state.get(key)
+        for key in (
+            "model",
+            "train_model",
+            "optimizer",
+            "schedule",
+            "scaler",
+            "step",
+            "epoch",
+            "best",
+            "averaged",
+            "ranks",
+        )
+    }
 
 
 def same(a, b) -> bool:

@@ -35,8 +35,17 @@ def pair(tmp_path, whole):
     experiment, _ = whole
 
     def launcher(host):
-        return net.start(host, tmp_path, sys.executable, "-c", hosts.LAUNCH, "--config", str(experiment), "--exp",
-                         str(tmp_path / "run"))
+        return net.start(
+            host,
+            tmp_path,
+            sys.executable,
+            "-c",
+            hosts.LAUNCH,
+            "--config",
+            str(experiment),
+            "--exp",
+            str(tmp_path / "run"),
+        )
 
     with hosts.Hosts() as net:
         both = [launcher(0), launcher(1)]

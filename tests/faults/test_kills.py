@@ -15,8 +15,7 @@ SCENARIOS = {
     "one process": {},
     "two loader workers": {"data": {"workers": 2}},
     "two processes": {"world": 2},
-    "class-uniform sampling, EMA, accumulation": {
-        "data": {"uniform": 0.5}, "train": {"ema": 0.9, "accumulate": 2}},
+    "class-uniform sampling, EMA, accumulation": {"data": {"uniform": 0.5}, "train": {"ema": 0.9, "accumulate": 2}},
 }
 
 
@@ -34,8 +33,9 @@ def scenarios(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1],
-                         ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name
+)
 def test_killed_at_random_moments(scenarios, record_fault, name, number):
     scenarios(name).survive(KILLS, random.Random(f"{name} {number}"), partial(by_signal, number))
     record_fault(f"{number.name} at a random moment; {name}", KILLS, "continued, final state bitwise equal")

@@ -11,8 +11,9 @@ class Toy(SegModel):
 
     def __init__(self, num_classes: int, backbone: str | None = None, dropout: float = 0.2):
         super().__init__(nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(dropout)))
-        self.head = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout),
-                                  nn.Conv2d(8, num_classes, 1))
+        self.head = nn.Sequential(
+            nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(8, num_classes, 1)
+        )
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [self.backbone(x)]

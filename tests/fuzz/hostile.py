@@ -62,6 +62,7 @@ class Reader:
 
 # --- the judge ---
 
+
 def judge(reader: Reader, folder: Path, data: bytes) -> bool:
     """Whether the reader took the input; AssertionError where it broke the rule."""
     path = folder / f"hostile_input{reader.suffix}"
@@ -95,6 +96,7 @@ def bounded() -> Iterator[None]:
 
 # --- changing bytes ---
 
+
 def inputs(reader: Reader) -> st.SearchStrategy[bytes]:
     """Valid files with up to six changes, and, rarely, bytes of no kind."""
     seeds = reader.seeds()
@@ -108,25 +110,29 @@ def change(data: bytes, edits, tokens: tuple[bytes, ...] = ()) -> bytes:
     for kind, where, what in edits:
         at = where % (len(data) + 1)
         size = 1 + what % 64
-        insert = {3: tokens[what % len(tokens)] if tokens else b"\0", 5: data[at:at + size],
-                  6: struct.pack(">I" if what % 2 else "<I", NUMBERS[what // 2 % len(NUMBERS)]),
-                  8: bytes([what % 256]) * (what // 256 % 4096)}.get(kind, b"")
+        insert = {
+            3: tokens[what % len(tokens)] if tokens else b"\0",
+            5: data[at : at + size],
+            6: struct.pack(">I" if what % 2 else "<I", NUMBERS[what // 2 % len(NUMBERS)]),
+            8: bytes([what % 256]) * (what // 256 % 4096),
+        }.get(kind, b"")
         if kind == 0:
             data = data[:at]
         elif kind == 1:
-            data = data[:at] + bytes(b ^ (1 << what % 8) for b in data[at:at + 1]) + data[at + 1:]
+            data = data[:at] + bytes(b ^ (1 << what % 8) for b in data[at : at + 1]) + data[at + 1 :]
         elif kind == 2:
-            data = data[:at] + bytes([what % 256]) + data[at + 1:]
+            data = data[:at] + bytes([what % 256]) + data[at + 1 :]
         elif kind == 4:
-            data = data[:at] + data[at + size:]
+            data = data[:at] + data[at + size :]
         elif kind == 7:
-            data = data[:at] + bytes(size) + data[at + size:]
+            data = data[:at] + bytes(size) + data[at + size :]
         else:
-            data = data[:at] + insert + data[at + (4 if kind == 6 else 0):]
+            data = data[:at] + insert + data[at + (4 if kind == 6 else 0) :]
     return data
 
 
 # --- pictures ---
+
 
 def scene(channels: int = 3, dtype=np.uint8) -> np.ndarray:
     picture = np.random.default_rng(0).integers(0, 3, (24, 40, channels)).astype(dtype)
@@ -148,33 +154,58 @@ def pictures() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     return [
-        *png_pictures(), opencv(scene(3, np.uint16), ".tiff"),
-        pillow(rgb, "JPEG"), pillow(rgb, "JPEG", progressive=True), pillow(grey, "JPEG", exif=exif),
-        pillow(rgb, "TIFF"), pillow(grey, "TIFF", compression="tiff_lzw"),
-        pillow(rgb, "TIFF", compression="tiff_deflate"), pillow(rgb, "BMP"), pillow(rgb, "WEBP", lossless=True),
-        pillow(rgb, "WEBP"), pillow(rgb, "PPM"), pillow(rgb.convert("P"), "GIF"),
+        *png_pictures(),
+        opencv(scene(3, np.uint16), ".tiff"),
+        pillow(rgb, "JPEG"),
+        pillow(rgb, "JPEG", progressive=True),
+        pillow(grey, "JPEG", exif=exif),
+        pillow(rgb, "TIFF"),
+        pillow(grey, "TIFF", compression="tiff_lzw"),
+        pillow(rgb, "TIFF", compression="tiff_deflate"),
+        pillow(rgb, "BMP"),
+        pillow(rgb, "WEBP", lossless=True),
+        pillow(rgb, "WEBP"),
+        pillow(rgb, "PPM"),
+        pillow(rgb.convert("P"), "GIF"),
     ]
 
 
 def png_pictures() -> list[bytes]:
     rgb, grey = Image.fromarray(scene()), Image.fromarray(scene(1))
     return [
-        pillow(rgb, "PNG"), pillow(grey, "PNG"), pillow(rgb.convert("RGBA"), "PNG"), pillow(grey.convert("LA"), "PNG"),
-        pillow(grey.convert("P"), "PNG"), pillow(grey.convert("1"), "PNG"), opencv(scene(3, np.uint16), ".png"),
-        opencv(scene(1, np.uint16), ".png"), png(scene(1), interlaced=True),
+        pillow(rgb, "PNG"),
+        pillow(grey, "PNG"),
+        pillow(rgb.convert("RGBA"), "PNG"),
+        pillow(grey.convert("LA"), "PNG"),
+        pillow(grey.convert("P"), "PNG"),
+        pillow(grey.convert("1"), "PNG"),
+        opencv(scene(3, np.uint16), ".png"),
+        opencv(scene(1, np.uint16), ".png"),
+        png(scene(1), interlaced=True),
     ]
 
 
-def png(picture: np.ndarray, interlaced: bool = False, size: tuple[int, int] | None = None, depth: int = 8,
-        colour: int = 0, pixels: bytes | None = None, extra: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+def png(
+    picture: np.ndarray,
+    interlaced: bool = False,
+    size: tuple[int, int] | None = None,
+    depth: int = 8,
+    colour: int = 0,
+    pixels: bytes | None = None,
+    extra: tuple[tuple[bytes, bytes], ...] = (),
+) -> bytes:
     """A grey PNG, written chunk by chunk as the standard says; what is given instead is written as it is."""
     height, width = size or picture.shape
     passes = [(0, 0, 1, 1)]
     if interlaced:  # Adam7: first row, first column, step of rows, step of columns
         passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     if pixels is None:
-        pixels = b"".join(b"\0" + row.tobytes() for top, left, down, right in passes
-                          for row in picture[top::down, left::right] if row.size)
+        pixels = b"".join(
+            b"\0" + row.tobytes()
+            for top, left, down, right in passes
+            for row in picture[top::down, left::right]
+            if row.size
+        )
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, int(interlaced))
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
     return PNG_SIGNATURE + b"".join(chunk(*each) for each in chunks)
@@ -188,10 +219,10 @@ def with_checksums(data: bytes) -> bytes:
     """A changed PNG whose checksums are right again, so that the change reaches the decoder."""
     out, start = data[:8], 8
     while start + 12 <= len(data):
-        length = int.from_bytes(data[start:start + 4], "big")
+        length = int.from_bytes(data[start : start + 4], "big")
         if start + 12 + length > len(data):
             break
-        out += chunk(data[start + 4:start + 8], data[start + 8:start + 8 + length])
+        out += chunk(data[start + 4 : start + 8], data[start + 8 : start + 8 + length])
         start += 12 + length
     return out + data[start:]
 
@@ -202,28 +233,96 @@ EXPERIMENT = {
     "data": {"name": "custom", "root": "/data", "classes": ["a", "b"], "label_map": {0: 0, 7: 1, "1,2,3": 255}},
     "model": {"name": "fcn", "backbone": "resnet18", "options": {"dropout": 0.0}},
     "loss": {"name": "ohem", "options": {"min_kept": 1000}, "extra": {"dice": 0.5}},
-    "train": {"epochs": 2, "batch_size": 4}, "test": {"scales": [0.5, 1.0], "window": "none"},
+    "train": {"epochs": 2, "batch_size": 4},
+    "test": {"scales": [0.5, 1.0], "window": "none"},
 }
 OLD = {
-    "DATA": {"data_root": "/data", "train_list": "a.txt", "val_list": "b.txt", "classes": 19,
-             "names_path": "x/cityscapes_names.txt"},
-    "TRAIN": {"arch": "psp", "layers": 50, "train_h": 473, "train_w": 473, "batch_size": 16, "base_lr": 0.01,
-              "epochs": 200, "train_gpu": [0, 1], "workers": 16, "ignore_label": 255, "save_path": "exp/a/model"},
+    "DATA": {
+        "data_root": "/data",
+        "train_list": "a.txt",
+        "val_list": "b.txt",
+        "classes": 19,
+        "names_path": "x/cityscapes_names.txt",
+    },
+    "TRAIN": {
+        "arch": "psp",
+        "layers": 50,
+        "train_h": 473,
+        "train_w": 473,
+        "batch_size": 16,
+        "base_lr": 0.01,
+        "epochs": 200,
+        "train_gpu": [0, 1],
+        "workers": 16,
+        "ignore_label": 255,
+        "save_path": "exp/a/model",
+    },
     "TEST": {"scales": [1.0], "base_size": 2048, "test_h": 473, "test_w": 473},
 }
 YAML_TOKENS = (
-    b"&a ", b"*a", b"<<: *a\n", b"<<: [*a, *a]\n", b"!!python/object/apply:os.system ", b"!!binary ", b"!!set ",
-    b"!!timestamp ", b"!!int ", b"!!float ", b"!!bool ", b"!!omap ", b"!!pairs ", b"!!null ",
-    b"2001-99-99", b".nan", b"-.inf",
-    b"1:99:99", b"0x", b"- ", b"? ", b": ", b"{", b"}", b"[", b"]", b"\t", b"\n", b"---\n", b"...\n", b"%YAML 9.9\n",
-    b'"\\ud800"', b'"\\0"', b"'", b'"', b"#", b"|\n", b">9\n", b"@", b"`", b"\xef\xbb\xbf", b"\0", b"\r", b"\xc2\x85",
-    b"\xff\xfe", b"base: hostile_input.yaml\n", b"base: /dev/zero\n", b"base: 5\n", b"~", b"true", b"9" * 120, b"1e999",
+    b"&a ",
+    b"*a",
+    b"<<: *a\n",
+    b"<<: [*a, *a]\n",
+    b"!!python/object/apply:os.system ",
+    b"!!binary ",
+    b"!!set ",
+    b"!!timestamp ",
+    b"!!int ",
+    b"!!float ",
+    b"!!bool ",
+    b"!!omap ",
+    b"!!pairs ",
+    b"!!null ",
+    b"2001-99-99",
+    b".nan",
+    b"-.inf",
+    b"1:99:99",
+    b"0x",
+    b"- ",
+    b"? ",
+    b": ",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\t",
+    b"\n",
+    b"---\n",
+    b"...\n",
+    b"%YAML 9.9\n",
+    b'"\\ud800"',
+    b'"\\0"',
+    b"'",
+    b'"',
+    b"#",
+    b"|\n",
+    b">9\n",
+    b"@",
+    b"`",
+    b"\xef\xbb\xbf",
+    b"\0",
+    b"\r",
+    b"\xc2\x85",
+    b"\xff\xfe",
+    b"base: hostile_input.yaml\n",
+    b"base: /dev/zero\n",
+    b"base: 5\n",
+    b"~",
+    b"true",
+    b"9" * 120,
+    b"1e999",
 )
 
 
 def experiments() -> list[bytes]:
-    texts = [yaml.safe_dump(EXPERIMENT), "x: &a {b: 1}\ny: {<<: *a}\n", "data: &a [1, *b]\n",
-             json.dumps(EXPERIMENT), yaml.safe_dump({**EXPERIMENT, "data": {"name": "camvid", "root": "."}})]
+    texts = [
+        yaml.safe_dump(EXPERIMENT),
+        "x: &a {b: 1}\ny: {<<: *a}\n",
+        "data: &a [1, *b]\n",
+        json.dumps(EXPERIMENT),
+        yaml.safe_dump({**EXPERIMENT, "data": {"name": "camvid", "root": "."}}),
+    ]
     return [text.encode() for text in texts]
 
 
@@ -261,6 +360,7 @@ def read_lines(path: Path):
 
 # --- what the programs remember ---
 
+
 def data_set(folder: Path) -> SegDataset:
     if not (folder / "train.txt").is_file():
         cv2.imwrite(str(folder / "p.png"), scene())
@@ -271,8 +371,19 @@ def data_set(folder: Path) -> SegDataset:
 
 def stamps() -> list[bytes]:
     """A stamp of any data set: `read_stamp` puts the fingerprint of its own in."""
-    report = {"name": "custom", "split": "train", "list_file": "x", "images": 1, "labelled": 1, "smallest": [24, 40],
-              "largest": [24, 40], "pixels": [1, 2, 3], "ignored": 0, "warnings": ["w"], "cached": False}
+    report = {
+        "name": "custom",
+        "split": "train",
+        "list_file": "x",
+        "images": 1,
+        "labelled": 1,
+        "smallest": [24, 40],
+        "largest": [24, 40],
+        "pixels": [1, 2, 3],
+        "ignored": 0,
+        "warnings": ["w"],
+        "cached": False,
+    }
     return [json.dumps({"fingerprint": "FINGERPRINT", "report": report}).encode(), b'{"fingerprint": "FINGERPRINT"}']
 
 
@@ -366,10 +477,15 @@ def read_manifest(path: Path):
 
 # --- checkpoints ---
 
+
 def states() -> list[bytes]:
     out = []
-    state = {"model": {"w": torch.arange(60.0).reshape(5, 12).t(), "b": torch.zeros(2, dtype=torch.int64)},
-             "spec": {"name": "fcn", "options": {"a": (1, 2.5, None)}}, "best": np.float64(0.5), "step": 3}
+    state = {
+        "model": {"w": torch.arange(60.0).reshape(5, 12).t(), "b": torch.zeros(2, dtype=torch.int64)},
+        "spec": {"name": "fcn", "options": {"a": (1, 2.5, None)}},
+        "best": np.float64(0.5),
+        "step": 3,
+    }
     for modern in (True, False):
         file = io.BytesIO()
         torch.save(state, file, _use_new_zipfile_serialization=modern)
@@ -392,13 +508,48 @@ def in_archive(pickled: bytes) -> bytes:
 
 
 PICKLE_TOKENS = (
-    b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
-    b"cnumpy\ndtype\n", b"cnumpy._core.multiarray\nscalar\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n",
-    b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n", b"cbuiltins\nbytearray\n", b"ccollections\nCounter\n",
-    b"ctorch\nUntypedStorage\n", b"ctorch\nFloatTensor\n", b"ctorch._utils\n_rebuild_sparse_tensor\n",
-    b"R", b"Q", b"b", b"s", b"u", b"a", b"e", b"t", b"(", b")", b"]", b"}", b"\x81", b"\x85", b"\x86", b"\x87", b"N",
-    b"q\x00", b"h\x00", b"h\x01", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff", b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
-    b"X\x02\x00\x00\x00O8", b"X\x04\x00\x00\x00V999", b"U\x08" + b"a" * 8, b"\x89", b".",
+    b"cos\nsystem\n",
+    b"cbuiltins\neval\n",
+    b"ctorch\nFloatStorage\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cnumpy\ndtype\n",
+    b"cnumpy._core.multiarray\nscalar\n",
+    b"ccollections\nOrderedDict\n",
+    b"ctorch\nSize\n",
+    b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n",
+    b"cbuiltins\nbytearray\n",
+    b"ccollections\nCounter\n",
+    b"ctorch\nUntypedStorage\n",
+    b"ctorch\nFloatTensor\n",
+    b"ctorch._utils\n_rebuild_sparse_tensor\n",
+    b"R",
+    b"Q",
+    b"b",
+    b"s",
+    b"u",
+    b"a",
+    b"e",
+    b"t",
+    b"(",
+    b")",
+    b"]",
+    b"}",
+    b"\x81",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"N",
+    b"q\x00",
+    b"h\x00",
+    b"h\x01",
+    b"J\xff\xff\xff\x7f",
+    b"J\xff\xff\xff\xff",
+    b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+    b"X\x02\x00\x00\x00O8",
+    b"X\x04\x00\x00\x00V999",
+    b"U\x08" + b"a" * 8,
+    b"\x89",
+    b".",
 )
 
 JSON_TOKENS = (b"null", b"[" * 2000, b"1e999", b"9" * 5000, b"-1", b'"')
@@ -419,10 +570,16 @@ READERS = {
     "list files": Reader(".txt", lists, read_lines, 900, LIST_TOKENS),
     "YAML of experiments": Reader(".yaml", experiments, read_config, 900, YAML_TOKENS),
     "YAML of the older style": Reader(".yaml", lambda: [yaml.safe_dump(OLD).encode()], read_old, 500, YAML_TOKENS),
-    "overrides": Reader(".txt", lambda: [b"train.epochs=2", b"data.label_map={0: 1}", b"test.scales=[0.5, 1]"],
-                        read_override, 500, (*YAML_TOKENS, b"=", b".", b"\xff")),
-    "overrides of the older style": Reader(".txt", lambda: [b"epochs 3 base_lr 0.1", b"scales [0.5,1] optim.lr=2"],
-                                           read_old_override, 300, VALUE_TOKENS),
+    "overrides": Reader(
+        ".txt",
+        lambda: [b"train.epochs=2", b"data.label_map={0: 1}", b"test.scales=[0.5, 1]"],
+        read_override,
+        500,
+        (*YAML_TOKENS, b"=", b".", b"\xff"),
+    ),
+    "overrides of the older style": Reader(
+        ".txt", lambda: [b"epochs 3 base_lr 0.1", b"scales [0.5,1] optim.lr=2"], read_old_override, 300, VALUE_TOKENS
+    ),
     "files of names and colours": Reader(".txt", lambda: [b"1 2 3\n4 5 6\n", b"a\nb\n"], read_names, 200),
     "checkpoints": Reader(".pth", states, checkpoint.load, 700),
     "pickles in checkpoints": Reader(".pth", pickles, checkpoint.load, 1200, PICKLE_TOKENS, in_archive),
@@ -431,6 +588,7 @@ READERS = {
     "points that are found anew": Reader(".npz", points, read_points, 100),
     "indices of packed data": Reader(".json", indices, read_packed, 300, JSON_TOKENS),
     "manifests of checkpoints": Reader(".json", manifests, read_manifest, 200, JSON_TOKENS),
-    "stamps of the street scenes": Reader(".json", lambda: [b'{"version": 1, "size": [1, 2], "seed": 0}'],
-                                          read_street, 200, JSON_TOKENS),
+    "stamps of the street scenes": Reader(
+        ".json", lambda: [b'{"version": 1, "size": [1, 2], "seed": 0}'], read_street, 200, JSON_TOKENS
+    ),
 }

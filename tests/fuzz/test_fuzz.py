@@ -13,8 +13,13 @@ def fuzz(name: str, folder, count: int, always_the_same: bool) -> int:
     reader = hostile.READERS[name]
     tried = 0
 
-    @settings(max_examples=count, deadline=None, derandomize=always_the_same, database=None,
-              suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=always_the_same,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(hostile.inputs(reader))
     def each(data):
         nonlocal tried

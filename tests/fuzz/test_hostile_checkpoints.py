@@ -52,16 +52,42 @@ FLOATS = b"((" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text(
 
 
 def tensor(offset: int, size: bytes, stride: bytes) -> bytes:
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n" + FLOATS + number(offset) + size + stride +
-            b"\x89ccollections\nOrderedDict\n)RtR")
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n"
+        + FLOATS
+        + number(offset)
+        + size
+        + stride
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
-@pytest.mark.parametrize("function", [
-    "os system", "posix system", "builtins eval", "builtins exec", "builtins getattr", "subprocess Popen",
-    "importlib import_module", "builtins __import__", "torch load", "torch.hub load", "numpy load", "os path.join",
-    "torch.utils.collect_env run", "collections namedtuple", "functools partial", "types FunctionType", "sys exit",
-    "numpy.testing._private.utils runstring", "torch._utils __builtins__", "cv2 imread", "runpy run_path",
-])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "os system",
+        "posix system",
+        "builtins eval",
+        "builtins exec",
+        "builtins getattr",
+        "subprocess Popen",
+        "importlib import_module",
+        "builtins __import__",
+        "torch load",
+        "torch.hub load",
+        "numpy load",
+        "os path.join",
+        "torch.utils.collect_env run",
+        "collections namedtuple",
+        "functools partial",
+        "types FunctionType",
+        "sys exit",
+        "numpy.testing._private.utils runstring",
+        "torch._utils __builtins__",
+        "cv2 imread",
+        "runpy run_path",
+    ],
+)
 def test_a_call_of_any_function_is_refused_and_not_made(tmp_path, function):
     mark = tmp_path / "executed"
     path = written(tmp_path / "bad.pth", program(call(function, text(f"touch {mark}"))))
@@ -73,8 +99,9 @@ def test_a_call_of_any_function_is_refused_and_not_made(tmp_path, function):
 
 def test_the_pickles_written_here_are_understood(tmp_path):
     one = program(tensor(0, b"(K\x05K\x0ct", b"(K\x0cK\x01t"))
-    assert torch.equal(checkpoint.load(written(tmp_path / "good.pth", one))["x"].flatten().sort().values,
-                       torch.arange(60.0))
+    assert torch.equal(
+        checkpoint.load(written(tmp_path / "good.pth", one))["x"].flatten().sort().values, torch.arange(60.0)
+    )
 
 
 def test_petabytes_are_refused_before_they_are_asked_for(tmp_path):
@@ -84,22 +111,34 @@ def test_petabytes_are_refused_before_they_are_asked_for(tmp_path):
         refused(written(tmp_path / "bomb.pth", program(value)), "storage claims")
     expanded = tensor(0, b"(" + number(10**9) + number(10**6) + b"t", b"(K\0K\0t")
     refused(written(tmp_path / "wide.pth", program(expanded)), "larger than the file")
-    meta = call("torch._utils _rebuild_meta_tensor_no_storage", b"ctorch\nfloat32\n", b"(" + number(10**15) + b"t",
-                b"(K\x01t", b"\x89")
+    meta = call(
+        "torch._utils _rebuild_meta_tensor_no_storage",
+        b"ctorch\nfloat32\n",
+        b"(" + number(10**15) + b"t",
+        b"(K\x01t",
+        b"\x89",
+    )
     refused(written(tmp_path / "meta.pth", program(meta)), "larger than the file")
     for function in ("builtins bytearray", "torch FloatTensor", "torch UntypedStorage"):
         for count in (10**15, 2**63 - 1, -5):
             refused(written(tmp_path / "call.pth", program(call(function, number(count)))))
 
 
-@pytest.mark.parametrize("offset, size, stride", [
-    (0, b"(J\xff\xff\xff\xffK\x05t", b"(K\x05K\x01t"),  # negative size
-    (0, b"(K\x05K\x05t", b"(J\xff\xff\xff\xffK\x01t"),  # negative stride
-    (-8, b"(K\x05t", b"(K\x01t"), (59, b"(K\x05t", b"(K\x01t"), (2**62, b"(K\x05t", b"(K\x01t"),
-    (0, b"(K\x05t", b"(" + number(2**61) + b"t"), (0, b"(K\x05K\x05t", b"(K\x01t"),
-    (0, b"(" + number(2**33) + number(2**33) + b"t", b"(K\x01K\x01t"),  # a product beyond 64 bits
-    (0, text("abc"), text("abc")), (0, b"N", b"N"),
-])
+@pytest.mark.parametrize(
+    "offset, size, stride",
+    [
+        (0, b"(J\xff\xff\xff\xffK\x05t", b"(K\x05K\x01t"),  # negative size
+        (0, b"(K\x05K\x05t", b"(J\xff\xff\xff\xffK\x01t"),  # negative stride
+        (-8, b"(K\x05t", b"(K\x01t"),
+        (59, b"(K\x05t", b"(K\x01t"),
+        (2**62, b"(K\x05t", b"(K\x01t"),
+        (0, b"(K\x05t", b"(" + number(2**61) + b"t"),
+        (0, b"(K\x05K\x05t", b"(K\x01t"),
+        (0, b"(" + number(2**33) + number(2**33) + b"t", b"(K\x01K\x01t"),  # a product beyond 64 bits
+        (0, text("abc"), text("abc")),
+        (0, b"N", b"N"),
+    ],
+)
 def test_impossible_tensors_are_refused(tmp_path, offset, size, stride):
     refused(written(tmp_path / "bad.pth", program(tensor(offset, size, stride))))
 
@@ -136,7 +175,7 @@ def test_compressed_and_forged_archives_are_refused_unread(tmp_path):
     refused(path, "compressed")
     data = bytearray(hostile.states()[0])
     at = data.index(b"PK\x01\x02")  # the directory's first entry: its sizes
-    data[at + 20:at + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
+    data[at + 20 : at + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
     path.write_bytes(data)
     refused(path, "claims")
     with pytest.warns(UserWarning), zipfile.ZipFile(path, "w") as archive:
@@ -158,8 +197,13 @@ def test_other_containers_are_refused(tmp_path):
         archive.addfile(entry, io.BytesIO(b"abc"))
     refused(tmp_path / "old.pth", "not a checkpoint")
     assert not (tmp_path.parent.parent / "escaped").exists()
-    contents = {"numpy.pth": pickle.dumps(np.zeros(3)), "html.pth": b"<!DOCTYPE html>", "empty.pth": b"",
-                "pickle.pth": pickle.dumps({"a": 1}, 4), "gzip.pth": b"\x1f\x8b\x08" + bytes(50)}
+    contents = {
+        "numpy.pth": pickle.dumps(np.zeros(3)),
+        "html.pth": b"<!DOCTYPE html>",
+        "empty.pth": b"",
+        "pickle.pth": pickle.dumps({"a": 1}, 4),
+        "gzip.pth": b"\x1f\x8b\x08" + bytes(50),
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, "not a checkpoint")
@@ -193,11 +237,23 @@ def test_what_trainers_save_is_read(tmp_path):
     layer(torch.ones(2, 30)).sum().backward()
     adam.step()
     big = torch.arange(1000.0)
-    state = {"model": layer.state_dict(), "tied": {"a": layer.weight, "b": layer.weight},
-             "optimizer": adam.state_dict(), "view": big[10:20], "half": big.half(), "step": 2**62,
-             "best": np.float64(0.25), "seed": 2**64 - 1, "empty": torch.zeros(0, 5), "none": torch.zeros(()),
-             "random": torch.get_rng_state(), "names": [["a", ("b", (1, 2))]] * 9, "set": {1, 2},
-             "dtype": torch.float16, "size": torch.Size([1, 2])}
+    state = {
+        "model": layer.state_dict(),
+        "tied": {"a": layer.weight, "b": layer.weight},
+        "optimizer": adam.state_dict(),
+        "view": big[10:20],
+        "half": big.half(),
+        "step": 2**62,
+        "best": np.float64(0.25),
+        "seed": 2**64 - 1,
+        "empty": torch.zeros(0, 5),
+        "none": torch.zeros(()),
+        "random": torch.get_rng_state(),
+        "names": [["a", ("b", (1, 2))]] * 9,
+        "set": {1, 2},
+        "dtype": torch.float16,
+        "size": torch.Size([1, 2]),
+    }
     for modern in (True, False):
         torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=modern)
         loaded = checkpoint.load(tmp_path / "a.pth")
@@ -205,22 +261,43 @@ def test_what_trainers_save_is_read(tmp_path):
         assert loaded["names"] == state["names"] and loaded["seed"] == 2**64 - 1 and loaded["best"] == 0.25
 
 
-@pytest.mark.parametrize("change, reason", [
-    ({"spec": None}, "'spec'"), ({"spec": {"name": "fcn"}}, "'spec'"), ({"name": 5}, "'spec'"),
-    ({"name": "none"}, "cannot be built"), ({"backbone": "none"}, "cannot be built"), ({"backbone": [1]}, "'spec'"),
-    ({"num_classes": 10**12}, "classes"), ({"num_classes": -1}, "classes"), ({"num_classes": "3"}, "classes"),
-    ({"options": [1]}, "'spec'"), ({"options": {1: 2}}, "options"), ({"options": {"nothing": 2}}, "nothing"),
-    ({"options": {"dropout": "x"}}, "cannot be built"), ({"options": {"dropout": 2.0}}, "cannot be built"),
-    ({"options": {"dropout": []}}, "cannot be built"),
-    ({"model": {"w": 5}}, "no named tensor"), ({"model": {}}, "missing"),
-    ({"model": {5: torch.zeros(1)}}, "no named tensor"),
-    ({"classes": 5}, "'classes'"), ({"classes": ["a"]}, "'classes'"), ({"classes": [1, 2, 3]}, "'classes'"),
-    ({"colors": [[1, 2]] * 3}, "'colors'"), ({"colors": [[1, 2, 999]] * 3}, "'colors'"),
-    ({"config": [5]}, "'config'"),
-])
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"spec": None}, "'spec'"),
+        ({"spec": {"name": "fcn"}}, "'spec'"),
+        ({"name": 5}, "'spec'"),
+        ({"name": "none"}, "cannot be built"),
+        ({"backbone": "none"}, "cannot be built"),
+        ({"backbone": [1]}, "'spec'"),
+        ({"num_classes": 10**12}, "classes"),
+        ({"num_classes": -1}, "classes"),
+        ({"num_classes": "3"}, "classes"),
+        ({"options": [1]}, "'spec'"),
+        ({"options": {1: 2}}, "options"),
+        ({"options": {"nothing": 2}}, "nothing"),
+        ({"options": {"dropout": "x"}}, "cannot be built"),
+        ({"options": {"dropout": 2.0}}, "cannot be built"),
+        ({"options": {"dropout": []}}, "cannot be built"),
+        ({"model": {"w": 5}}, "no named tensor"),
+        ({"model": {}}, "missing"),
+        ({"model": {5: torch.zeros(1)}}, "no named tensor"),
+        ({"classes": 5}, "'classes'"),
+        ({"classes": ["a"]}, "'classes'"),
+        ({"classes": [1, 2, 3]}, "'classes'"),
+        ({"colors": [[1, 2]] * 3}, "'colors'"),
+        ({"colors": [[1, 2, 999]] * 3}, "'colors'"),
+        ({"config": [5]}, "'config'"),
+    ],
+)
 def test_a_checkpoint_of_ours_that_contradicts_itself_is_refused(tmp_path, small_network, change, reason):
-    state = {"model": small_network.state_dict(), "spec": dict(small_network.spec), "classes": ["a", "b", "c"],
-             "colors": [[0, 0, 0]] * 3, "config": {}}
+    state = {
+        "model": small_network.state_dict(),
+        "spec": dict(small_network.spec),
+        "classes": ["a", "b", "c"],
+        "colors": [[0, 0, 0]] * 3,
+        "config": {},
+    }
     assert rebuild(state, "x.pth") is not None
     for key, value in change.items():
         (state if key in state else state["spec"])[key] = value

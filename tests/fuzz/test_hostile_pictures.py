@@ -69,7 +69,7 @@ def test_other_formats_of_absurd_size_are_refused_by_their_headers(tmp_path, mon
     monkeypatch.setattr(reading, "_decode", lambda data: pytest.fail("decoded"))
     jpeg = hostile.pillow(Image.fromarray(hostile.scene()), "JPEG")
     at = jpeg.index(b"\xff\xc0") + 5  # behind marker, length and depth
-    jpeg = jpeg[:at] + struct.pack(">HH", 65500, 65500) + jpeg[at + 4:]
+    jpeg = jpeg[:at] + struct.pack(">HH", 65500, 65500) + jpeg[at + 4 :]
     bmp = bytearray(hostile.pillow(Image.fromarray(hostile.scene()), "BMP"))
     bmp[18:26] = struct.pack("<ii", 100_000, 100_000)
     for name, data in (("bomb.jpg", jpeg), ("bomb.bmp", bytes(bmp)), ("bomb.ppm", b"P6 99999 99999 255\n" + bytes(99))):
@@ -79,33 +79,44 @@ def test_other_formats_of_absurd_size_are_refused_by_their_headers(tmp_path, mon
 def test_the_largest_picture_is_allowed(tmp_path):
     height, width = 1 << 13, 1 << 14
     assert height * width == reading.MAX_PIXELS
-    assert read_header(written(tmp_path / "a.png", hostile.png(None, size=(height, width), pixels=b""))) == \
-        ((height, width), 1)
+    assert read_header(written(tmp_path / "a.png", hostile.png(None, size=(height, width), pixels=b""))) == (
+        (height, width),
+        1,
+    )
 
 
 def test_a_jpeg_of_countless_scans_is_refused(tmp_path):
     data = hostile.pillow(Image.fromarray(hostile.scene()), "JPEG", progressive=True)
     at = data.index(b"\xff\xc2") + 5
-    data = data[:at] + struct.pack(">HH", 10_000, 10_000) + data[at + 4:]
-    scan = data[data.rindex(b"\xff\xda"):-2]
+    data = data[:at] + struct.pack(">HH", 10_000, 10_000) + data[at + 4 :]
+    scan = data[data.rindex(b"\xff\xda") : -2]
     refused(written(tmp_path / "slow.jpg", data[:-2] + scan * 100 + b"\xff\xd9"), "scans", readers=(read_image,))
 
 
 def test_damaged_and_strange_pngs_are_refused(tmp_path):
     good = hostile.png(hostile.scene(1))
     at = good.index(b"IDAT") + 8
-    refused(written(tmp_path / "crc.png", good[:at] + bytes([good[at] ^ 1]) + good[at + 1:]), "checksum",
-            readers=(read_image, read_label))
-    refused(written(tmp_path / "deep.png", hostile.png(hostile.scene(1), depth=16, colour=3)), "header",
-            readers=(read_image, read_label))
+    refused(
+        written(tmp_path / "crc.png", good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]),
+        "checksum",
+        readers=(read_image, read_label),
+    )
+    refused(
+        written(tmp_path / "deep.png", hostile.png(hostile.scene(1), depth=16, colour=3)),
+        "header",
+        readers=(read_image, read_label),
+    )
     animated = io.BytesIO()
     frames = [Image.fromarray(hostile.scene() + i) for i in range(2)]
     frames[0].save(animated, "PNG", save_all=True, append_images=frames[1:])
     refused(written(tmp_path / "moves.png", animated.getvalue()), "animated", readers=(read_image, read_label))
     pixels = b"\x09" + hostile.scene(1).tobytes()  # no filter has this number
     for name, content in (("filter.png", pixels), ("few.png", b"\0\0\0")):
-        refused(written(tmp_path / name, hostile.png(hostile.scene(1), pixels=content)), "not a readable",
-                readers=(read_image, read_label))
+        refused(
+            written(tmp_path / name, hostile.png(hostile.scene(1), pixels=content)),
+            "not a readable",
+            readers=(read_image, read_label),
+        )
 
 
 def test_a_png_with_more_pixels_than_its_size_takes_no_memory_for_them(tmp_path):
@@ -121,6 +132,7 @@ def test_a_png_with_more_pixels_than_its_size_takes_no_memory_for_them(tmp_path)
 
 def test_texts_of_a_png_that_unpack_to_gigabytes_are_left_packed(tmp_path):
     import zlib
+
     for kind in (b"zTXt", b"iCCP"):
         extra = (kind, b"name\0\0" + zlib.compress(bytes(1 << 27)))
         path = written(tmp_path / "text.png", hostile.png(hostile.scene(1), extra=(extra,)))

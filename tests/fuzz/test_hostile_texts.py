@@ -17,22 +17,25 @@ from util.config.yamltext import parse_yaml
 from util.report.result import PredictionWriter, write_submission
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"a.png a.png\0\n", ":1: holds a NUL byte"),
-    (bytes(range(128, 256)) * 9, ":1: not UTF-8"),
-    (b"a.png a.png\n" + b"\xff\n", ":2: not UTF-8"),
-    ("a.png a.png\n".encode("utf-16"), "not UTF-8 text, but UTF-16"),
-    (b"x " * 10_000_000, ":1: a line of 20,000,000 bytes"),
-    (b"a.png a.png a.png\n", ":1: 3 fields"),
-    (b"\"a.png a.png\n", ":1: the quote"),
-    (b"a.png '\n", ":1: the quote"),
-    (b"# a comment\n", ":1: 3 fields"),
-    (b"a.png a.png\r\na.png a.png\r\n", ":2: the picture a.png stands on line 1"),
-    (b"/dev/zero a.png\n", ":1: /dev/zero is no ordinary file"),
-    (b"a.png ../none.png\n", ":1: ../none.png does not exist"),
-    (b"\n" * 1_000_000, "empty"),
-    (b"", "empty"),
-])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"a.png a.png\0\n", ":1: holds a NUL byte"),
+        (bytes(range(128, 256)) * 9, ":1: not UTF-8"),
+        (b"a.png a.png\n" + b"\xff\n", ":2: not UTF-8"),
+        ("a.png a.png\n".encode("utf-16"), "not UTF-8 text, but UTF-16"),
+        (b"x " * 10_000_000, ":1: a line of 20,000,000 bytes"),
+        (b"a.png a.png a.png\n", ":1: 3 fields"),
+        (b'"a.png a.png\n', ":1: the quote"),
+        (b"a.png '\n", ":1: the quote"),
+        (b"# a comment\n", ":1: 3 fields"),
+        (b"a.png a.png\r\na.png a.png\r\n", ":2: the picture a.png stands on line 1"),
+        (b"/dev/zero a.png\n", ":1: /dev/zero is no ordinary file"),
+        (b"a.png ../none.png\n", ":1: ../none.png does not exist"),
+        (b"\n" * 1_000_000, "empty"),
+        (b"", "empty"),
+    ],
+)
 def test_a_hostile_list_is_refused_by_line(tmp_path, content, reason):
     (tmp_path / "a.png").touch()
     path = tmp_path / "train.txt"
@@ -69,8 +72,23 @@ def test_byte_order_mark_line_ends_and_foreign_folders_are_fine(tmp_path):
 
 # --- outputs ---
 
-NAMES = ("..png", "...png", "....png", "a\\..\\..\\b.png", "C:x.png", "new\nline.png", "x" * 250 + ".a", "\x7f.png",
-         "12:30.png", "sp ace.png", "é" * 120 + ".png", "-rf.png", "~.png", "$(id).png", "CON.png")
+NAMES = (
+    "..png",
+    "...png",
+    "....png",
+    "a\\..\\..\\b.png",
+    "C:x.png",
+    "new\nline.png",
+    "x" * 250 + ".a",
+    "\x7f.png",
+    "12:30.png",
+    "sp ace.png",
+    "é" * 120 + ".png",
+    "-rf.png",
+    "~.png",
+    "$(id).png",
+    "CON.png",
+)
 
 
 def test_outputs_stay_in_the_result_folder(tmp_path):
@@ -118,43 +136,48 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" fo
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60))
 
 
-@pytest.mark.parametrize("text, reason", [
-    (LAUGHS, "more than 100,000 values"),
-    (MERGES, "more than 100,000 values"),
-    ("data: &a [*a]", ":1: the alias '*a' leads into itself"),
-    ("data: &a {<<: *a}", "leads into itself"),
-    ("data: " + "[" * 100_000, "nested deeper than 20"),
-    ("- " * 100_000, "nested deeper than 20"),
-    ("{" * 50 + "}" * 50, "nested deeper than 20"),
-    ("x: !!python/object/apply:os.system [id]", "could not determine a constructor"),
-    ("x: !!python/name:os.system", "could not determine a constructor"),
-    ("x: !!int abc", "not a value of the kind"),
-    ("x: !!bool maybe", "not a value of the kind"),
-    ("x: 2001-99-99", "not a value of the kind"),
-    ("x: !!binary 'ä'", ":1: not valid YAML"),
-    ("x: " + "9" * 5000, "a number of 5000 letters"),
-    ("x: " + "1:" * 60 + "1", "a number of"),
-    ("x: .nan", "not a finite number"),
-    ("x: -.inf", "not a finite number"),
-    ("x: 1e999", "not a finite number"),
-    ('x: "a\\0b"', "text with a NUL"),
-    ('x: "\\ud800"', "half a character"),
-    ("x: a\0b", "not valid YAML"),
-    ("x: 1\nx: 2", ":2: key 'x' was given before, on line 1"),
-    ("1: 1\n'1': 2", ":2: key '1' was given before"),
-    ("2001-01-01: 1", "a key is a word or a number"),
-    ("? [a]\n: 1", "a key is a word"),
-    ("x:\n\t- 1", ":2: not valid YAML"),
-    ("@", "not valid YAML"),
-    ("*a", "not valid YAML"),
-    ("---\na: 1\n---\nb: 1", "not valid YAML"),
-    ("- 1", "expected sections"), ("", "expected sections"), ("5", "expected sections"),
-    ("base: hostile.yaml", "'base' leads back to this file"),
-    ("base: /dev/zero", "pipe or device"),
-    ("base: huge.yaml", "bytes; more than 524,288 are not read"),
-    ("base: [a]", "base: expected the path"),
-    ("#" * 600_000, "bytes; more than 524,288"),
-])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (LAUGHS, "more than 100,000 values"),
+        (MERGES, "more than 100,000 values"),
+        ("data: &a [*a]", ":1: the alias '*a' leads into itself"),
+        ("data: &a {<<: *a}", "leads into itself"),
+        ("data: " + "[" * 100_000, "nested deeper than 20"),
+        ("- " * 100_000, "nested deeper than 20"),
+        ("{" * 50 + "}" * 50, "nested deeper than 20"),
+        ("x: !!python/object/apply:os.system [id]", "could not determine a constructor"),
+        ("x: !!python/name:os.system", "could not determine a constructor"),
+        ("x: !!int abc", "not a value of the kind"),
+        ("x: !!bool maybe", "not a value of the kind"),
+        ("x: 2001-99-99", "not a value of the kind"),
+        ("x: !!binary 'ä'", ":1: not valid YAML"),
+        ("x: " + "9" * 5000, "a number of 5000 letters"),
+        ("x: " + "1:" * 60 + "1", "a number of"),
+        ("x: .nan", "not a finite number"),
+        ("x: -.inf", "not a finite number"),
+        ("x: 1e999", "not a finite number"),
+        ('x: "a\\0b"', "text with a NUL"),
+        ('x: "\\ud800"', "half a character"),
+        ("x: a\0b", "not valid YAML"),
+        ("x: 1\nx: 2", ":2: key 'x' was given before, on line 1"),
+        ("1: 1\n'1': 2", ":2: key '1' was given before"),
+        ("2001-01-01: 1", "a key is a word or a number"),
+        ("? [a]\n: 1", "a key is a word"),
+        ("x:\n\t- 1", ":2: not valid YAML"),
+        ("@", "not valid YAML"),
+        ("*a", "not valid YAML"),
+        ("---\na: 1\n---\nb: 1", "not valid YAML"),
+        ("- 1", "expected sections"),
+        ("", "expected sections"),
+        ("5", "expected sections"),
+        ("base: hostile.yaml", "'base' leads back to this file"),
+        ("base: /dev/zero", "pipe or device"),
+        ("base: huge.yaml", "bytes; more than 524,288 are not read"),
+        ("base: [a]", "base: expected the path"),
+        ("#" * 600_000, "bytes; more than 524,288"),
+    ],
+)
 def test_hostile_yaml_is_refused_by_name(tmp_path, text, reason):
     path = tmp_path / "hostile.yaml"
     path.write_text(text, encoding="utf-8")
@@ -184,14 +207,33 @@ def test_a_long_chain_of_bases_is_refused(tmp_path):
 def test_what_yaml_is_for_still_works():
     text = "a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, y: 3}\nc: *a\nd: &d [1]\ne: [*d, *d]\nf: 1e-4\ng: 'ä'\n"
     assert parse_yaml(text, "x") == {
-        "a": {"x": 1, "y": [1, 2]}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": [1, 2]}, "d": [1], "e": [[1], [1]],
-        "f": 1e-4, "g": "ä"}
+        "a": {"x": 1, "y": [1, 2]},
+        "b": {"x": 1, "y": 3},
+        "c": {"x": 1, "y": [1, 2]},
+        "d": [1],
+        "e": [[1], [1]],
+        "f": 1e-4,
+        "g": "ä",
+    }
     classes = {"classes": [f"class {i}" for i in range(255)], "label_map": {i: i % 255 for i in range(20_000)}}
     assert parse_yaml(yaml.safe_dump(classes), "x") == classes
 
 
-@pytest.mark.parametrize("pair", ["." * 100 + "=1", "a." * 5000 + "a=1", "x", "=", "data=\udcff", "x=[" + "[" * 10_000,
-                                  "data.root=\0", "train.epochs=" + "9" * 5000, "train.epochs=.nan", "train=&a [*a]"])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "." * 100 + "=1",
+        "a." * 5000 + "a=1",
+        "x",
+        "=",
+        "data=\udcff",
+        "x=[" + "[" * 10_000,
+        "data.root=\0",
+        "train.epochs=" + "9" * 5000,
+        "train.epochs=.nan",
+        "train=&a [*a]",
+    ],
+)
 def test_hostile_overrides_are_refused(pair):
     with hostile.bounded(), pytest.raises(ConfigError, match=r"override|x\.yaml"):
         check_config(apply_overrides(hostile.EXPERIMENT, [pair]), "x.yaml")

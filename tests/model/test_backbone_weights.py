@@ -20,9 +20,7 @@ def features_of(backbone: nn.Module) -> list[torch.Tensor]:
 
 def test_imagenet_file_of_the_deep_stem():
     theirs = build_backbone("resnet18")
-    names = {
-        f"stem.{3 * i + j}.": f"{part}{i + 1}." for i in range(3) for j, part in enumerate(("conv", "bn"))
-    }
+    names = {f"stem.{3 * i + j}.": f"{part}{i + 1}." for i in range(3) for j, part in enumerate(("conv", "bn"))}
     weights = {}
     for key, value in theirs.state_dict().items():
         ours = next((prefix for prefix in names if key.startswith(prefix)), None)
@@ -58,9 +56,7 @@ def test_imagenet_file_of_the_deep_stem_with_its_last_norm_outside():
         load_backbone_weights(build_backbone("torchvision/resnet18"), weights)
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers"), [("dfnet_v1", "2 3 4 5"), ("dfnet_v2", "2_1 2_2 3_1 3_2 4_1 4_2")]
-)
+@pytest.mark.parametrize(("name", "numbers"), [("dfnet_v1", "2 3 4 5"), ("dfnet_v2", "2_1 2_2 3_1 3_2 4_1 4_2")])
 def test_imagenet_file_of_dfnet(name, numbers):
     theirs = build_backbone(name)
     names = {f"stages.{i}.": f"stage{number}." for i, number in enumerate(numbers.split())}
@@ -75,9 +71,7 @@ def test_imagenet_file_of_dfnet(name, numbers):
 @pytest.mark.parametrize("name", ["stdc1", "stdc2"])
 def test_imagenet_file_of_stdc(name):
     golden = key_list(f"sfnet_lite_{name}")
-    whole = {
-        key.removeprefix("backbone."): v for key, v in numbered(golden).items() if key.startswith("backbone.")
-    }
+    whole = {key.removeprefix("backbone."): v for key, v in numbered(golden).items() if key.startswith("backbone.")}
     once = {key: value for key, value in whole.items() if not key.startswith("x")}
     backbones = [build_backbone(name) for _ in range(2)]
     for backbone, weights in zip(backbones, (whole, once), strict=True):

@@ -64,9 +64,7 @@ def test_features_are_those_of_the_published_backbone(fill):
             fill.compare(golden, f"layer{stage}", feature)
 
 
-@pytest.mark.parametrize(
-    ("file", "name"), [("sfnet_r18", "semanticflow"), ("sfnet_lite_r18", "semanticflow_lite")]
-)
+@pytest.mark.parametrize(("file", "name"), [("sfnet_r18", "semanticflow"), ("sfnet_lite_r18", "semanticflow_lite")])
 def test_logits_of_semantic_flow_are_those_of_the_published_code(fill, file, name):
     golden = fill.load_golden(PARITY / f"{file}.npz")
     network = build_model(name, 19, "resnet18").eval()
@@ -78,8 +76,7 @@ def test_logits_of_semantic_flow_are_those_of_the_published_code(fill, file, nam
 def count(tensors: dict[str, torch.Tensor]) -> int:
     """Parameters among these, copies of one tensor once."""
     return sum(
-        value.numel()
-        for value in {id(v): v for key, v in tensors.items() if not key.endswith(BUFFERS)}.values()
+        value.numel() for value in {id(v): v for key, v in tensors.items() if not key.endswith(BUFFERS)}.values()
     )
 
 

@@ -120,15 +120,11 @@ def test_pyramid_context_has_no_activation_in_its_stages():
             for size, stage in zip(bins, pyramid.stages, strict=True)
         ]
         assert all((one < 0).any() for one in maps)
-        gathered = (
-            torch.cat([*maps, x], 1) if context == "ppm" else pyramid.down(x) + torch.stack(maps).sum(0)
-        )
+        gathered = torch.cat([*maps, x], 1) if context == "ppm" else pyramid.down(x) + torch.stack(maps).sum(0)
         torch.testing.assert_close(pyramid(x), pyramid.bottleneck(gathered))
 
 
-@pytest.mark.parametrize(
-    "kind", ["stdc1", "dfnet_v1", "mobilenet_v2", "torchvision/resnet18", "timm/test_vit"]
-)
+@pytest.mark.parametrize("kind", ["stdc1", "dfnet_v1", "mobilenet_v2", "torchvision/resnet18", "timm/test_vit"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_size_on_any_backbone_of_three_levels(name, kind):
     network = build_model(name, CLASSES, kind, width=8).eval()
@@ -148,9 +144,7 @@ def test_levels_finer_than_stride_4_are_left_out():
     assert lite.levels == (1, 3, 4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "width"), [("resnet18", 128), ("resnet50", 256), ("dfnet_v2", 64), ("stdc2", 64)]
-)
+@pytest.mark.parametrize(("kind", "width"), [("resnet18", 128), ("resnet50", 256), ("dfnet_v2", 64), ("stdc2", 64)])
 def test_decoder_has_the_published_width(kind, width):
     with torch.device("meta"):
         network = build_model("semanticflow", CLASSES, kind)

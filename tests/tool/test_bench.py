@@ -56,7 +56,11 @@ def test_counts_by_hand():
     assert cost.reached == cost.parameters - 45
     parts = {part.name: (part.parameters, part.macs) for part in cost.parts}
     assert parts == {
-        "conv": (224, 32400), "norm": (16, 0), "pooled": (40, 40), "aux": (45, 0), "(no layer)": (1, 0),
+        "conv": (224, 32400),
+        "norm": (16, 0),
+        "pooled": (40, 40),
+        "aux": (45, 0),
+        "(no layer)": (1, 0),
     }
 
 

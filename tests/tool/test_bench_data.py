@@ -37,8 +37,9 @@ def test_synthetic_pictures_are_a_cityscapes_list(pictures):
     assert set(np.unique(label)) <= set(MAPPING)
 
 
-@pytest.mark.parametrize("module, options", [
-    (data_semseg, {}), (data_pil, {"mapping": MAPPING}), (data_sfsegnets, {"mapping": MAPPING})])
+@pytest.mark.parametrize(
+    "module, options", [(data_semseg, {}), (data_pil, {"mapping": MAPPING}), (data_sfsegnets, {"mapping": MAPPING})]
+)
 def test_baselines_give_normalised_crops_of_the_picture(pictures, module, options):
     """At scale 1 and a crop of the whole picture, without the random colours, they are the picture itself."""
     paths = [str(pictures / name) for name in (pictures / "train.txt").read_text().split()[:2]]
@@ -53,15 +54,18 @@ def test_baselines_give_normalised_crops_of_the_picture(pictures, module, option
         image, label = module.load_sample(*paths, (128, 256), np.random.default_rng(seed), scale=(1.0, 1.0), **options)
         assert image.shape == (3, 128, 256) and label.shape == (128, 256) and label.dtype.is_floating_point is False
         pixels = image.permute(1, 2, 0).numpy() * data_semseg.STD + data_semseg.MEAN
-        best = min((np.abs(pixels - side).mean(), np.mean(label.numpy() == known))
-                   for side, known in ((truth, target), (truth[:, ::-1], target[:, ::-1])))
+        best = min(
+            (np.abs(pixels - side).mean(), np.mean(label.numpy() == known))
+            for side, known in ((truth, target), (truth[:, ::-1], target[:, ::-1]))
+        )
         assert best[0] < 8 and best[1] > 0.98
     small, _ = module.load_sample(*paths, (200, 300), np.random.default_rng(0), scale=(0.5, 0.6), **options)
     assert small.shape == (3, 200, 300)
 
 
-@pytest.mark.parametrize("keys, expected", [
-    ({}, "semseg"), ({"rotate_prob": 0.0}, "pil"), ({"jitter": [0.2, 0.2, 0.2, 0.1]}, "sfsegnets")])
+@pytest.mark.parametrize(
+    "keys, expected", [({}, "semseg"), ({"rotate_prob": 0.0}, "pil"), ({"jitter": [0.2, 0.2, 0.2, 0.1]}, "sfsegnets")]
+)
 def test_the_baseline_is_the_nearest_recipe(tmp_path, keys, expected):
     path = make_experiment(tmp_path, tmp_path, data=keys)
     assert data.nearest_baseline(load_config(path)) == expected
@@ -70,8 +74,30 @@ def test_the_baseline_is_the_nearest_recipe(tmp_path, keys, expected):
 def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data_train, "WARM_STEPS", 1)
     file = tmp_path / "data.json"
-    assert main(["data", "cityscapes", "sfnet_mobile", "--size", "64", "96", "--count", "3", "--batch", "2", "--rounds",
-                 "1", "--train", "1", "--json", str(file), "data.crop=[65,65]"]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "cityscapes",
+                "sfnet_mobile",
+                "--size",
+                "64",
+                "96",
+                "--count",
+                "3",
+                "--batch",
+                "2",
+                "--rounds",
+                "1",
+                "--train",
+                "1",
+                "--json",
+                str(file),
+                "data.crop=[65,65]",
+            ]
+        )
+        == 0
+    )
     shown, written = capsys.readouterr().out, json.loads(file.read_text())
     assert "synthetic street pictures, 64 x 96" in shown and "packed raw" in shown
     assert [len(table["rows"]) >= 5 for table in written["tables"]] == [True] * 5
@@ -126,8 +152,28 @@ def test_the_memory_of_a_worker_is_told_from_that_of_the_batches(threads):
 def test_no_step_on_a_gpu_waits_for_its_pictures(tmp_path):
     """Cityscapes' size and recipe, 8 workers: from PNG files, packed, cached, and augmented on the device."""
     file = tmp_path / "data.json"
-    assert main(["data", "cityscapes", "sfnet101", "--count", "16", "--batch", "8", "--workers", "8", "--rounds", "1",
-                 "--train", "40", "--json", str(file)]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "cityscapes",
+                "sfnet101",
+                "--count",
+                "16",
+                "--batch",
+                "8",
+                "--workers",
+                "8",
+                "--rounds",
+                "1",
+                "--train",
+                "40",
+                "--json",
+                str(file),
+            ]
+        )
+        == 0
+    )
     fed = json.loads(file.read_text())["tables"][-1]
     assert {name: fact["waiting, %"] for name, fact in fed["facts"].items() if fact["waiting, %"] >= 2} == {}
 
@@ -136,6 +182,21 @@ def test_real_pictures_are_measured_as_their_experiment_reads_them(tmp_path, mon
     pictures = synthetic.write(tmp_path / "mine", 2, (64, 96))
     for name in ("loader_table", "growth_table", "stage_table"):
         monkeypatch.setattr(data, name, data.sample_table)
-    assert main(["data", "cityscapes", "sfnet_mobile", "--pictures", str(pictures), "--batch", "2", "--rounds", "1",
-                 "data.crop=[32,40]"]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "cityscapes",
+                "sfnet_mobile",
+                "--pictures",
+                str(pictures),
+                "--batch",
+                "2",
+                "--rounds",
+                "1",
+                "data.crop=[32,40]",
+            ]
+        )
+        == 0
+    )
     assert str(pictures) in capsys.readouterr().out

@@ -45,8 +45,27 @@ def test_the_stages_are_those_of_the_step(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "OURS", {train.BEST: train.OURS[train.BEST]})
     monkeypatch.setattr(train, "peak_of", lambda task, name: 1.0)
     file = tmp_path / "train.json"
-    assert bench.main(["train", "camvid", "sfnet_mobile", "--size", "64", "96", "--batch", "2", "--rounds", "1",
-                       "--threads", "1", "--json", str(file)]) == 0
+    assert (
+        bench.main(
+            [
+                "train",
+                "camvid",
+                "sfnet_mobile",
+                "--size",
+                "64",
+                "96",
+                "--batch",
+                "2",
+                "--rounds",
+                "1",
+                "--threads",
+                "1",
+                "--json",
+                str(file),
+            ]
+        )
+        == 0
+    )
     shown, value = capsys.readouterr().out, json.loads(file.read_text())
     assert all(stage in shown for stage in train.STAGES)
     assert [row["name"] for row in value["tables"][0]["rows"]] == [train.PLAIN, train.BEST]
@@ -99,8 +118,13 @@ def test_growth_is_a_pictures_share():
         built.append(each)
         return None, (each.batch * each.size[0] * each.size[1] * each.classes)
 
-    tables = train_grow.growth(task, {}, build, 3, lambda steps, rounds, warmup: {
-        name: [float(seconds)] * rounds for name, seconds in steps.items()})
+    tables = train_grow.growth(
+        task,
+        {},
+        build,
+        3,
+        lambda steps, rounds, warmup: {name: [float(seconds)] * rounds for name, seconds in steps.items()},
+    )
     size, classes, batch = tables
     assert [row.name for row in size.rows] == ["64 x 64", "64 x 72", "64 x 96"]
     assert size.rows[2].ratio == pytest.approx(64 / 96)

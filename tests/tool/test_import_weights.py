@@ -44,8 +44,13 @@ def published_weights(name: str, classes: int = 19) -> dict[str, torch.Tensor]:
 
 def write_as_sfsegnets(path: Path, weights: dict, name_of_numpy: bytes = b"numpy.core.multiarray") -> Path:
     """As the trainer of lxtGH/SFSegNets saves with NumPy 1: wrapped, prefixed, the score a NumPy number."""
-    state = {"state_dict": {f"module.{k}": v for k, v in weights.items()}, "optimizer": {"state": {}},
-             "epoch": 174, "mean_iu": np.float64(0.7904), "command": "train.py --dataset cityscapes"}
+    state = {
+        "state_dict": {f"module.{k}": v for k, v in weights.items()},
+        "optimizer": {"state": {}},
+        "epoch": 174,
+        "mean_iu": np.float64(0.7904),
+        "command": "train.py --dataset cityscapes",
+    }
     torch.save(state, path, _use_new_zipfile_serialization=False)
     here = np.float64().__reduce__()[0].__module__.encode()
     path.write_bytes(path.read_bytes().replace(here, name_of_numpy))
@@ -73,8 +78,11 @@ def test_a_published_checkpoint_becomes_ours(lite, tmp_path, capsys):
     assert tuple(state["classes"]) == Cityscapes.classes
     assert np.array_equal(state["colors"], Cityscapes.colors)
     assert state["provenance"] == {
-        "file": "best_epoch.pth", "sha256": sha256(source),
-        "family": "SFNet-Lite (lxtGH/SFSegNets)", "mean_iu": 0.7904, "epoch": 174,
+        "file": "best_epoch.pth",
+        "sha256": sha256(source),
+        "family": "SFNet-Lite (lxtGH/SFSegNets)",
+        "mean_iu": 0.7904,
+        "epoch": 174,
     }
     expected = build_model("semanticflow_lite", 19, "stdc1")
     load_published(expected, weights)

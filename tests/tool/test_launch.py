@@ -27,9 +27,21 @@ def call(*command, **environment) -> subprocess.CompletedProcess:
 def small(folder: Path, data: Path, *overrides: str) -> list[str]:
     """Arguments that make `street fcn18` a run of seconds on the small data set."""
     return [
-        "street", "fcn18", "--exp", str(folder), "data.name=custom", f"data.root={data}",
-        f"data.classes={json.dumps(CLASSES)}", f"data.colors={json.dumps(COLORS)}", "data.crop=[48, 64]",
-        "data.workers=0", "train.epochs=1", "train.batch_size=4", "train.amp=off", "loss.class_weights=", *overrides,
+        "street",
+        "fcn18",
+        "--exp",
+        str(folder),
+        "data.name=custom",
+        f"data.root={data}",
+        f"data.classes={json.dumps(CLASSES)}",
+        f"data.colors={json.dumps(COLORS)}",
+        "data.crop=[48, 64]",
+        "data.workers=0",
+        "train.epochs=1",
+        "train.batch_size=4",
+        "train.amp=off",
+        "loss.class_weights=",
+        *overrides,
     ]
 
 
@@ -124,9 +136,20 @@ def test_a_taken_port_is_told(tmp_path, data):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        result = call(sys.executable, "-m", "tool.train", "--config", "config/street/street_fcn18.yaml",
-                      "--exp", str(tmp_path / "run"), RANK="0", WORLD_SIZE="2", LOCAL_RANK="0",
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        result = call(
+            sys.executable,
+            "-m",
+            "tool.train",
+            "--config",
+            "config/street/street_fcn18.yaml",
+            "--exp",
+            str(tmp_path / "run"),
+            RANK="0",
+            WORLD_SIZE="2",
+            LOCAL_RANK="0",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert f"127.0.0.1:{port}" in result.stderr and "port is in use" in result.stderr
 
@@ -264,6 +287,11 @@ def test_a_fresh_environment_is_asked_for(tmp_path):
     for name in ("python", "python3"):
         (bare / name).write_text("#!/bin/sh\nexit 1\n")
         (bare / name).chmod(0o755)
-    result = subprocess.run(["sh", str(tool / "train.sh"), "street", "fcn18"], capture_output=True, text=True,
-                            env={"PATH": f"{bare}:/usr/bin:/bin"}, check=False)
+    result = subprocess.run(
+        ["sh", str(tool / "train.sh"), "street", "fcn18"],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{bare}:/usr/bin:/bin"},
+        check=False,
+    )
     assert result.returncode == 2 and "sh tool/quickstart.sh" in result.stderr

@@ -51,8 +51,12 @@ def camvid(root):
 
 
 TREES = {"cityscapes": cityscapes, "ade20k": ade20k, "rugd": rugd, "camvid": camvid}
-EXPECTED = {"cityscapes": {"train": 4, "val": 2, "test": 2}, "ade20k": {"train": 3, "val": 3},
-            "rugd": {"train": 2, "val": 2, "test": 1}, "camvid": {"train": 2, "val": 2}}
+EXPECTED = {
+    "cityscapes": {"train": 4, "val": 2, "test": 2},
+    "ade20k": {"train": 3, "val": 3},
+    "rugd": {"train": 2, "val": 2, "test": 1},
+    "camvid": {"train": 2, "val": 2},
+}
 CLASS_DRAWN = {"cityscapes": "car", "ade20k": "flag", "rugd": "dirt", "camvid": "car"}
 
 

@@ -48,8 +48,13 @@ def job(tmp_path):
     for path, text in (("bin/scontrol", SCONTROL), ("bin/srun", SRUN), ("tool/train.sh", TRAIN)):
         (tmp_path / path).write_text(text)
         (tmp_path / path).chmod(0o755)
-    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_NNODES": "2",
-           "SLURM_JOB_NODELIST": "host[1-2]", "SLURM_JOB_ID": "71234"}
+    env = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "host[1-2]",
+        "SLURM_JOB_ID": "71234",
+    }
     return lambda *arguments: subprocess.Popen(["sh", str(SCRIPT), *arguments], env=env)
 
 

@@ -81,8 +81,11 @@ def test_the_averaged_weights_are_the_running_mean_of_the_trained(tmp_path, data
     original = loop.update_average
 
     def record(average, model, decay):
-        trained.append(model.classifier[4].weight.detach().clone() if hasattr(model, "classifier") else
-                       next(model.parameters()).detach().clone())
+        trained.append(
+            model.classifier[4].weight.detach().clone()
+            if hasattr(model, "classifier")
+            else next(model.parameters()).detach().clone()
+        )
         original(average, model, decay)
 
     monkeypatch.setattr(loop, "update_average", record)
@@ -90,8 +93,9 @@ def test_the_averaged_weights_are_the_running_mean_of_the_trained(tmp_path, data
     expected = trained[0]
     for weight in trained[1:]:
         expected = 0.75 * expected + 0.25 * weight
-    name = next(k for k, v in state["model"].items() if v.shape == expected.shape and
-                torch.allclose(v, expected, atol=1e-6))
+    name = next(
+        k for k, v in state["model"].items() if v.shape == expected.shape and torch.allclose(v, expected, atol=1e-6)
+    )
     assert torch.equal(state["train_model"][name], trained[-1])
 
 
@@ -110,8 +114,10 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path, data, 
 
     def frozen_norms(*args):
         training = original(*args)
-        training.net.train = lambda mode=True: torch.nn.Module.train(training.net, mode) and [
-            m.eval() for m in training.net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        training.net.train = lambda mode=True: (
+            torch.nn.Module.train(training.net, mode)
+            and [m.eval() for m in training.net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        )
         return training
 
     monkeypatch.setattr(train, "build_training", frozen_norms)
@@ -128,11 +134,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data):
     assert not (tmp_path / "run" / "model" / "last.pth").exists()
 
 
-@pytest.mark.parametrize("override, part", [
-    ("optim.lr=0.5", "optim.lr 0.01 -> 0.5"),
-    ("train.batch_size=8", "train.batch_size 4 -> 8"),
-    ("model.options={dropout: 0.5}", "model.options"),
-])
+@pytest.mark.parametrize(
+    "override, part",
+    [
+        ("optim.lr=0.5", "optim.lr 0.01 -> 0.5"),
+        ("train.batch_size=8", "train.batch_size 4 -> 8"),
+        ("model.options={dropout: 0.5}", "model.options"),
+    ],
+)
 def test_another_experiment_does_not_continue_a_run(tmp_path, experiment, override, part):
     run(experiment, tmp_path / "run")
     with pytest.raises(ValueError, match="train.resume=never") as error:
@@ -146,19 +155,22 @@ def test_more_epochs_may_be_added(tmp_path, experiment):
     assert run(experiment, tmp_path / "run", "train.epochs=3")["epoch"] == 3
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (["train.batch_size=1", "model.name=pspnet"], "at least 2"),
-    (["train.batch_size=99"], "99"),
-    (["model.name=fnc"], "fcn"),
-    (["model.backbone=resnet19"], "resnet18"),
-    (["model.options={output_strid: 8}"], "output_stride"),
-    (["loss.class_weights=[1, 2, 3]", "loss.weights={out: 1}"], "aux"),
-    (["data.label_map={0: 0, 1: 1}"], "label"),
-    (["data.root=/nowhere"], "/nowhere"),
-    (["data.train_list=/nowhere.txt"], "/nowhere.txt"),
-    (["model.weights=initmodel/none.pth"], "model.weights=none"),
-    (["model.init=none.pth"], "none.pth"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (["train.batch_size=1", "model.name=pspnet"], "at least 2"),
+        (["train.batch_size=99"], "99"),
+        (["model.name=fnc"], "fcn"),
+        (["model.backbone=resnet19"], "resnet18"),
+        (["model.options={output_strid: 8}"], "output_stride"),
+        (["loss.class_weights=[1, 2, 3]", "loss.weights={out: 1}"], "aux"),
+        (["data.label_map={0: 0, 1: 1}"], "label"),
+        (["data.root=/nowhere"], "/nowhere"),
+        (["data.train_list=/nowhere.txt"], "/nowhere.txt"),
+        (["model.weights=initmodel/none.pth"], "model.weights=none"),
+        (["model.init=none.pth"], "none.pth"),
+    ],
+)
 def test_a_mistake_is_told_before_the_first_step(tmp_path, experiment, overrides, part):
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         run(experiment, tmp_path / "run", *overrides)

@@ -14,10 +14,14 @@ from util.config.load import merge
 DSN = {"out": 1.0, "dsn0": 0.4, "dsn1": 0.4, "dsn2": 0.4}
 OPTIONS = {
     "plain": {"model": {"name": "semanticflow", "options": {}}},
-    "deep supervision, OHEM": {"model": {"name": "semanticflow", "options": {"deep_supervision": True}},
-                               "loss": {"name": "ohem", "options": {"min_kept": 500}, "weights": DSN}},
-    "port's warp, bf16": {"model": {"name": "semanticflow", "options": {"flow_align_corners": False}},
-                          "train": {"amp": "bf16"}},
+    "deep supervision, OHEM": {
+        "model": {"name": "semanticflow", "options": {"deep_supervision": True}},
+        "loss": {"name": "ohem", "options": {"min_kept": 500}, "weights": DSN},
+    },
+    "port's warp, bf16": {
+        "model": {"name": "semanticflow", "options": {"flow_align_corners": False}},
+        "train": {"amp": "bf16"},
+    },
     "sppm": {"model": {"name": "semanticflow", "options": {"context": "sppm"}}},
     "dfnet": {"model": {"name": "semanticflow", "backbone": "dfnet_v1", "options": {}}},
     "lite": {"model": {"name": "semanticflow_lite", "options": {}}},

@@ -36,17 +36,31 @@ def add(commands) -> None:
     text = "samples a second of the training data, against plain versions of the older pipelines"
     parser = common_arguments(commands, "data", run, text)
     rounds_argument(parser, 5)
-    parser.add_argument("--pictures", metavar="FOLDER", help="a data set like the experiment's, with a train.txt; "
-                        "default: synthetic street pictures, 1024 x 2048, in a temporary folder")
+    parser.add_argument(
+        "--pictures",
+        metavar="FOLDER",
+        help="a data set like the experiment's, with a train.txt; "
+        "default: synthetic street pictures, 1024 x 2048, in a temporary folder",
+    )
     parser.add_argument("--count", type=int, default=12, metavar="N", help="pictures that are read (default 12)")
-    parser.add_argument("--size", nargs=2, type=int, default=(1024, 2048), metavar=("H", "W"),
-                        help="of the synthetic pictures")
+    parser.add_argument(
+        "--size", nargs=2, type=int, default=(1024, 2048), metavar=("H", "W"), help="of the synthetic pictures"
+    )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures of a batch (default 8)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of the loaders (default 2)")
-    parser.add_argument("--train", type=int, default=0, metavar="STEPS", help="also: steps of the training loop fed by "
-                        "each loader, and the share of time that they wait for pictures (default 0: not measured)")
-    parser.add_argument("--baseline", choices=BASELINES, help="the recipe to compare with (default: the one that is "
-                        "nearest to the experiment's)")
+    parser.add_argument(
+        "--train",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="also: steps of the training loop fed by "
+        "each loader, and the share of time that they wait for pictures (default 0: not measured)",
+    )
+    parser.add_argument(
+        "--baseline",
+        choices=BASELINES,
+        help="the recipe to compare with (default: the one that is nearest to the experiment's)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,20 +87,26 @@ def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
     if args.train:
         tables.append(data_train.feed_table(config, feeders(trial), args.train, args.rounds, trial.batch))
     source = args.pictures or f"{args.count} synthetic street pictures, {args.size[0]} x {args.size[1]}"
-    notes = ["ratios are to the first row of a table, within the same rounds; other machines have other ratios",
-             "the baseline is our plain version of the older pipeline, not its code",
-             "loader memory: of a worker process, its private pages without the batch it fills; of a worker thread, "
-             "its share of what the process grows by, without the batches; pages of mapped files are the system's"]
+    notes = [
+        "ratios are to the first row of a table, within the same rounds; other machines have other ratios",
+        "the baseline is our plain version of the older pipeline, not its code",
+        "loader memory: of a worker process, its private pages without the batch it fills; of a worker thread, "
+        "its share of what the process grows by, without the batches; pages of mapped files are the system's",
+    ]
     if not args.pictures:
         notes.append("synthetic pictures: their PNGs are about as large as Cityscapes', their contents are not")
     return Report(
-        command="data", experiment=f"{args.dataset} {args.experiment}",
+        command="data",
+        experiment=f"{args.dataset} {args.experiment}",
         method=f"baseline {trial.baseline}; {source}, in the page cache; contenders in turn, {args.rounds} rounds; "
-               f"samples: processor time, one thread; loaders: wall clock, {args.workers} workers, batch {args.batch}",
+        f"samples: processor time, one thread; loaders: wall clock, {args.workers} workers, batch {args.batch}",
         included="reading, decoding, label map, augmentation; the baseline normalises in the worker, ours gives uint8 "
-                 "and normalises on the device, which is not in the time",
-        precision="uint8 pictures and labels; the baseline float32 and int64", tables=tables,
-        figures=memory, notes=tuple(notes))
+        "and normalises on the device, which is not in the time",
+        precision="uint8 pictures and labels; the baseline float32 and int64",
+        tables=tables,
+        figures=memory,
+        notes=tuple(notes),
+    )
 
 
 class Trial:
@@ -95,9 +115,10 @@ class Trial:
     def __init__(self, args: argparse.Namespace, config: Config, folder: Path):
         self.args, self.config, data = args, config, config.data
         self.baseline = args.baseline or nearest_baseline(config)
-        self.root = Path(args.pictures) if args.pictures else \
-            synthetic.write(folder / "pictures", args.count, tuple(args.size))
-        lines = (self.root / "train.txt").read_text(encoding="utf-8").splitlines()[:args.count]
+        self.root = (
+            Path(args.pictures) if args.pictures else synthetic.write(folder / "pictures", args.count, tuple(args.size))
+        )
+        lines = (self.root / "train.txt").read_text(encoding="utf-8").splitlines()[: args.count]
         self.list = folder / "train.txt"
         self.list.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.folder = folder
@@ -113,12 +134,29 @@ class Trial:
         """The data set with the experiment's augmentation. source: files, memory, or a codec."""
         data = self.config.data
         transform = TrainTransform(
-            crop or data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter,
-            data.mean, photometric=data.photometric)
+            crop or data.crop,
+            data.scale,
+            data.rotate,
+            data.rotate_prob,
+            data.blur_prob,
+            data.flip_prob,
+            data.jitter,
+            data.mean,
+            photometric=data.photometric,
+        )
         name = data.name if self.args.pictures else synthetic.DATASET
         own = self.args.pictures is not None
-        out = build_dataset(name, self.root, self.list, "train", transform, self.config.seed,
-                            data.classes if own else None, None, data.label_map if own else None)
+        out = build_dataset(
+            name,
+            self.root,
+            self.list,
+            "train",
+            transform,
+            self.config.seed,
+            data.classes if own else None,
+            None,
+            data.label_map if own else None,
+        )
         if source == "memory":
             out.source = MemoryCache(out)
             out.source.prepare(0)
@@ -190,8 +228,13 @@ def sample_table(trial: Trial) -> Table:
     for name, (source, fast) in trial.contenders().items():
         runs[name] = partial(all_of, trial.dataset(source), fast, itertools.count())
     rows = summarise(alternate(runs, trial.args.rounds), trial.count)
-    return Table(f"A sample, crop {trial.crop[0]} x {trial.crop[1]}, one core", rows, "ms a picture", 1000.0,
-                 {row.name: {"pictures/s": round(1 / row.median, 1)} for row in rows})
+    return Table(
+        f"A sample, crop {trial.crop[0]} x {trial.crop[1]}, one core",
+        rows,
+        "ms a picture",
+        1000.0,
+        {row.name: {"pictures/s": round(1 / row.median, 1)} for row in rows},
+    )
 
 
 def stage_table(trial: Trial) -> Table:
@@ -221,8 +264,12 @@ def stage_table(trial: Trial) -> Table:
         "of it: blur 5x5": lambda: [cv2.GaussianBlur(out[0], (5, 5), 0) for each in drawn if each.blur],
         "copy into the batch (saved)": lambda: [np.copyto(place, out[0]) for place in batch],
     }
-    return Table("Stages of our sample, one core", summarise(alternate(stages, trial.args.rounds), trial.count),
-                 "ms a picture", 1000.0)
+    return Table(
+        "Stages of our sample, one core",
+        summarise(alternate(stages, trial.args.rounds), trial.count),
+        "ms a picture",
+        1000.0,
+    )
 
 
 class BaselineSamples(Dataset):
@@ -241,8 +288,9 @@ class BaselineSamples(Dataset):
 def loader_table(trial: Trial) -> Table:
     """Wall clock of a picture through the loader, batch after batch, once it runs."""
     args, seconds = trial.args, {}
-    loaders: dict[str, tuple[Callable, bool, int]] = {f"baseline {trial.baseline}": (
-        trial.baseline_loader, True, BASELINE_BATCHES)}
+    loaders: dict[str, tuple[Callable, bool, int]] = {
+        f"baseline {trial.baseline}": (trial.baseline_loader, True, BASELINE_BATCHES)
+    }
     for name, (source, fast) in trial.contenders().items():
         loaders[name] = (partial(trial.loader, source), fast, 12 if source == "files" else 40)
     for number in range(args.rounds + 1):
@@ -252,8 +300,13 @@ def loader_table(trial: Trial) -> Table:
             if number:
                 seconds.setdefault(name, []).append(spent)
     rows = summarise(seconds)
-    return Table(f"Through the loader, {args.workers} workers, batch {args.batch}", rows, "ms a picture", 1000.0,
-                 {row.name: {"pictures/s": round(1 / row.median, 1)} for row in rows})
+    return Table(
+        f"Through the loader, {args.workers} workers, batch {args.batch}",
+        rows,
+        "ms a picture",
+        1000.0,
+        {row.name: {"pictures/s": round(1 / row.median, 1)} for row in rows},
+    )
 
 
 def _steady(loader, batches: int) -> float:
@@ -286,6 +339,7 @@ def _read_all(dataset, epochs) -> None:
 
 def memory_figures(trial: Trial) -> dict[str, float]:
     """MiB that reading samples adds to a process at its peak."""
+
     def twice(read: Callable[[int, int], object]) -> Callable:
         return lambda: [read(epoch, index) for epoch in range(2) for index in range(trial.count)]
 

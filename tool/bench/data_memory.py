@@ -53,8 +53,12 @@ def worker_memory(make: Callable[[], object], batches: int, workers: int, live: 
     own, size = in_own_process(partial(_watch, make, batches, threads))
     if threads:
         own = (own - live * size) / workers
-    return {"workers": "threads" if threads else "processes", "a worker, MiB": round(own, 1),
-            "batches, MiB": round(live * size, 1), "batches held": live}
+    return {
+        "workers": "threads" if threads else "processes",
+        "a worker, MiB": round(own, 1),
+        "batches, MiB": round(live * size, 1),
+        "batches held": live,
+    }
 
 
 def _watch(make: Callable[[], object], batches: int, threads: bool) -> tuple[float, float]:

@@ -45,8 +45,10 @@ def feed_table(config: Config, loaders: dict[str, Callable[[], object]], steps: 
             seconds.setdefault(name, []).append(spent / (steps * batch))
             waits.setdefault(name, []).append(waited / spent)
     rows = summarise(seconds)
-    facts = {row.name: {"pictures/s": round(1 / row.median, 1), "waiting, %": round(100 * median(waits[row.name]), 2)}
-             for row in rows}
+    facts = {
+        row.name: {"pictures/s": round(1 / row.median, 1), "waiting, %": round(100 * median(waits[row.name]), 2)}
+        for row in rows
+    }
     where = "the GPU" if device.type == "cuda" else "the CPU, which the loaders use as well"
     title = f"Fed to the training step on {where}, batch {batch}, {steps} steps"
     return Table(title, rows, "ms a picture", 1000.0, facts)

@@ -213,8 +213,15 @@ def plain(task: Task, net: Points, scales: Sequence[float]) -> np.ndarray:
 def predictor(task: Task, net: Points, scales: Sequence[float], fast: bool) -> Predictor:
     """Ours on the same windows."""
     return Predictor(
-        net, task.classes, task.mean, task.std, scales, flip=True, window=(task.crop, task.crop),
-        stride_rate=task.rate, windows="fast" if fast else "exact",
+        net,
+        task.classes,
+        task.mean,
+        task.std,
+        scales,
+        flip=True,
+        window=(task.crop, task.crop),
+        stride_rate=task.rate,
+        windows="fast" if fast else "exact",
     )
 
 

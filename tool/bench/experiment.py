@@ -23,9 +23,7 @@ def common_arguments(commands, name: str, run, text: str) -> argparse.ArgumentPa
 
 
 def size_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help=f"of the picture (default: {default})"
-    )
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help=f"of the picture (default: {default})")
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -37,7 +35,10 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def rounds_argument(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument(
-        "--rounds", type=_positive, default=default, metavar="N",
+        "--rounds",
+        type=_positive,
+        default=default,
+        metavar="N",
         help=f"how often each contender runs, in turn with the others (default {default})",
     )
 

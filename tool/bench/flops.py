@@ -46,8 +46,7 @@ def count(model: nn.Module, size: tuple[int, int]) -> Cost:
     """
     model.eval()
     parameters = {
-        name: value.detach().to("meta").requires_grad_(value.requires_grad)
-        for name, value in model.named_parameters()
+        name: value.detach().to("meta").requires_grad_(value.requires_grad) for name, value in model.named_parameters()
     }
     buffers = {name: value.to("meta") for name, value in model.named_buffers()}
     counter = FlopCounterMode(display=False)
@@ -78,9 +77,7 @@ def _leaves(output: torch.Tensor) -> set[int]:
     return leaves
 
 
-def _parts(
-    model: nn.Module, trainable: dict[str, torch.Tensor], counter: FlopCounterMode
-) -> tuple[Part, ...]:
+def _parts(model: nn.Module, trainable: dict[str, torch.Tensor], counter: FlopCounterMode) -> tuple[Part, ...]:
     """The model's children that cost something, and what they leave of the whole."""
     macs = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     parts = []

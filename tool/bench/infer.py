@@ -60,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
         network = network_of(config, class_count(config))
     network = network.eval().to(device)
     x = torch.randn(args.batch, 3, *size, device=device)
-    notes = [f"weights of {Path(args.checkpoint).name}" if args.checkpoint else
-             "weights are random, which makes the network more sensitive to rounding than trained ones do"]
+    notes = [
+        f"weights of {Path(args.checkpoint).name}"
+        if args.checkpoint
+        else "weights are random, which makes the network more sensitive to rounding than trained ones do"
+    ]
     build = on_gpu if device.type == "cuda" else on_cpu
     contenders = build(network, size, args.batch, _chosen(args.engines), notes)
     tables = measured(contenders, x, args.rounds)
@@ -69,17 +72,24 @@ def run(args: argparse.Namespace) -> int:
         tables += growth(network, size, args.rounds, device)
     precision = "as each row says; softmax is not part, logits are float32"
     Report(
-        "infer", f"{args.dataset} {args.experiment}", _method(device, args), "the forward pass, pictures to logits of "
+        "infer",
+        f"{args.dataset} {args.experiment}",
+        _method(device, args),
+        "the forward pass, pictures to logits of "
         f"their size, {args.batch} x {size[0]} x {size[1]}; the picture is normalised and on the device already",
-        precision, tables, notes=tuple(notes),
+        precision,
+        tables,
+        notes=tuple(notes),
     ).show(args.json)
     return 0
 
 
 def _method(device: torch.device, args: argparse.Namespace) -> str:
     clock = "clock time, the GPU waited for" if device.type == "cuda" else "processor time of the process"
-    return (f"{clock}, {torch.get_num_threads()} CPU threads, {args.rounds} rounds after a warm-up, all contenders in "
-            "one process, in turn")
+    return (
+        f"{clock}, {torch.get_num_threads()} CPU threads, {args.rounds} rounds after a warm-up, all contenders in "
+        "one process, in turn"
+    )
 
 
 def _chosen(words: str | None) -> Callable[[str], bool]:
@@ -217,8 +227,11 @@ def growth(network: nn.Module, size: tuple[int, int], rounds: int, device: torch
     """One table a size and batch: the reference, and folded networks without compilation."""
     tables = []
     amp = torch.bfloat16
-    contenders = {REFERENCE: plain(network), "optimised": optimised(network, None, False),
-                  "bf16 optimised": optimised(network, amp, False)}
+    contenders = {
+        REFERENCE: plain(network),
+        "optimised": optimised(network, None, False),
+        "bf16 optimised": optimised(network, amp, False),
+    }
     for factor, batch in GROWTH:
         x = torch.randn(batch, 3, *(max(round(side * factor), 1) for side in size), device=device)
         calls = {name: partial(forward, x) for name, forward in contenders.items()}

@@ -36,19 +36,21 @@ def params_text(title: str, spec: dict, size: tuple[int, int], cost: Cost) -> st
     rule = "-" * len(rows[0])
     rows += [rule, *(_row(part.name, part.parameters, part.macs, width) for part in cost.parts), rule]
     rows.append(_row("all", cost.parameters, cost.macs, width))
-    return "\n".join([
-        f"{title}: {spec['name']}{on}, {spec['num_classes']} classes" + (f" ({options})" if options else ""),
-        f"one picture of {size[0]} x {size[1]} (height x width), evaluation",
-        "",
-        *rows,
-        "",
-        f"parameters  {cost.parameters / 1e6:.2f} M trainable, as constructed",
-        f"            {cost.reached / 1e6:.2f} M with a gradient path to the output of the evaluation",
-        f"MACs        {cost.macs / 1e9:.2f} G multiply-accumulates",
-        f"FLOPs       {cost.flops / 1e9:.2f} G, two for each multiply-accumulate",
-        f"counted     {COUNTED}",
-        f"not         {NOT_COUNTED}",
-    ])
+    return "\n".join(
+        [
+            f"{title}: {spec['name']}{on}, {spec['num_classes']} classes" + (f" ({options})" if options else ""),
+            f"one picture of {size[0]} x {size[1]} (height x width), evaluation",
+            "",
+            *rows,
+            "",
+            f"parameters  {cost.parameters / 1e6:.2f} M trainable, as constructed",
+            f"            {cost.reached / 1e6:.2f} M with a gradient path to the output of the evaluation",
+            f"MACs        {cost.macs / 1e9:.2f} G multiply-accumulates",
+            f"FLOPs       {cost.flops / 1e9:.2f} G, two for each multiply-accumulate",
+            f"counted     {COUNTED}",
+            f"not         {NOT_COUNTED}",
+        ]
+    )
 
 
 def _row(name: str, parameters: int, macs: int, width: int) -> str:
@@ -79,4 +81,3 @@ def write_figures(path: str, figures: dict) -> None:
     """Writes JSON, making its folder."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, figures)
-

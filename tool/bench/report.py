@@ -34,10 +34,16 @@ class Table:
         for row in self.rows:
             middle, low, high = (number(value * self.per_unit) for value in (row.median, row.low, row.high))
             facts = self.facts.get(row.name, {})
-            lines.append([
-                row.name, middle, f"{low}..{high}", f"{row.ratio:.2f}", f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
-                *(shown(facts.get(name, "")) for name in names),
-            ])
+            lines.append(
+                [
+                    row.name,
+                    middle,
+                    f"{low}..{high}",
+                    f"{row.ratio:.2f}",
+                    f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
+                    *(shown(facts.get(name, "")) for name in names),
+                ]
+            )
         return "\n".join([self.title, *aligned(lines)])
 
 
@@ -113,8 +119,9 @@ def aligned(lines: list[list[str]]) -> list[str]:
     """Columns of equal width: the first to the left, the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        .rstrip()
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
         for line in lines
     ]
 

@@ -18,7 +18,7 @@ def write(folder: Path, count: int, size: tuple[int, int] = (1024, 2048), seed: 
     assert len(LABEL_IDS) == len(CLASSES)
     folder.mkdir(parents=True, exist_ok=True)
     table = np.zeros(256, np.uint8)
-    table[:len(LABEL_IDS)] = LABEL_IDS
+    table[: len(LABEL_IDS)] = LABEL_IDS
     rng = np.random.default_rng(seed)
     lines = []
     for index in range(count):

@@ -34,7 +34,10 @@ class Row:
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], object]], rounds: int = 7, warmup: int = 1, clock: str = "cpu",
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    warmup: int = 1,
+    clock: str = "cpu",
     settle: Callable[[Callable[[], object]], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round; each round runs all of them, in turn.

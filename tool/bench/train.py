@@ -98,8 +98,13 @@ def run(args: argparse.Namespace) -> int:
     """Measures and prints."""
     if args.batch < 2:
         raise ValueError(f"--batch {args.batch}: batch norm behind global pooling needs 2 pictures")
-    args.overrides += ["model.weights=none", "model.init=null", "train.ema=null", f"train.batch_size={args.batch}",
-                       "train.accumulate=1"]
+    args.overrides += [
+        "model.weights=none",
+        "model.init=null",
+        "train.ema=null",
+        f"train.batch_size={args.batch}",
+        "train.accumulate=1",
+    ]
     config = experiment_of(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -162,9 +167,13 @@ def report(args, task: Task, clock: str, kept: bool, tables: list[Table], figure
     memory = ON_A_GPU if task.device == "cuda" else memory
     threads = f"{task.threads} thread{'s' if task.threads > 1 else ''}" if task.device == "cpu" else "one GPU"
     return Report(
-        "train", f"{args.dataset} {args.experiment}, {task.batch} pictures of {task.size[0]} x {task.size[1]}",
-        METHOD.format(clock=CLOCK[clock], threads=threads, memory=memory), INCLUDED,
-        "float32, or bf16 autocast with float32 weights, loss and optimiser, as each row says", tables, figures,
+        "train",
+        f"{args.dataset} {args.experiment}, {task.batch} pictures of {task.size[0]} x {task.size[1]}",
+        METHOD.format(clock=CLOCK[clock], threads=threads, memory=memory),
+        INCLUDED,
+        "float32, or bf16 autocast with float32 weights, loss and optimiser, as each row says",
+        tables,
+        figures,
     )
 
 

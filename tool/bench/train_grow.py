@@ -73,11 +73,19 @@ def _run_processes(count: int, arguments: list[str], steps: int, device: str) ->
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-           "OMP_NUM_THREADS": "1", "NGPU": "0" if device == "cpu" else str(count)}
+    env = {
+        **os.environ,
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "NGPU": "0" if device == "cpu" else str(count),
+    }
     command = [sys.executable, "-m", "tool.bench.train_worker", str(steps), *arguments]
-    running = [subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE)
-               for r in range(count)]
+    running = [
+        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE)
+        for r in range(count)
+    ]
     outputs = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
         raise RuntimeError("a process of the measurement failed")
@@ -115,17 +123,25 @@ def cluster(task, stages: Mapping[str, float], parameters: list[torch.Tensor], b
     for seconds in STEP_SECONDS:
         for gpus in GPUS:
             pictures = gpus * task.batch / seconds
-            rows.append({
-                "seconds a step": seconds, "GPUs": gpus,
-                "network, GB/s a GPU": all_reduce_bytes(gpus, gradient) / (share * seconds) / 1e9,
-                "host to device, GB/s a GPU": wire * task.batch / seconds / 1e9,
-                "storage, GB/s in all, files": None if files is None else files * pictures / 1e9,
-                "storage, GB/s in all, packed": None if packed is None else packed * pictures / 1e9,
-            })
+            rows.append(
+                {
+                    "seconds a step": seconds,
+                    "GPUs": gpus,
+                    "network, GB/s a GPU": all_reduce_bytes(gpus, gradient) / (share * seconds) / 1e9,
+                    "host to device, GB/s a GPU": wire * task.batch / seconds / 1e9,
+                    "storage, GB/s in all, files": None if files is None else files * pictures / 1e9,
+                    "storage, GB/s in all, packed": None if packed is None else packed * pictures / 1e9,
+                }
+            )
     return {
-        "assumptions": ASSUMED, "gradient bytes": gradient, "backward share of a step": share,
-        "pictures a GPU and step": task.batch, "bytes a picture, host to device": wire,
-        "bytes a picture, files": files, "bytes a picture, packed": packed, "rows": rows,
+        "assumptions": ASSUMED,
+        "gradient bytes": gradient,
+        "backward share of a step": share,
+        "pictures a GPU and step": task.batch,
+        "bytes a picture, host to device": wire,
+        "bytes a picture, files": files,
+        "bytes a picture, packed": packed,
+        "rows": rows,
     }
 
 

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     config, _ = load_experiment(path, overrides)
     task = Task(config, class_count(config), int(batch), (int(height), int(width)), device.type, 1)
     step = build_ours(task, OURS[BEST])[1]
+
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

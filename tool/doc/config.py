@@ -1,6 +1,6 @@
 """Prints docs/config.md, the table of every key, from the schema.
 
-    python -m tool.doc.config > docs/config.md
+python -m tool.doc.config > docs/config.md
 """
 
 import re

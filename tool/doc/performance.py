@@ -36,14 +36,22 @@ def section(file: Path) -> str:
     used = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     hardware = f"{where['gpu'] or where['cpu']}, {where['cores']} cores"
     conditions = [
-        f"- Method: {report.method}", f"- Included: {report.included}", f"- Precision: {report.precision}",
-        f"- Hardware: {hardware}. Versions: {used}.", *(f"- {note}" for note in report.notes),
+        f"- Method: {report.method}",
+        f"- Included: {report.included}",
+        f"- Precision: {report.precision}",
+        f"- Hardware: {hardware}. Versions: {used}.",
+        *(f"- {note}" for note in report.notes),
     ]
     command = f"```sh\n{_command(where['command'])}\n```"
-    return "\n\n".join([
-        f"## {report.command} {report.experiment}", command, "\n".join(conditions),
-        *(table_text(table) for table in report.tables), *_figures(report),
-    ])
+    return "\n\n".join(
+        [
+            f"## {report.command} {report.experiment}",
+            command,
+            "\n".join(conditions),
+            *(table_text(table) for table in report.tables),
+            *_figures(report),
+        ]
+    )
 
 
 def _command(words: list[str]) -> str:
@@ -58,8 +66,11 @@ def table_text(table: Table) -> str:
     for row in table.rows:
         middle, low, high = (number(value * table.per_unit) for value in (row.median, row.low, row.high))
         facts = table.facts.get(row.name, {})
-        cells = [row.name, f"{middle} ({low} to {high})",
-                 f"**{row.ratio:.2f}** ({row.ratio_low:.2f} to {row.ratio_high:.2f})"]
+        cells = [
+            row.name,
+            f"{middle} ({low} to {high})",
+            f"**{row.ratio:.2f}** ({row.ratio_low:.2f} to {row.ratio_high:.2f})",
+        ]
         lines.append("| " + " | ".join([*cells, *(shown(facts.get(name, "")) for name in names)]) + " |")
     return "\n".join(lines)
 

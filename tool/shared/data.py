@@ -72,8 +72,15 @@ def build_data(config: Config, run: RunPaths):
     """Training and validation set, checked; rank 0 reads the labels for all."""
     data = config.data
     transform = TrainTransform(
-        data.crop, data.scale, data.rotate, data.rotate_prob, data.blur_prob, data.flip_prob, data.jitter,
-        data.mean, photometric=data.photometric,
+        data.crop,
+        data.scale,
+        data.rotate,
+        data.rotate_prob,
+        data.blur_prob,
+        data.flip_prob,
+        data.jitter,
+        data.mean,
+        photometric=data.photometric,
     )
     if data.augment == "device":
         transform = DeviceTransform(transform)
@@ -106,8 +113,9 @@ def check_labels(sets: list, run: RunPaths, max_errors: int) -> list[str]:
         ValueError: names the files that cannot be used.
     """
     reports = [
-        check_dataset(part, stamp=run.folder / f"check_{part.split}.json",
-                      may_skip=max_errors if part.skip_errors else 0)
+        check_dataset(
+            part, stamp=run.folder / f"check_{part.split}.json", may_skip=max_errors if part.skip_errors else 0
+        )
         for part in sets
     ]
     warnings = []
@@ -142,9 +150,17 @@ def build_batches(training: Training, train_set, run: RunPaths):
     """This process's training batches, from the step on where the run continues."""
     config = training.config
     return build_loader(
-        train_set, config.train.batch_size, dist.rank(), dist.world_size(), loader_workers(config), config.seed,
-        training.step, config.train.accumulate, pin_memory=training.device.type == "cuda",
-        uniform=class_uniform(config, train_set, run), loader=config.data.loader,
+        train_set,
+        config.train.batch_size,
+        dist.rank(),
+        dist.world_size(),
+        loader_workers(config),
+        config.seed,
+        training.step,
+        config.train.accumulate,
+        pin_memory=training.device.type == "cuda",
+        uniform=class_uniform(config, train_set, run),
+        loader=config.data.loader,
         skips=skips_of(config, train_set, run),
     )
 

@@ -122,15 +122,28 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     if config.train.compile:
         compile_regions(model)
     criterion = SegLoss(
-        loss.weights, len(train_set.classes), 255, loss.class_weights, loss.label_smoothing, loss.name,
-        loss.options, loss.extra,
+        loss.weights,
+        len(train_set.classes),
+        255,
+        loss.class_weights,
+        loss.label_smoothing,
+        loss.name,
+        loss.options,
+        loss.extra,
     )
     net = dist.wrap(model, device, static=config.train.accumulate == 1)
     random_state.seed(config.seed + 1 + dist.rank())  # dropout differs between the processes
     return Training(
-        config, device, model, net, criterion.to(device), optimizer,
+        config,
+        device,
+        model,
+        net,
+        criterion.to(device),
+        optimizer,
         build_schedule(optimizer, max(config.train.epochs * steps_per_epoch, 1), o.power, o.warmup_iters),
-        torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16"), ema, steps_per_epoch,
+        torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16"),
+        ema,
+        steps_per_epoch,
     )
 
 
@@ -151,11 +164,23 @@ def build_predictor(config: Config, model, num_classes: int, device, windows: st
     """The predictor of the experiment's protocol, its single keys put over the preset; windows: instead of its own."""
     test, data = config.test, config.data
     settings = protocol_settings(
-        test.protocol, data.crop, scales=test.scales, flip=test.flip, window=test.window,
-        stride_rate=test.stride_rate, base_size=test.base_size,
+        test.protocol,
+        data.crop,
+        scales=test.scales,
+        flip=test.flip,
+        window=test.window,
+        stride_rate=test.stride_rate,
+        base_size=test.base_size,
     )
     return Predictor(
-        model, num_classes, data.mean, data.std, **settings, window_batch=test.window_batch,
-        amp=AMP_TYPES[test.amp], device=device, channels_last=config.train.channels_last,
+        model,
+        num_classes,
+        data.mean,
+        data.std,
+        **settings,
+        window_batch=test.window_batch,
+        amp=AMP_TYPES[test.amp],
+        device=device,
+        channels_last=config.train.channels_last,
         windows=windows or test.windows,
     )

@@ -93,8 +93,9 @@ def _told(error: OSError, path: Path, state: dict) -> OSError:
     usage = os.statvfs(path.parent)
     free = usage.f_bavail * usage.f_frsize / 2**20
     return OSError(
-        errno.ENOSPC, f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "
-        "the earlier checkpoint is untouched. Free some space and start the same command again"
+        errno.ENOSPC,
+        f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "
+        "the earlier checkpoint is untouched. Free some space and start the same command again",
     )
 
 
@@ -145,8 +146,19 @@ def _read(path: Path):
             raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
         raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
     # whatever half a file provokes
-    except (RuntimeError, EOFError, LookupError, AttributeError, OSError, TypeError, ValueError, ArithmeticError,
-            AssertionError, MemoryError, struct.error) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        OSError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+        MemoryError,
+        struct.error,
+    ) as error:
         if getattr(error, "filename", None) is not None:  # the operating system's word about the path
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -163,8 +163,11 @@ class Store:
         if reason is None:
             self._point("best", self.best)
         else:
-            log.warning("checkpoint %s, the best so far, is lost: %s; the next better one takes its place",
-                        self.folder / self.best, reason)
+            log.warning(
+                "checkpoint %s, the best so far, is lost: %s; the next better one takes its place",
+                self.folder / self.best,
+                reason,
+            )
 
     # writing
 

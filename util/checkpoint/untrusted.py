@@ -23,12 +23,35 @@ MAX_TUPLE = 1 << 20  # values in a tuple, those of its tuples counted each time 
 MAX_INT_BYTES = 10
 MAX_DEPTH = 50
 MAX_VALUES = 10_000_000  # in all of the content, shared ones counted each time they are named
-PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generic, np.dtype, torch.Size, torch.dtype,
-         torch.device, torch.layout)
+PLAIN = (
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    np.generic,
+    np.dtype,
+    torch.Size,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+)
 ITEM_BYTES = {
-    "torch DoubleStorage": 8, "torch FloatStorage": 4, "torch HalfStorage": 2, "torch BFloat16Storage": 2,
-    "torch LongStorage": 8, "torch IntStorage": 4, "torch ShortStorage": 2, "torch CharStorage": 1,
-    "torch ByteStorage": 1, "torch BoolStorage": 1, "torch ComplexFloatStorage": 8, "torch ComplexDoubleStorage": 16,
+    "torch DoubleStorage": 8,
+    "torch FloatStorage": 4,
+    "torch HalfStorage": 2,
+    "torch BFloat16Storage": 2,
+    "torch LongStorage": 8,
+    "torch IntStorage": 4,
+    "torch ShortStorage": 2,
+    "torch CharStorage": 1,
+    "torch ByteStorage": 1,
+    "torch BoolStorage": 1,
+    "torch ComplexFloatStorage": 8,
+    "torch ComplexDoubleStorage": 16,
 }
 
 
@@ -58,12 +81,23 @@ def _check_zip(file: BinaryIO, size: int) -> None:
                 raise ValueError("entries that are compressed or come twice, which torch.save never writes")
             if "data.pkl" not in records or records["data.pkl"].file_size > MAX_PICKLE:
                 raise ValueError("no data.pkl of a sensible size in it")
-            sizes = {name.removeprefix("data/"): entry.file_size for name, entry in records.items()
-                     if name.startswith("data/")}
+            sizes = {
+                name.removeprefix("data/"): entry.file_size
+                for name, entry in records.items()
+                if name.startswith("data/")
+            }
             with archive.open(records["data.pkl"]) as pickled:
                 _scan(pickled, size, sizes)
-    except (zipfile.BadZipFile, zlib.error, struct.error, OSError, RuntimeError, LookupError, OverflowError,
-            EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        OSError,
+        RuntimeError,
+        LookupError,
+        OverflowError,
+        EOFError,
+    ) as error:
         raise ValueError(f"its zip directory is damaged: {error}") from None
 
 
@@ -92,9 +126,9 @@ def _scan(file, size: int, records: dict[str, int]) -> None:
                 start = marks.pop() if name == "TUPLE" else len(stack) - int(name[-1])
                 stack[start:] = [_tuple(stack[start:])]
             elif name in ("APPENDS", "SETITEMS"):
-                del stack[marks.pop():]
+                del stack[marks.pop() :]
             elif name in ("APPEND", "BUILD", "SETITEM"):
-                del stack[-1 - (name == "SETITEM"):]
+                del stack[-1 - (name == "SETITEM") :]
             elif name in ("REDUCE", "NEWOBJ"):
                 stack[-2:] = [None]
             elif name == "BINPERSID":
@@ -126,8 +160,9 @@ def _check_storage(key: Any, size: int, records: dict[str, int]) -> None:
         return
     claimed = items[4] * ITEM_BYTES.get(items[1], 1)
     if claimed < 0 or claimed > records.get(items[2], size):
-        raise ValueError(f"a tensor's storage claims {claimed:,} bytes, and the file has "
-                         f"{records.get(items[2], size):,} for it")
+        raise ValueError(
+            f"a tensor's storage claims {claimed:,} bytes, and the file has {records.get(items[2], size):,} for it"
+        )
 
 
 def check_content(content: Any, size: int) -> dict:
@@ -155,8 +190,9 @@ def _count(value: Any, size: int, counts: dict[int, int], above: set[int], depth
     if id(value) in counts:
         return counts[id(value)]
     if id(value) in above or depth > MAX_DEPTH:
-        raise ValueError("a container that holds itself" if id(value) in above else
-                         f"values nested deeper than {MAX_DEPTH}")
+        raise ValueError(
+            "a container that holds itself" if id(value) in above else f"values nested deeper than {MAX_DEPTH}"
+        )
     above.add(id(value))
     total = 1
     for part in (part for pair in value.items() for part in pair) if isinstance(value, dict) else value:

@@ -5,6 +5,13 @@ from util.config.schema import Config
 from util.config.yamltext import ConfigError
 
 __all__ = [
-    "Config", "ConfigError", "apply_overrides", "check_config", "dump_config", "load_config", "merge",
-    "read_experiment", "valid_keys",
+    "Config",
+    "ConfigError",
+    "apply_overrides",
+    "check_config",
+    "dump_config",
+    "load_config",
+    "merge",
+    "read_experiment",
+    "valid_keys",
 ]

@@ -136,15 +136,11 @@ class LossConfig(Section):
     name: Literal["cross_entropy", "ohem", "relaxed", "dice", "lovasz"] = Field(
         "cross_entropy", description="loss of every output map; see util/losses"
     )
-    options: dict[str, Any] = Field(
-        {}, description="further arguments of that loss, e.g. {min_kept: 100000} of ohem"
-    )
+    options: dict[str, Any] = Field({}, description="further arguments of that loss, e.g. {min_kept: 100000} of ohem")
     weights: dict[str, float] = Field(
         {"out": 1.0, "aux": 0.4}, description="weight of each output: out, aux, dsn0, dsn1, ..."
     )
-    extra: dict[str, float] = Field(
-        {}, description="weight of losses added for the main output, e.g. {dice: 0.5}"
-    )
+    extra: dict[str, float] = Field({}, description="weight of losses added for the main output, e.g. {dice: 0.5}")
     class_weights: tuple[float, ...] | None = Field(None, description="weight of each class, in class order")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 

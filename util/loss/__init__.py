@@ -89,14 +89,11 @@ class SegLoss(nn.Module):
         """
         unknown = sorted(set(outputs) - set(self.weights))
         if unknown:
-            raise ValueError(
-                f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop"
-            )
+            raise ValueError(f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop")
         if normaliser is None:
             normaliser = self.normaliser(label)
         terms = {
-            output: self._term(self.name, self.options, logits, label, normaliser)
-            for output, logits in outputs.items()
+            output: self._term(self.name, self.options, logits, label, normaliser) for output, logits in outputs.items()
         }
         total = sum(self.weights[output] * term for output, term in terms.items())
         for name, weight in self.extra.items():

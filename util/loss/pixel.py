@@ -134,7 +134,11 @@ def _pixelwise(logits, label, ignore_label, class_weights=None, label_smoothing=
     """Cross entropy (N, H, W), 0 where ignored; the label is int64."""
     if label_smoothing:
         return F.cross_entropy(
-            logits.float(), label, class_weights, ignore_index=ignore_label, reduction="none",
+            logits.float(),
+            label,
+            class_weights,
+            ignore_index=ignore_label,
+            reduction="none",
             label_smoothing=label_smoothing,
         )
     valid = label != ignore_label

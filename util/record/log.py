@@ -41,6 +41,3 @@ class _TqdmHandler(logging.Handler):
 
 def write_json(path: str | Path, value: dict) -> None:
     Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-

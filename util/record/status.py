@@ -31,10 +31,24 @@ class Status:
     def __init__(self, folder: Path, every: float = EVERY):
         self.file = folder / NAME
         self.values: dict = {
-            "state": "starting", "step": 0, "total": None, "epoch": None, "epochs": None, "loss": None, "speed": None,
-            "wait": None, "skipped": 0, "checkpoint": None, "best": None, "error": None, "pid": os.getpid(),
-            "host": socket.gethostname(), "processes": dist.world_size(), "command": sys.argv,
-            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), "started": time.time(),
+            "state": "starting",
+            "step": 0,
+            "total": None,
+            "epoch": None,
+            "epochs": None,
+            "loss": None,
+            "speed": None,
+            "wait": None,
+            "skipped": 0,
+            "checkpoint": None,
+            "best": None,
+            "error": None,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "processes": dist.world_size(),
+            "command": sys.argv,
+            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
+            "started": time.time(),
         }
         self._every, self._ended, self._lock = every, threading.Event(), threading.Lock()
         self._warned = False

@@ -130,9 +130,7 @@ def _text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, 
     cv2.putText(canvas, text, origin, FONT, scale, color, max(round(scale * 2), 1), cv2.LINE_AA)
 
 
-def sheet(
-    image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: list[str], maps: dict
-) -> np.ndarray:
+def sheet(image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: list[str], maps: dict) -> np.ndarray:
     """Photo | prediction with the classes' names, and below what goes on inside the network."""
     panel = int(np.clip(image.shape[1], SMALLEST_PANEL, LARGEST_PANEL))
     size = panel, max(round(panel * image.shape[0] / image.shape[1]), 1)
@@ -146,7 +144,7 @@ def sheet(
 
 def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
     """The flow fields side by side, and their legend; picture: its height and width."""
-    (kind, fields), = maps.items()
+    ((kind, fields),) = maps.items()
     fields = [in_pixels(flow, picture) for flow in fields]
     names = {
         "flow": [f"flow at stride {stride_of(flow, picture)}" for flow in fields],

@@ -178,13 +178,26 @@ def report(training: Training, epoch: int, progress: Progress, waits: Waits, wri
         text += f" overflows {overflows} (steps left out)"
     log.info(
         "epoch %d/%d step %d/%d %s lr %.2e %.1f pictures/s wait %.1f%% left %s memory %s",
-        epoch + 1, training.config.train.epochs, training.step, progress.total, text, rates["backbone"],
-        values["pictures/s"], 100 * values["wait"], values["left"], peak_memory(training.device),
+        epoch + 1,
+        training.config.train.epochs,
+        training.step,
+        progress.total,
+        text,
+        rates["backbone"],
+        values["pictures/s"],
+        100 * values["wait"],
+        values["left"],
+        peak_memory(training.device),
     )
     progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.1%}")
     status.note(
-        state="running", step=training.step, epoch=epoch + 1, loss=means[names.index("loss")],
-        speed=values["pictures/s"], wait=values["wait"], skipped=training.skipped,
+        state="running",
+        step=training.step,
+        epoch=epoch + 1,
+        loss=means[names.index("loss")],
+        speed=values["pictures/s"],
+        wait=values["wait"],
+        skipped=training.skipped,
     )
     if training.scaler.is_enabled():
         writer.add_scalar("amp/skipped_steps", training.skipped, training.step)

@@ -42,8 +42,9 @@ def leave_record(error: NotFinite, folder: Path, config: Config, checkpoints: St
     beside = file.with_suffix(".pth")
     kept = checkpoints.keep(beside)
     ranks = [each | {"terms": {name: str(value) for name, value in each["terms"].items()}} for each in error.ranks]
-    record = Record(step=error.step, config=config.model_dump(mode="json"), checkpoint=beside.name if kept else None,
-                    ranks=ranks)
+    record = Record(
+        step=error.step, config=config.model_dump(mode="json"), checkpoint=beside.name if kept else None, ranks=ranks
+    )
     write_json(file, record.model_dump())
     return file
 

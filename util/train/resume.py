@@ -16,11 +16,35 @@ from util.train.loop import Training, stop_if_not_finite
 
 # What may differ between a run and its continuation; anything else would make it another run.
 MAY_CHANGE = (
-    "data.root", "data.train_list", "data.val_list", "data.test_list", "data.workers", "data.loader",
-    "data.packed", "data.cache", "data.on_error", "data.max_errors", "data.check", "train.checkpointing",
-    "train.epochs", "train.compile", "train.channels_last", "train.val_every", "train.val_scale", "train.save_every",
-    "train.save_steps", "train.keep_last", "train.keep_every", "train.log_every", "train.resume", "train.deterministic",
-    "model.weights", "model.init", "model.init_skip", "model.sync_bn", "test.",
+    "data.root",
+    "data.train_list",
+    "data.val_list",
+    "data.test_list",
+    "data.workers",
+    "data.loader",
+    "data.packed",
+    "data.cache",
+    "data.on_error",
+    "data.max_errors",
+    "data.check",
+    "train.checkpointing",
+    "train.epochs",
+    "train.compile",
+    "train.channels_last",
+    "train.val_every",
+    "train.val_scale",
+    "train.save_every",
+    "train.save_steps",
+    "train.keep_last",
+    "train.keep_every",
+    "train.log_every",
+    "train.resume",
+    "train.deterministic",
+    "model.weights",
+    "model.init",
+    "model.init_skip",
+    "model.sync_bn",
+    "test.",
 )
 
 
@@ -52,8 +76,10 @@ def save(training: Training, checkpoints: Store, data: Data, improved: bool = Fa
     def start():
         state = state_of(training, data) | {"ranks": ranks}
         facts = {
-            "step": training.step, "epoch": training.closed,
-            "config": store.digest(state["config"]), "data": store.digest(data.facts),
+            "step": training.step,
+            "epoch": training.closed,
+            "config": store.digest(state["config"]),
+            "data": store.digest(data.facts),
         }
         inside = training.step > training.closed * training.steps_per_epoch
         name = store.step_name(training.step) if inside else store.epoch_name(training.closed)

@@ -16,14 +16,28 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 class _Block(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in
-                ("pictures", "height", "width", "channels", "expanded", "out_channels", "stride", "border",
-                 "expands", "residual")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "pictures",
+            "height",
+            "width",
+            "channels",
+            "expanded",
+            "out_channels",
+            "stride",
+            "border",
+            "expands",
+            "residual",
+        )
+    ]
 
 
 class _Weights(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in
-                ("expansion", "projection", "expansion_bias", "depthwise", "projection_bias")]
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("expansion", "projection", "expansion_bias", "depthwise", "projection_bias")
+    ]
 
 
 class FusedInvertedResidual(nn.Module):
@@ -48,8 +62,17 @@ class FusedInvertedResidual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,H/stride,W/stride)."""
         return inverted_residual(
-            x.to(self.dtype), self.expansion, self.expansion_bias, self.depthwise, self.projection,
-            self.projection_bias, self.expanded, self.out_channels, self.stride, self.border, self.residual,
+            x.to(self.dtype),
+            self.expansion,
+            self.expansion_bias,
+            self.depthwise,
+            self.projection,
+            self.projection_bias,
+            self.expanded,
+            self.out_channels,
+            self.stride,
+            self.border,
+            self.residual,
         )
 
 
@@ -71,8 +94,16 @@ def _in_panels(channels: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("segmentation::inverted_residual", mutates_args=(), device_types="cpu")
 def inverted_residual(
-    x: torch.Tensor, expansion: torch.Tensor, expansion_bias: torch.Tensor, depthwise: torch.Tensor,
-    projection: torch.Tensor, projection_bias: torch.Tensor, expanded: int, out_channels: int, stride: int, border: int,
+    x: torch.Tensor,
+    expansion: torch.Tensor,
+    expansion_bias: torch.Tensor,
+    depthwise: torch.Tensor,
+    projection: torch.Tensor,
+    projection_bias: torch.Tensor,
+    expanded: int,
+    out_channels: int,
+    stride: int,
+    border: int,
     residual: bool,
 ) -> torch.Tensor:
     """x (N,in,H,W), float32 or bfloat16, to (N,out,H/stride,W/stride) of its type, channels_last.

@@ -84,7 +84,7 @@ def _as_maps(memory: np.ndarray, pictures: int, channels: int, height: int, widt
 
 def bounds(limits: Limits) -> tuple[float, float]:
     """The lower and the upper limit, infinite where there is none."""
-    return (*limits, *(-math.inf, math.inf)[len(limits):])
+    return (*limits, *(-math.inf, math.inf)[len(limits) :])
 
 
 def replace_convolutions(
@@ -122,7 +122,7 @@ def _activation_after(parent: nn.Module, name: str) -> str | None:
         return None
     layers = list(parent._modules.items())
     place = list(parent._modules).index(name)
-    for later, layer in layers[place + 1:]:
+    for later, layer in layers[place + 1 :]:
         if type(layer) is not nn.Identity:
             return later if type(layer) in LIMITS else None
     return None

@@ -25,9 +25,24 @@ FEWEST = 16  # with fewer channels most of a tile is empty
 
 
 class _Convolution(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in
-                ("pictures", "height", "width", "channels", "out_height", "out_width", "out_channels",
-                 "kernel_height", "kernel_width", "stride", "dilation", "top", "left")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "pictures",
+            "height",
+            "width",
+            "channels",
+            "out_height",
+            "out_width",
+            "out_channels",
+            "kernel_height",
+            "kernel_width",
+            "stride",
+            "dilation",
+            "top",
+            "left",
+        )
+    ]
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -66,8 +81,14 @@ class SplitConv2d(nn.Module):
 
 @torch.library.custom_op("segmentation::split_conv2d", mutates_args=(), device_types="cpu")
 def split_conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out_channels: int, stride: int, dilation: int,
-    padding: list[int], limits: list[float],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    out_channels: int,
+    stride: int,
+    dilation: int,
+    padding: list[int],
+    limits: list[float],
 ) -> torch.Tensor:
     """x (N,in,H,W), weight from `pack`, bias (out,) with zeros up to a multiple of 32, to (N,out,h,w), channels_last.
 
@@ -85,7 +106,12 @@ def split_conv2d(
         pictures, *sides, channels, *out_sides, out_channels, *kernel_sides, stride, dilation, *padding
     )
     kernel().split_convolution(
-        x.data_ptr(), weight.data_ptr(), bias.data_ptr(), *bounds(limits), out.data_ptr(), geometry,
+        x.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        *bounds(limits),
+        out.data_ptr(),
+        geometry,
         torch.get_num_threads(),
     )
     return out
@@ -141,7 +167,14 @@ def kernel() -> ctypes.CDLL:
     pointer, limit = ctypes.c_void_p, ctypes.c_float
     convolution = _library().split_convolution
     convolution.argtypes = [
-        pointer, pointer, pointer, limit, limit, pointer, ctypes.POINTER(_Convolution), ctypes.c_int
+        pointer,
+        pointer,
+        pointer,
+        limit,
+        limit,
+        pointer,
+        ctypes.POINTER(_Convolution),
+        ctypes.c_int,
     ]
     convolution.restype = None
     return _library()

@@ -17,8 +17,14 @@ from model.inference.cpu.native import Limits, bounds, compiled, replace_convolu
 SOURCE = Path(__file__).with_suffix(".cpp")
 TILE = 4  # pixels of the output on each side
 # G of the paper: a filter of three taps, as its polynomial's values at 0, 1, -1, 2, -2 and infinity.
-FILTER = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
-          (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+FILTER = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
 LANES, FEWEST = 8, 24  # channels come in multiples of 8; with fewer than 24 the transforms cost what is saved
 LARGEST_DILATION = 4  # beyond, the tiles reach far over the edges of usual maps
 TILES_AT_ONCE = 128  # the transformed tiles of one round stay in the cache
@@ -26,8 +32,9 @@ GAP = 16  # floats between the matrices of a round, that they do not all fall on
 
 
 class _Maps(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in
-                ("height", "width", "channels", "dilation", "tile_rows", "tile_columns")]
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("height", "width", "channels", "dilation", "tile_rows", "tile_columns")
+    ]
 
 
 class WinogradConv2d(nn.Module):
@@ -67,13 +74,18 @@ def winograd_conv2d(
     for first in range(0, tiles, TILES_AT_ONCE):
         count = min(tiles - first, TILES_AT_ONCE)
         source, product = transformed[:, :count], products[:, :count]
-        kernel().winograd_to_tiles(
-            x.data_ptr(), source.data_ptr(), before, first, count, source.stride(0), threads
-        )
+        kernel().winograd_to_tiles(x.data_ptr(), source.data_ptr(), before, first, count, source.stride(0), threads)
         torch.bmm(source, weight, out=product)
         kernel().winograd_from_tiles(
-            product.data_ptr(), bias.data_ptr(), *bounds(limits), out.data_ptr(), after, first, count,
-            product.stride(0), threads,
+            product.data_ptr(),
+            bias.data_ptr(),
+            *bounds(limits),
+            out.data_ptr(),
+            after,
+            first,
+            count,
+            product.stride(0),
+            threads,
         )
     return out
 
@@ -121,7 +133,16 @@ def kernel() -> ctypes.CDLL:
     pointer, number, limit, maps = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.POINTER(_Maps)
     loaded.winograd_to_tiles.argtypes = [pointer, pointer, maps, number, number, number, ctypes.c_int]
     loaded.winograd_from_tiles.argtypes = [
-        pointer, pointer, limit, limit, pointer, maps, number, number, number, ctypes.c_int
+        pointer,
+        pointer,
+        limit,
+        limit,
+        pointer,
+        maps,
+        number,
+        number,
+        number,
+        ctypes.c_int,
     ]
     loaded.winograd_to_tiles.restype = loaded.winograd_from_tiles.restype = None
     return loaded

@@ -25,8 +25,9 @@ RECIPES = {
 def scene(size, seed):
     """A smooth picture with edges and some noise, and regions of labels with ignored pixels."""
     rng = np.random.default_rng(seed)
-    label = cv2.resize(rng.integers(0, 11, (size[0] // 16, size[1] // 16), dtype=np.uint8), size[::-1],
-                       interpolation=cv2.INTER_NEAREST)
+    label = cv2.resize(
+        rng.integers(0, 11, (size[0] // 16, size[1] // 16), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST
+    )
     colours = rng.integers(30, 220, (11, 3))
     image = np.clip(colours[label] + rng.normal(0, 4, (*size, 3)), 0, 255).astype(np.uint8)
     label[: size[0] // 10] = 255
@@ -50,8 +51,9 @@ def test_both_ways_give_the_same_crops(options):
 
 
 def test_padding_is_the_mean_and_ignored():
-    transform = TrainTransform((64, 64), scale=(0.5, 0.5), rotate_prob=0.0, blur_prob=0.0, flip_prob=0.0,
-                               mean=(10.2, 20.7, 30.0))
+    transform = TrainTransform(
+        (64, 64), scale=(0.5, 0.5), rotate_prob=0.0, blur_prob=0.0, flip_prob=0.0, mean=(10.2, 20.7, 30.0)
+    )
     image, label = torch.full((3, 40, 40), 200, dtype=torch.uint8), torch.zeros(40, 40, dtype=torch.uint8)
     found, target = augment([image], [label], [transform.draw(np.random.default_rng(0), (40, 40))], transform)
     assert found[0, :, 0, 0].tolist() == [10, 21, 30] and int(target[0, 0, 0]) == 255

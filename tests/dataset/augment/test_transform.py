@@ -33,14 +33,16 @@ def slow(image, label, drawn, crop):
     image = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=MEAN)
     label = cv2.copyMakeBorder(label, *sides, cv2.BORDER_CONSTANT, value=255)
     top, left = max(drawn.top, 0), max(drawn.left, 0)
-    window = np.s_[top:top + crop[0], left:left + crop[1]]
+    window = np.s_[top : top + crop[0], left : left + crop[1]]
     return np.ascontiguousarray(image[window]), np.ascontiguousarray(label[window])
 
 
 def noise(height=90, width=120, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
-            rng.integers(0, 19, (height, width)).astype(np.uint8))
+    return (
+        rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
+        rng.integers(0, 19, (height, width)).astype(np.uint8),
+    )
 
 
 def scene(height=600, width=800):
@@ -71,7 +73,7 @@ def test_labels_at_whole_scales_are_exact(factor):
     drawn = Drawn(float(factor), 0.0, True, False, (90 * factor, 120 * factor), 3, 4, NO_JITTER)
     ours = TrainTransform(crop).apply(image, label, drawn)
     big = np.repeat(np.repeat(label, factor, 0), factor, 1)[:, ::-1]
-    assert np.array_equal(ours[1], big[3:3 + crop[0], 4:4 + crop[1]])
+    assert np.array_equal(ours[1], big[3 : 3 + crop[0], 4 : 4 + crop[1]])
     assert np.array_equal(ours[1], slow(image, label, drawn, crop)[1])
 
 
@@ -210,8 +212,7 @@ def test_hue_turns_colours_and_keeps_greys():
 def test_jitter_changes_the_picture_but_not_the_label():
     image, label = scene()
     plain = TrainTransform((100, 100), **OFF)(image, label, np.random.default_rng(3))
-    jittered = TrainTransform((100, 100), jitter=(0.4, 0.4, 0.4, 0.1), **OFF)(
-        image, label, np.random.default_rng(3))
+    jittered = TrainTransform((100, 100), jitter=(0.4, 0.4, 0.4, 0.1), **OFF)(image, label, np.random.default_rng(3))
     assert np.array_equal(plain[1], jittered[1]) and not np.array_equal(plain[0], jittered[0])
     assert TrainTransform((4, 4), jitter=0.25).jitter == (0.25,) * 4
 
@@ -225,7 +226,7 @@ def test_a_crop_holds_the_point_it_was_asked_for(point, crop):
     """Whatever the scale, the angle and the mirror, and also where rotation carries a corner out."""
     label = np.zeros((90, 120), np.uint8)
     y, x = point
-    label[max(y - 2, 0):y + 3, max(x - 2, 0):x + 3] = 7
+    label[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = 7
     transform = TrainTransform(crop, rotate_prob=0.7, blur_prob=0)
     for seed in range(60):
         drawn = transform.draw(np.random.default_rng(seed), label.shape, point)
@@ -234,7 +235,7 @@ def test_a_crop_holds_the_point_it_was_asked_for(point, crop):
         assert 0 <= row < crop[0] and 0 <= column < crop[1]
         _, mask = transform(np.dstack([label] * 3), label, np.random.default_rng(seed), point)
         # A pixel at the very border may fall half a pixel outside.
-        assert (mask[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2] == 7).any()
+        assert (mask[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] == 7).any()
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -273,6 +274,7 @@ def test_a_point_changes_nothing_but_the_place_of_the_crop():
 
 def slow_photometric(image, drawn):
     """The steps of the published transform on BGR, each of its own, cut to 8 bit after each."""
+
     def convert(values, factor=1.0, offset=0.0):
         return np.clip(values.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
 
@@ -310,8 +312,12 @@ def test_saturation_and_hue_together_differ_by_rounding_alone():
 def test_distribution_of_the_photometric_distortion():
     rng = np.random.default_rng(0)
     draws = [Photometric.draw(rng) for _ in range(4000)]
-    for name, neutral, low, high in (("brightness", 0, -32, 32), ("contrast", 1, 0.5, 1.5),
-                                     ("saturation", 1, 0.5, 1.5), ("hue", 0, -18, 17)):
+    for name, neutral, low, high in (
+        ("brightness", 0, -32, 32),
+        ("contrast", 1, 0.5, 1.5),
+        ("saturation", 1, 0.5, 1.5),
+        ("hue", 0, -18, 17),
+    ):
         values = np.array([getattr(drawn, name) for drawn in draws], float)
         near = (high - low) / 30
         assert abs((values != neutral).mean() - (0.5 if name != "hue" else 0.5 * 35 / 36)) < 0.03
@@ -331,12 +337,22 @@ def test_photometric_distortion_leaves_the_label_and_the_other_draws():
     assert not all(np.array_equal(a[0], b[0]) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"crop": (0, 5)}, "crop"), ({"crop": 5}, "crop"), ({"crop": (4.5, 5)}, "crop"),
-    ({"scale": (2, 1)}, "scale"), ({"scale": (0, 1)}, "scale"), ({"rotate": (1,)}, "rotate"),
-    ({"blur_prob": 2}, "blur_prob"), ({"flip_prob": -1}, "flip_prob"),
-    ({"jitter": (0.1, 0.1)}, "jitter"), ({"jitter": 0.7}, "jitter"), ({"jitter": -0.1}, "jitter"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"crop": (0, 5)}, "crop"),
+        ({"crop": 5}, "crop"),
+        ({"crop": (4.5, 5)}, "crop"),
+        ({"scale": (2, 1)}, "scale"),
+        ({"scale": (0, 1)}, "scale"),
+        ({"rotate": (1,)}, "rotate"),
+        ({"blur_prob": 2}, "blur_prob"),
+        ({"flip_prob": -1}, "flip_prob"),
+        ({"jitter": (0.1, 0.1)}, "jitter"),
+        ({"jitter": 0.7}, "jitter"),
+        ({"jitter": -0.1}, "jitter"),
+    ],
+)
 def test_arguments_out_of_range(options, message):
     with pytest.raises(ValueError, match=f"^{message}: "):
         TrainTransform(**{"crop": (4, 4), **options})

@@ -34,8 +34,16 @@ def make(root, transform=None):
     return build_dataset("custom", root, classes=CLASSES, transform=transform or TrainTransform((16, 20)))
 
 
-@pytest.mark.parametrize("keep", [lambda t: t[1], lambda t: t.permute(1, 0), lambda t: t.numpy()[2:],
-                                  lambda t: t.view(-1)[5:7], lambda t: torch.from_numpy(t.numpy())])
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda t: t[1],
+        lambda t: t.permute(1, 0),
+        lambda t: t.numpy()[2:],
+        lambda t: t.view(-1)[5:7],
+        lambda t: torch.from_numpy(t.numpy()),
+    ],
+)
 def test_memory_is_lent_again_only_when_no_view_is_left(keep):
     lend = Buffers(most=2)
     first = lend.take((3, 4))

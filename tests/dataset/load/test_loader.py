@@ -42,8 +42,11 @@ def take(loader, count):
 
 
 def same(a, b):
-    return torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"]) and all(
-        a[key] == b[key] for key in ("name", "epoch", "step"))
+    return (
+        torch.equal(a["image"], b["image"])
+        and torch.equal(a["label"], b["label"])
+        and all(a[key] == b[key] for key in ("name", "epoch", "step"))
+    )
 
 
 def test_batches_follow_the_permutation(dataset):
@@ -51,7 +54,7 @@ def test_batches_follow_the_permutation(dataset):
     assert loader.steps_per_epoch == 3
     for step, batch in enumerate(take(loader, 7)):
         epoch, place = divmod(step, 3)
-        indices = epoch_order(9, epoch, COUNT)[place * 4:place * 4 + 4]
+        indices = epoch_order(9, epoch, COUNT)[place * 4 : place * 4 + 4]
         assert (batch["step"], batch["epoch"]) == (step, epoch)
         assert batch["name"] == [f"{i:02}" for i in indices]
         for i, image, label in zip(indices, batch["image"], batch["label"], strict=True):
@@ -90,7 +93,7 @@ def test_accumulation_splits_a_step(dataset):
     micro = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1, accumulate=3), 6)
     assert [batch["step"] for batch in micro] == [0, 0, 0, 1, 1, 1]
     for step, one in enumerate(whole):
-        parts = micro[3 * step:3 * step + 3]
+        parts = micro[3 * step : 3 * step + 3]
         assert torch.equal(one["image"], torch.cat([part["image"] for part in parts]))
 
 
@@ -100,7 +103,7 @@ def test_resumed_run_continues_the_full_run(dataset, start, workers):
     full = take(build_loader(dataset, 4, seed=2, accumulate=2), 16)
     rest = build_loader(dataset, 4, seed=2, accumulate=2, start_step=start, workers=workers)
     tail = take(rest, 16 - 2 * start)
-    assert all(same(a, b) for a, b in zip(full[2 * start:], tail, strict=True))
+    assert all(same(a, b) for a, b in zip(full[2 * start :], tail, strict=True))
 
 
 def test_every_iteration_begins_at_the_start_step(dataset):
@@ -124,17 +127,22 @@ def test_a_pickled_data_set_gives_the_same_samples(root, dataset):
     """Workers that are started afresh, not forked, receive it so."""
     by_color = build_dataset("custom", root, classes=["x"], label_map={0: 0, 1: 0, 2: 0, "9,9,9": 255})
     for original in (dataset, by_color):
-        assert same({**original[3, 2], "epoch": 0, "step": 0},
-                    {**pickle.loads(pickle.dumps(original))[3, 2], "epoch": 0, "step": 0})
+        assert same(
+            {**original[3, 2], "epoch": 0, "step": 0},
+            {**pickle.loads(pickle.dumps(original))[3, 2], "epoch": 0, "step": 0},
+        )
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"batch_size": 6, "world_size": 4}, "6 does not divide by 4 processes x 1 micro-batches = 4"),
-    ({"batch_size": 6, "world_size": 2, "accumulate": 2}, "2 processes x 2 micro-batches = 4"),
-    ({"batch_size": 0}, "the next that does is 1"),
-    ({"batch_size": 16, "world_size": 2}, "16 exceeds the data set, which has 13 samples; take at most 12"),
-    ({"batch_size": 14, "world_size": 14}, "a step has 14 shares, use fewer"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 6, "world_size": 4}, "6 does not divide by 4 processes x 1 micro-batches = 4"),
+        ({"batch_size": 6, "world_size": 2, "accumulate": 2}, "2 processes x 2 micro-batches = 4"),
+        ({"batch_size": 0}, "the next that does is 1"),
+        ({"batch_size": 16, "world_size": 2}, "16 exceeds the data set, which has 13 samples; take at most 12"),
+        ({"batch_size": 14, "world_size": 14}, "a step has 14 shares, use fewer"),
+    ],
+)
 def test_batch_sizes_that_cannot_be_shared(dataset, options, message):
     with pytest.raises(ValueError, match=message):
         build_loader(dataset, **options)
@@ -168,8 +176,10 @@ def test_worker_errors_arrive_as_they_were_raised(tmp_path, workers):
     dataset = build_dataset("custom", tmp_path, classes=["x"])
     bad = tmp_path / "2_label.png"
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(bad)
-    for run in (lambda: take(build_loader(dataset, 2, workers=workers), 2),
-                lambda: list(build_eval_loader(dataset, range(4), workers=workers))):
+    for run in (
+        lambda: take(build_loader(dataset, 2, workers=workers), 2),
+        lambda: list(build_eval_loader(dataset, range(4), workers=workers)),
+    ):
         with pytest.raises(ValueError) as caught:
             run()
         assert str(caught.value).startswith(f"{bad}: value 7 is not in") and "\n" not in str(caught.value)

@@ -29,7 +29,7 @@ def root(tmp_path_factory):
         label = np.zeros(SIZE, np.uint8)
         label[:, :3] = 255
         if i % 2:
-            label[10 + i:20 + i, 80:95] = 1
+            label[10 + i : 20 + i, 80:95] = 1
         if i == 4:
             label[40:46, 30:37] = 2
         Image.fromarray(rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)).save(folder / f"{i:02}.png")
@@ -187,7 +187,7 @@ def test_batches_do_not_depend_on_processes_workers_or_where_the_run_began(datas
     shares = [take(loader(rank=rank, world_size=2), 8) for rank in range(2)]
     parts = take(loader(accumulate=2), 16)
     for step, batch in enumerate(whole):
-        for halves in ([share[step] for share in shares], parts[2 * step:2 * step + 2]):
+        for halves in ([share[step] for share in shares], parts[2 * step : 2 * step + 2]):
             assert torch.equal(torch.cat([half["image"] for half in halves]), batch["image"])
             assert sum([half["name"] for half in halves], []) == batch["name"]
 
@@ -211,6 +211,7 @@ def test_the_file_of_points_is_used_while_the_data_are_the_same(tmp_path, root, 
     assert [path.name for path in file.parent.iterdir()] == ["points.npz"]
     read = []
     from dataset.load import uniform
+
     original = uniform._points_of
     monkeypatch.setattr(uniform, "_points_of", lambda *args: read.append(1) or original(*args))
     assert np.array_equal(find_points(dataset, 50, file=file).table, first.table) and not read
@@ -248,20 +249,27 @@ def test_labels_without_any_class_are_told():
         ClassUniform(nothing, 5, 0.5)
 
 
-@pytest.mark.parametrize("make", [lambda points, _: ClassUniform(points, 5, 1.5),
-                                  lambda _, dataset: find_points(dataset, 0)])
+@pytest.mark.parametrize(
+    "make", [lambda points, _: ClassUniform(points, 5, 1.5), lambda _, dataset: find_points(dataset, 0)]
+)
 def test_arguments_out_of_range(points, dataset, make):
     with pytest.raises(ValueError, match="1.5 is no share|0 is no size"):
         make(points, dataset)
 
 
 def test_a_run_with_everything_switched_on_continues_exactly(tmp_path, data, monkeypatch):
-    options = ["data.uniform=0.5", "data.photometric=true",
-               "data.colors=[[1, 2, 3], [4, 5, 6], [7, 8, 9], [9, 9, 9]]",
-               f"data.classes=[{', '.join(CLASSES)}, cow]"]
+    options = [
+        "data.uniform=0.5",
+        "data.photometric=true",
+        "data.colors=[[1, 2, 3], [4, 5, 6], [7, 8, 9], [9, 9, 9]]",
+        f"data.classes=[{', '.join(CLASSES)}, cow]",
+    ]
     experiment = make_experiment(
-        tmp_path, data, train={"epochs": 2, "val_every": 0},
-        loss={"name": "ohem", "options": {"min_kept": 500}, "extra": {"dice": 0.5}})
+        tmp_path,
+        data,
+        train={"epochs": 2, "val_every": 0},
+        loss={"name": "ohem", "options": {"min_kept": 500}, "extra": {"dice": 0.5}},
+    )
 
     def run(folder, *overrides):
         assert train.main(["--config", str(experiment), "--exp", str(folder), *options, *overrides]) == 0

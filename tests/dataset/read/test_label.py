@@ -35,8 +35,9 @@ def test_sixteen_bit_labels_pass_where_the_map_knows_the_ids(tree):
     save(tree / "label/a.png", np.full((12, 16), 2, np.uint16))
     assert set(np.unique(build(tree)[0]["label"])) == {2}
     save(tree / "label/a.png", np.full((12, 16), 1000, np.uint16))
-    fails("label/a.png: value 1000 is not in the label map of custom (0..2 -> 0..2, 255 = ignored)",
-          build(tree).read, 0)
+    fails(
+        "label/a.png: value 1000 is not in the label map of custom (0..2 -> 0..2, 255 = ignored)", build(tree).read, 0
+    )
     label = build(tree, label_map={0: 0, 1: 1, 2: 2, 1000: 2})[0]["label"]
     assert set(np.unique(label)) == {2}
 
@@ -45,8 +46,16 @@ def test_value_outside_the_map_names_file_value_and_map(tree):
     label = np.asarray(Image.open(tree / "label/b.png")).copy()
     label[3, 4], label[5, 6] = 7, 9
     save(tree / "label/b.png", label)
-    fails([str(tree / "label/b.png"), "values 7, 9 are not in the label map of custom",
-           "0..2 -> 0..2, 255 = ignored", "label_map"], build(tree).__getitem__, 1)
+    fails(
+        [
+            str(tree / "label/b.png"),
+            "values 7, 9 are not in the label map of custom",
+            "0..2 -> 0..2, 255 = ignored",
+            "label_map",
+        ],
+        build(tree).__getitem__,
+        1,
+    )
 
 
 def test_255_stays_ignored_unless_mapped(tree):
@@ -81,11 +90,18 @@ def test_label_of_another_size(tree):
     fails(["label/a.png: the label is 16x11", "image/a.png 16x12"], build(tree).read, 0)
 
 
-@pytest.mark.parametrize("mapping, message", [
-    ({0: 3}, "0 -> 3, but the 3 classes have the ids 0 to 2"),
-    ({0: "1"}, "0 -> 1"), ({-1: 0}, "-1"), ({70000: 0}, "70000"), ({"1,2": 0}, "'1,2' is no colour"),
-    ({"a,b,c": 0}, "is no colour"), ({(0, 0, 256): 0}, "is no colour"),
-])
+@pytest.mark.parametrize(
+    "mapping, message",
+    [
+        ({0: 3}, "0 -> 3, but the 3 classes have the ids 0 to 2"),
+        ({0: "1"}, "0 -> 1"),
+        ({-1: 0}, "-1"),
+        ({70000: 0}, "70000"),
+        ({"1,2": 0}, "'1,2' is no colour"),
+        ({"a,b,c": 0}, "is no colour"),
+        ({(0, 0, 256): 0}, "is no colour"),
+    ],
+)
 def test_faulty_label_map(mapping, message):
     fails(message, LabelMap, mapping, 3, "custom")
 

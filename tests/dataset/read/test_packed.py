@@ -129,7 +129,7 @@ def test_only_the_tiles_of_the_window_are_unpacked(root):
     unpacked = []
     tile = image._tile
     image._tile = lambda *place: unpacked.append(place) or tile(*place)
-    image[TILE[0]:TILE[0] + 3, 0:4]
+    image[TILE[0] : TILE[0] + 3, 0:4]
     assert unpacked == [(1, 0)]
 
 
@@ -170,11 +170,14 @@ def add_line(root):
         file.write("new.png 0_label.png\n")
 
 
-@pytest.mark.parametrize("change, message", [
-    (touch_picture, "0.png has changed since the data were packed; remove .*train.json and pack again"),
-    (touch_label, "the label of .*5.png has changed"),
-    (add_line, "new.png of .*train.txt is not among the packed pictures; remove .*train.json and pack again"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (touch_picture, "0.png has changed since the data were packed; remove .*train.json and pack again"),
+        (touch_label, "the label of .*5.png has changed"),
+        (add_line, "new.png of .*train.txt is not among the packed pictures; remove .*train.json and pack again"),
+    ],
+)
 def test_packed_data_that_no_longer_fit_are_refused(root, change, message):
     pack(make(root), root / "packed")
     change(root)
@@ -275,12 +278,26 @@ def test_an_interrupted_packing_goes_on_to_the_same_bytes(root, monkeypatch, cod
 def test_a_killed_packing_goes_on_to_the_same_bytes(tmp_path):
     data = make_data(tmp_path / "data", train=400, val=1)
     config = make_experiment(tmp_path, data)
-    command = [sys.executable, "-m", "tool.pack", "--config", str(config), "--split", "train", "--workers",
-               "2", "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "tool.pack",
+        "--config",
+        str(config),
+        "--split",
+        "train",
+        "--workers",
+        "2",
+        "--out",
+    ]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     for _ in range(2):
-        process = subprocess.Popen([*command, str(tmp_path / "packed")], start_new_session=True,
-                                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "packed")],
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         journal = tmp_path / "packed" / "train.journal"
         before = journal.stat().st_size if journal.exists() else 0
         while process.poll() is None and (not journal.exists() or journal.stat().st_size <= before + 1000):
@@ -354,8 +371,11 @@ def test_the_command_packs_verifies_and_trains(tmp_path, capsys):
     data = make_data(tmp_path / "data", train=8, val=2)
     config = make_experiment(tmp_path, data, train={"epochs": 1, "val_every": 1})
     weights = {}
-    for name, overrides in (("files", []), ("packed", ["data.packed=auto", "data.workers=2"]),
-                            ("memory", ["data.cache=memory", "data.workers=2"])):
+    for name, overrides in (
+        ("files", []),
+        ("packed", ["data.packed=auto", "data.workers=2"]),
+        ("memory", ["data.cache=memory", "data.workers=2"]),
+    ):
         if name == "packed":
             assert main(["--config", str(config), "--workers", "1"]) == 0
             assert "train: 8 pictures" in (out := capsys.readouterr().out) and "val: 2 pictures" in out

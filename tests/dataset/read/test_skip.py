@@ -81,11 +81,16 @@ def test_a_bad_sample_is_void_in_its_place_and_the_others_are_as_ever(broken, tm
     assert len(lines) == 3 and all(any(name in line for line in lines) for name in BAD)
 
 
-@pytest.mark.parametrize("options", [
-    {"workers": 2, "loader": "processes"}, {"workers": 2, "loader": "threads"},
-    {"prepare": lambda dataset: keep_in_memory([dataset])},
-    {"prepare": lambda dataset: keep_in_memory([dataset]), "workers": 2},
-], ids=["processes", "threads", "cache", "cached threads"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"workers": 2, "loader": "processes"},
+        {"workers": 2, "loader": "threads"},
+        {"prepare": lambda dataset: keep_in_memory([dataset])},
+        {"prepare": lambda dataset: keep_in_memory([dataset]), "workers": 2},
+    ],
+    ids=["processes", "threads", "cache", "cached threads"],
+)
 def test_every_loader_gives_the_same_batches_and_the_same_list(broken, tmp_path, options):
     expected, told = batches(broken, tmp_path)
     found, said = batches(broken, tmp_path, **options)
@@ -124,8 +129,11 @@ def test_class_uniform_sampling_goes_on_too(broken, tmp_path):
     points = find_points(dataset, 32)
     assert 5 not in points.table[:, 1]
     found, said = batches(broken, tmp_path, uniform=ClassUniform(points, 16, 1.0), count=12)
-    assert all((batch["label"][place] == 255).all() == (name in BAD)
-               for batch in found for place, name in enumerate(batch["name"]))
+    assert all(
+        (batch["label"][place] == 255).all() == (name in BAD)
+        for batch in found
+        for place, name in enumerate(batch["name"])
+    )
     assert said
 
 
@@ -134,8 +142,9 @@ def test_a_void_sample_adds_nothing_to_the_loss():
     label = torch.randint(0, 3, (2, 8, 8))
     logits = torch.randn(2, 3, 8, 8, requires_grad=True)
     alone, _ = criterion({"out": logits}, label)
-    both, _ = criterion({"out": torch.cat([logits, torch.randn(1, 3, 8, 8)])},
-                        torch.cat([label, torch.full((1, 8, 8), 255)]))
+    both, _ = criterion(
+        {"out": torch.cat([logits, torch.randn(1, 3, 8, 8)])}, torch.cat([label, torch.full((1, 8, 8), 255)])
+    )
     torch.testing.assert_close(both, alone)
 
 
@@ -154,8 +163,11 @@ def test_the_check_counts_what_may_be_skipped(broken, tmp_path):
         check_dataset(dataset, stamp=stamp, may_skip=1)
     report = check_dataset(dataset, stamp=stamp, may_skip=2)
     assert (report.images, len(report.skipped), report.cached) == (14, 2, False)  # a picture is seen by its header
-    good = [cv2.imread(label, cv2.IMREAD_UNCHANGED) for _, label in dataset.samples
-            if not any(name in label for name in BAD[1:])]
+    good = [
+        cv2.imread(label, cv2.IMREAD_UNCHANGED)
+        for _, label in dataset.samples
+        if not any(name in label for name in BAD[1:])
+    ]
     assert report.pixels == tuple(sum(int((label == i).sum()) for label in good) for i in range(3))
     assert check_dataset(dataset, stamp=stamp, may_skip=2).cached
     with pytest.raises(ValueError, match="2 of 16 samples cannot be used"):

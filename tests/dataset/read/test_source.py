@@ -171,6 +171,7 @@ def test_memory_of_a_batch_is_free_as_soon_as_it_is_dropped(tmp_path, monkeypatc
 
 def counted(kind, began):
     """The class `kind`, whose objects leave a weak reference in `began`."""
+
     class Counted(kind):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)

@@ -34,11 +34,14 @@ def package_of_optimised(network, size, batch):
 
 
 @pytest.mark.parametrize(("name", "backbone"), NETWORKS)
-@pytest.mark.parametrize("make", [
-    pytest.param(engine.onnx_engine, marks=installed("onnx", "onnxruntime")),
-    pytest.param(engine.openvino_engine, marks=installed("openvino")),
-    pytest.param(package_of_optimised, marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(engine.onnx_engine, marks=installed("onnx", "onnxruntime")),
+        pytest.param(engine.openvino_engine, marks=installed("openvino")),
+        pytest.param(package_of_optimised, marks=pytest.mark.slow),
+    ],
+)
 def test_an_engine_gives_the_networks_logits(make, name, backbone):
     torch.manual_seed(0)
     network = build_model(name, 5, backbone).eval()
@@ -63,8 +66,10 @@ def bench(tmp_path, data, monkeypatch):
 
     def run(*arguments: str) -> Report:
         file = tmp_path / "infer.json"
-        assert main(["infer", "custom", "small", "--size", "33", "47", "--rounds", "2", "--json", str(file),
-                     *arguments]) == 0
+        assert (
+            main(["infer", "custom", "small", "--size", "33", "47", "--rounds", "2", "--json", str(file), *arguments])
+            == 0
+        )
         return read_report(file)[0]
 
     return run

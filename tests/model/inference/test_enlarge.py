@@ -12,9 +12,18 @@ way = both_ways(module)
 
 
 @pytest.mark.parametrize("classes", [1, 5, 19, 150])
-@pytest.mark.parametrize(("old", "new"), [
-    ((1, 1), (3, 4)), ((1, 5), (1, 1)), ((4, 7), (4, 7)), ((12, 17), (96, 130)), ((9, 9), (65, 33)), ((20, 30), (7, 11))
-], ids=str)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((1, 1), (3, 4)),
+        ((1, 5), (1, 1)),
+        ((4, 7), (4, 7)),
+        ((12, 17), (96, 130)),
+        ((9, 9), (65, 33)),
+        ((20, 30), (7, 11)),
+    ],
+    ids=str,
+)
 def test_bilinear_with_aligned_corners_in_any_layout(way, old, new, classes):
     logits = torch.randn(2, classes, *old, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(logits.double(), new, mode="bilinear", align_corners=True)

@@ -41,8 +41,9 @@ def in_double(block: InvertedResidual, x: torch.Tensor, product: float) -> tuple
     for conv in convs:
         weight, geometry = conv.weight.abs(), (conv.stride, 0, conv.dilation, conv.groups)
         lacks = product if conv.kernel_size == (1, 1) else PLAIN
-        wrong = F.conv2d(wrong, weight, None, *geometry) + \
-            lacks * F.conv2d(y.abs() + wrong, weight, conv.bias.abs(), *geometry)
+        wrong = F.conv2d(wrong, weight, None, *geometry) + lacks * F.conv2d(
+            y.abs() + wrong, weight, conv.bias.abs(), *geometry
+        )
         y = conv(y) if conv is convs[-1] else conv(y).clamp(0, 6)
     return (x + y if block.residual else y), wrong
 

@@ -49,14 +49,21 @@ def test_results_that_are_held_keep_their_values():
 
 def test_limits_that_are_not_given_are_infinite():
     assert [bounds(limits) for limits in ((), (0.0,), (0.0, 6.0))] == [
-        (-float("inf"), float("inf")), (0.0, float("inf")), (0.0, 6.0)
+        (-float("inf"), float("inf")),
+        (0.0, float("inf")),
+        (0.0, 6.0),
     ]
 
 
-@pytest.mark.parametrize(("use", "tolerance"), [
-    (use_winograd, 1e-5),
-    pytest.param(use_split, 1e-4, marks=pytest.mark.skipif(not amx_is_there(), reason="needs a processor with AMX")),
-])
+@pytest.mark.parametrize(
+    ("use", "tolerance"),
+    [
+        (use_winograd, 1e-5),
+        pytest.param(
+            use_split, 1e-4, marks=pytest.mark.skipif(not amx_is_there(), reason="needs a processor with AMX")
+        ),
+    ],
+)
 def test_one_graph_with_what_surrounds_it(use, tolerance):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(24, 24, 3, padding=1), nn.Sigmoid()).eval().requires_grad_(False)

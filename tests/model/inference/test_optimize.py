@@ -104,10 +104,19 @@ class Odd(nn.Module):
         }[self.arrangement]()
 
 
-@pytest.mark.parametrize("arrangement", [
-    "read by another", "an output itself", "convolution twice", "norm twice", "norm of a sum", "norm of a view",
-    "norm first", "batch statistics",
-])
+@pytest.mark.parametrize(
+    "arrangement",
+    [
+        "read by another",
+        "an output itself",
+        "convolution twice",
+        "norm twice",
+        "norm of a sum",
+        "norm of a view",
+        "norm first",
+        "batch statistics",
+    ],
+)
 def test_what_cannot_be_folded_stays(arrangement):
     network = trained(Odd(arrangement)).eval()
     x = torch.randn(1, 3, 8, 8)

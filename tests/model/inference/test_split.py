@@ -33,11 +33,22 @@ def assert_close(found: torch.Tensor, conv: nn.Conv2d, x: torch.Tensor, *limits:
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 33), (61, 127)])
 @pytest.mark.parametrize("channels", [(16, 16), (24, 40), (33, 19), (48, 17), (64, 48)])
-@pytest.mark.parametrize("geometry", [
-    {"size": 1}, {"size": 1, "stride": 2}, {"size": 1, "padding": 2}, {"padding": 1}, {"padding": 1, "stride": 2},
-    {"padding": 3, "dilation": 3}, {"padding": 36, "dilation": 36}, {"padding": (0, 2)}, {"size": (1, 5), "padding": 2},
-    {"size": 4, "stride": 3, "padding": 2, "dilation": 2}, {"padding": 1, "bias": False},
-])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"size": 1},
+        {"size": 1, "stride": 2},
+        {"size": 1, "padding": 2},
+        {"padding": 1},
+        {"padding": 1, "stride": 2},
+        {"padding": 3, "dilation": 3},
+        {"padding": 36, "dilation": 36},
+        {"padding": (0, 2)},
+        {"size": (1, 5), "padding": 2},
+        {"size": 4, "stride": 3, "padding": 2, "dilation": 2},
+        {"padding": 1, "bias": False},
+    ],
+)
 def test_same_as_the_direct_sum_in_double_precision(size, channels, geometry):
     conv, x = conv2d(*channels, **geometry), torch.randn(2, channels[0], *size)
     reach = [step * (side - 1) + 1 for step, side in zip(conv.dilation, conv.kernel_size, strict=True)]
@@ -49,11 +60,14 @@ def test_same_as_the_direct_sum_in_double_precision(size, channels, geometry):
     assert_close(SplitConv2d(conv, [-0.25, 0.5])(x), conv, x, -0.25, 0.5)
 
 
-@pytest.mark.parametrize(("channels", "size", "dilation"), [
-    ((512, 32), (40, 70), 1),  # narrow parts of the map
-    ((16, 16), (300, 600), 1),  # several parts in both directions
-    ((320, 48), (32, 64), 24),  # each tap has its own rows
-])
+@pytest.mark.parametrize(
+    ("channels", "size", "dilation"),
+    [
+        ((512, 32), (40, 70), 1),  # narrow parts of the map
+        ((16, 16), (300, 600), 1),  # several parts in both directions
+        ((320, 48), (32, 64), 24),  # each tap has its own rows
+    ],
+)
 def test_parts_of_a_map_fit_together(channels, size, dilation):
     conv, x = conv2d(*channels, padding=dilation, dilation=dilation), torch.randn(1, channels[0], *size)
     assert_close(SplitConv2d(conv)(x), conv, x)
@@ -95,11 +109,20 @@ def test_other_users_of_the_tiles_are_not_disturbed():
         assert torch.equal(a @ b, expected)
 
 
-@pytest.mark.parametrize("conv", [
-    conv2d(32, 32, groups=2), conv2d(32, 32, padding=1, padding_mode="reflect"), conv2d(8, 32), conv2d(32, 8),
-    conv2d(32, 32).double(), conv2d(32, 32, stride=(1, 2)), conv2d(32, 32, dilation=(1, 2)),
-    conv2d(32, 32, padding="same"), nn.ConvTranspose2d(32, 32, 3),
-])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        conv2d(32, 32, groups=2),
+        conv2d(32, 32, padding=1, padding_mode="reflect"),
+        conv2d(8, 32),
+        conv2d(32, 8),
+        conv2d(32, 32).double(),
+        conv2d(32, 32, stride=(1, 2)),
+        conv2d(32, 32, dilation=(1, 2)),
+        conv2d(32, 32, padding="same"),
+        nn.ConvTranspose2d(32, 32, 3),
+    ],
+)
 def test_other_convolutions_stay(conv):
     assert use_split(nn.Sequential(conv)) == 0
 

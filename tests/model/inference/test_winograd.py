@@ -52,12 +52,25 @@ def test_no_picture_gives_no_picture():
     assert WinogradConv2d(conv3x3(24, 32))(torch.randn(0, 24, 8, 8)).shape == (0, 32, 8, 8)
 
 
-@pytest.mark.parametrize("conv", [
-    conv3x3(24, 24, stride=2), conv3x3(24, 24, groups=2), conv3x3(24, 24, padding_mode="reflect"), conv3x3(24, 20),
-    conv3x3(20, 24), conv3x3(16, 16), conv3x3(24, 24, 18), conv3x3(24, 24).double(), nn.Conv2d(24, 24, 3),
-    nn.Conv2d(24, 24, 1), nn.Conv2d(24, 24, 3, padding=(1, 2), dilation=(1, 2)), nn.Conv2d(24, 24, (3, 5), padding=1),
-    nn.ConvTranspose2d(24, 24, 3, padding=1), nn.Conv2d(24, 24, 3, padding="same"),
-])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        conv3x3(24, 24, stride=2),
+        conv3x3(24, 24, groups=2),
+        conv3x3(24, 24, padding_mode="reflect"),
+        conv3x3(24, 20),
+        conv3x3(20, 24),
+        conv3x3(16, 16),
+        conv3x3(24, 24, 18),
+        conv3x3(24, 24).double(),
+        nn.Conv2d(24, 24, 3),
+        nn.Conv2d(24, 24, 1),
+        nn.Conv2d(24, 24, 3, padding=(1, 2), dilation=(1, 2)),
+        nn.Conv2d(24, 24, (3, 5), padding=1),
+        nn.ConvTranspose2d(24, 24, 3, padding=1),
+        nn.Conv2d(24, 24, 3, padding="same"),
+    ],
+)
 def test_other_convolutions_stay(conv):
     assert use_winograd(nn.Sequential(conv)) == 0
 
@@ -93,8 +106,10 @@ def test_the_summary_says_what_was_done_and_why_not(monkeypatch, tmp_path):
     assert optimize_for_inference(network, torch.bfloat16).summary.endswith("convolutions in bfloat16")
     broken = tmp_path / "winograd.cpp"
     broken.write_text("no C++\n")
-    for variable, source, reason in ((None, broken, "g++ cannot compile winograd.cpp"),
-                                     ("absent-compiler", winograd.SOURCE, "cannot run the compiler absent-compiler")):
+    for variable, source, reason in (
+        (None, broken, "g++ cannot compile winograd.cpp"),
+        ("absent-compiler", winograd.SOURCE, "cannot run the compiler absent-compiler"),
+    ):
         for cached in (winograd.kernel, native.compiled):
             cached.cache_clear()
         monkeypatch.setattr(winograd, "SOURCE", source)

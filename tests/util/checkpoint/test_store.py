@@ -46,8 +46,16 @@ def epoch_of(path) -> int:
 
 def test_the_newest_is_found_and_the_last_two_and_the_best_stay(tmp_path):
     write(tmp_path, 5, best=(1, 2))
-    assert names(tmp_path) == ["best.pth", "epoch_0002.json", "epoch_0002.pth", "epoch_0004.json", "epoch_0004.pth",
-                               "epoch_0005.json", "epoch_0005.pth", "last.pth"]
+    assert names(tmp_path) == [
+        "best.pth",
+        "epoch_0002.json",
+        "epoch_0002.pth",
+        "epoch_0004.json",
+        "epoch_0004.pth",
+        "epoch_0005.json",
+        "epoch_0005.pth",
+        "last.pth",
+    ]
     found = Store(tmp_path)
     assert epoch_of(found.newest()) == 5 and found.best == "epoch_0002.pth"
     assert epoch_of(tmp_path / "last.pth") == 5 and epoch_of(tmp_path / "best.pth") == 2
@@ -57,7 +65,11 @@ def test_the_newest_is_found_and_the_last_two_and_the_best_stay(tmp_path):
 def test_every_nth_epoch_stays_for_ever(tmp_path):
     write(tmp_path, 7, keep_last=1, keep_every=3)
     assert [n for n in names(tmp_path) if n.endswith(".pth")] == [
-        "epoch_0003.pth", "epoch_0006.pth", "epoch_0007.pth", "last.pth"]
+        "epoch_0003.pth",
+        "epoch_0006.pth",
+        "epoch_0007.pth",
+        "last.pth",
+    ]
 
 
 def test_the_best_of_the_one_before_the_newest_stays_too(tmp_path):
@@ -187,7 +199,10 @@ def test_the_manifest_says_what_the_file_is(tmp_path):
     manifest = json.loads((tmp_path / "epoch_0001.json").read_text())
     assert manifest["sha256"] == sha256(tmp_path / "epoch_0001.pth")
     assert (manifest["step"], manifest["epoch"], manifest["size"]) == (
-        10, 1, (tmp_path / "epoch_0001.pth").stat().st_size)
+        10,
+        1,
+        (tmp_path / "epoch_0001.pth").stat().st_size,
+    )
 
 
 def test_bytes_that_come_back_wrong_are_no_checkpoint(tmp_path, monkeypatch):

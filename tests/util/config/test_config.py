@@ -29,40 +29,46 @@ def test_defaults_fill_what_the_file_does_not_say(small):
     assert config.seed == 0
 
 
-@pytest.mark.parametrize("override, section, key, value", [
-    ("train.epochs=7", "train", "epochs", 7),
-    ("optim.lr=1e-3", "optim", "lr", 0.001),
-    ("data.scale=[1, 2]", "data", "scale", (1.0, 2.0)),
-    ("data.label_map={0: 3, 7: 255}", "data", "label_map", {0: 3, 7: 255}),
-    ("model.options={output_stride: 8}", "model", "options", {"output_stride": 8}),
-    ("model.weights=none", "model", "weights", "none"),
-    ("optim.clip_grad=", "optim", "clip_grad", None),
-    ("test.window=[5, 6]", "test", "window", (5, 6)),
-])
+@pytest.mark.parametrize(
+    "override, section, key, value",
+    [
+        ("train.epochs=7", "train", "epochs", 7),
+        ("optim.lr=1e-3", "optim", "lr", 0.001),
+        ("data.scale=[1, 2]", "data", "scale", (1.0, 2.0)),
+        ("data.label_map={0: 3, 7: 255}", "data", "label_map", {0: 3, 7: 255}),
+        ("model.options={output_stride: 8}", "model", "options", {"output_stride": 8}),
+        ("model.weights=none", "model", "weights", "none"),
+        ("optim.clip_grad=", "optim", "clip_grad", None),
+        ("test.window=[5, 6]", "test", "window", (5, 6)),
+    ],
+)
 def test_overrides_are_read_as_yaml(small, override, section, key, value):
     assert getattr(getattr(load_config(small, [override]), section), key) == value
 
 
-@pytest.mark.parametrize("override, parts", [
-    ("train.epohcs=3", ["unknown key 'train.epohcs'", "train.epochs"]),
-    ("epochs=3", ["unknown key 'epochs'", "train.epochs"]),
-    ("trian.epochs=3", ["unknown key 'trian'", "train"]),
-    ("train.epochs=true", ["train.epochs", "integer", "True"]),
-    ("train.epochs='3'", ["train.epochs", "integer"]),
-    ("train.epochs=2.5", ["train.epochs", "integer"]),
-    ("optim.lr=fast", ["optim.lr", "number", "fast"]),
-    ("optim.lr=0", ["optim.lr", "greater than 0"]),
-    ("optim.lr=.nan", ["optim.lr"]),
-    ("train.amp=fp8", ["train.amp", "'bf16'", "fp8"]),
-    ("data.crop=[1, 2, 3]", ["data.crop"]),
-    ("data.scale=[2, 1]", ["data.scale", "2.0 is larger"]),
-    ("train.accumulate=3", ["batch_size 8 is not a multiple of accumulate 3"]),
-    ("data.name=custom", ["custom needs 'classes'"]),
-    ("loss.weights={aux: 1}", ["'out' needs a weight"]),
-    ("data.classes=[a, a]", ["twice"]),
-    ("data.root=", ["data.root", "string"]),
-    ("train", ["expected section.key=value"]),
-])
+@pytest.mark.parametrize(
+    "override, parts",
+    [
+        ("train.epohcs=3", ["unknown key 'train.epohcs'", "train.epochs"]),
+        ("epochs=3", ["unknown key 'epochs'", "train.epochs"]),
+        ("trian.epochs=3", ["unknown key 'trian'", "train"]),
+        ("train.epochs=true", ["train.epochs", "integer", "True"]),
+        ("train.epochs='3'", ["train.epochs", "integer"]),
+        ("train.epochs=2.5", ["train.epochs", "integer"]),
+        ("optim.lr=fast", ["optim.lr", "number", "fast"]),
+        ("optim.lr=0", ["optim.lr", "greater than 0"]),
+        ("optim.lr=.nan", ["optim.lr"]),
+        ("train.amp=fp8", ["train.amp", "'bf16'", "fp8"]),
+        ("data.crop=[1, 2, 3]", ["data.crop"]),
+        ("data.scale=[2, 1]", ["data.scale", "2.0 is larger"]),
+        ("train.accumulate=3", ["batch_size 8 is not a multiple of accumulate 3"]),
+        ("data.name=custom", ["custom needs 'classes'"]),
+        ("loss.weights={aux: 1}", ["'out' needs a weight"]),
+        ("data.classes=[a, a]", ["twice"]),
+        ("data.root=", ["data.root", "string"]),
+        ("train", ["expected section.key=value"]),
+    ],
+)
 def test_a_mistake_names_file_and_key(small, override, parts):
     with pytest.raises(ConfigError) as error:
         load_config(small, [override])
@@ -84,15 +90,18 @@ def test_a_missing_key_is_named(tmp_path):
         load_config(path)
 
 
-@pytest.mark.parametrize("text, part", [
-    ("data: [", "not valid YAML"),
-    ("- a\n- b\n", "expected sections"),
-    ("", "expected sections"),
-    ("data: {name: a}\ndata: {name: b}\n", "x.yaml:2: key 'data' was given before, on line 1"),
-    ("base: none.yaml\n", "none.yaml: no such file"),
-    ("base: x.yaml\n", "leads back"),
-    ("base: 3\n", "base: expected the path"),
-])
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("data: [", "not valid YAML"),
+        ("- a\n- b\n", "expected sections"),
+        ("", "expected sections"),
+        ("data: {name: a}\ndata: {name: b}\n", "x.yaml:2: key 'data' was given before, on line 1"),
+        ("base: none.yaml\n", "none.yaml: no such file"),
+        ("base: x.yaml\n", "leads back"),
+        ("base: 3\n", "base: expected the path"),
+    ],
+)
 def test_a_file_that_cannot_be_read(tmp_path, text, part):
     path = tmp_path / "x.yaml"
     path.write_text(text)

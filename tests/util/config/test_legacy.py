@@ -9,23 +9,71 @@ from tool.shared.experiment import load_experiment
 from util.config.load import ConfigError
 
 OLD = {  # every key of the older repositories' files
-    "DATA": {"data_root": "/data/cityscapes", "train_list": "/data/l/fine_train.txt",
-             "val_list": "/data/l/fine_val.txt", "classes": 19},
-    "TRAIN": {"arch": "sfnet", "layers": 101, "sync_bn": True, "train_h": 713, "train_w": 713, "scale_min": 0.5,
-              "scale_max": 2.0, "rotate_min": -10, "rotate_max": 10, "zoom_factor": 8, "ignore_label": 255,
-              "aux_weight": 0.4, "train_gpu": [0, 1], "workers": 16, "batch_size": 14, "batch_size_val": 4,
-              "base_lr": 0.01, "epochs": 200, "start_epoch": 0, "output_stride": 16, "power": 0.9, "momentum": 0.9,
-              "weight_decay": 0.0001, "manual_seed": None, "print_freq": 50, "save_freq": 1,
-              "save_path": "exp/cityscapes/sfnet101/model", "weight": None, "resume": None, "evaluate": False},
-    "Distributed": {"dist_url": "tcp://127.0.0.1:6789", "dist_backend": "nccl", "multiprocessing_distributed": True,
-                    "world_size": 1, "rank": 0, "use_apex": True, "opt_level": "O0", "keep_batchnorm_fp32": None,
-                    "loss_scale": None},
-    "TEST": {"test_list": "/data/l/fine_val.txt", "split": "val", "base_size": 2048, "test_h": 713, "test_w": 713,
-             "scales": [0.5, 1.0, 1.75], "has_prediction": False, "index_start": 3, "index_step": 7, "test_gpu": [1],
-             "model_path": "exp/cityscapes/sfnet101/model/train_epoch_200.pth",
-             "save_folder": "exp/cityscapes/sfnet101/result/epoch_200/val/ms",
-             "colors_path": "dataset/cityscapes/cityscapes_colors.txt",
-             "names_path": "dataset/cityscapes/cityscapes_names.txt"},
+    "DATA": {
+        "data_root": "/data/cityscapes",
+        "train_list": "/data/l/fine_train.txt",
+        "val_list": "/data/l/fine_val.txt",
+        "classes": 19,
+    },
+    "TRAIN": {
+        "arch": "sfnet",
+        "layers": 101,
+        "sync_bn": True,
+        "train_h": 713,
+        "train_w": 713,
+        "scale_min": 0.5,
+        "scale_max": 2.0,
+        "rotate_min": -10,
+        "rotate_max": 10,
+        "zoom_factor": 8,
+        "ignore_label": 255,
+        "aux_weight": 0.4,
+        "train_gpu": [0, 1],
+        "workers": 16,
+        "batch_size": 14,
+        "batch_size_val": 4,
+        "base_lr": 0.01,
+        "epochs": 200,
+        "start_epoch": 0,
+        "output_stride": 16,
+        "power": 0.9,
+        "momentum": 0.9,
+        "weight_decay": 0.0001,
+        "manual_seed": None,
+        "print_freq": 50,
+        "save_freq": 1,
+        "save_path": "exp/cityscapes/sfnet101/model",
+        "weight": None,
+        "resume": None,
+        "evaluate": False,
+    },
+    "Distributed": {
+        "dist_url": "tcp://127.0.0.1:6789",
+        "dist_backend": "nccl",
+        "multiprocessing_distributed": True,
+        "world_size": 1,
+        "rank": 0,
+        "use_apex": True,
+        "opt_level": "O0",
+        "keep_batchnorm_fp32": None,
+        "loss_scale": None,
+    },
+    "TEST": {
+        "test_list": "/data/l/fine_val.txt",
+        "split": "val",
+        "base_size": 2048,
+        "test_h": 713,
+        "test_w": 713,
+        "scales": [0.5, 1.0, 1.75],
+        "has_prediction": False,
+        "index_start": 3,
+        "index_step": 7,
+        "test_gpu": [1],
+        "model_path": "exp/cityscapes/sfnet101/model/train_epoch_200.pth",
+        "save_folder": "exp/cityscapes/sfnet101/result/epoch_200/val/ms",
+        "colors_path": "dataset/cityscapes/cityscapes_colors.txt",
+        "names_path": "dataset/cityscapes/cityscapes_names.txt",
+    },
 }
 
 
@@ -64,10 +112,15 @@ def test_every_key_arrives(old):
     assert str(run.checkpoint).endswith("train_epoch_200.pth")
 
 
-@pytest.mark.parametrize("changes, expected", [
-    ({"opt_level": "O1"}, "fp16"), ({"opt_level": "O2"}, "fp16"), ({"opt_level": "O0"}, "off"),
-    ({"opt_level": "O1", "use_apex": False}, "off"),
-])
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"opt_level": "O1"}, "fp16"),
+        ({"opt_level": "O2"}, "fp16"),
+        ({"opt_level": "O0"}, "off"),
+        ({"opt_level": "O1", "use_apex": False}, "off"),
+    ],
+)
 def test_apex_becomes_autocast(old, changes, expected):
     assert load_experiment(old(**changes), [])[0].train.amp == expected
 
@@ -83,29 +136,36 @@ def test_pspnet_is_tested_with_its_own_stride(old):
 
 
 def test_overrides_in_both_styles(old):
-    config, _ = load_experiment(old(), ["base_lr", "0.02", "TRAIN.epochs", "3", "scales", "[1.0]",
-                                        "model.weights=none", "data_root", "/other"])
+    config, _ = load_experiment(
+        old(), ["base_lr", "0.02", "TRAIN.epochs", "3", "scales", "[1.0]", "model.weights=none", "data_root", "/other"]
+    )
     assert (config.optim.lr, config.train.epochs, config.test.scales) == (0.02, 3, (1.0,))
     assert (config.model.weights, config.data.root) == ("none", "/other")
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (["base_rl", "1"], "unknown key 'base_rl'; did you mean 'base_lr'?"),
-    (["epochs"], "has no value"),
-    (["epochs", "many"], "train.epochs"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (["base_rl", "1"], "unknown key 'base_rl'; did you mean 'base_lr'?"),
+        (["epochs"], "has no value"),
+        (["epochs", "many"], "train.epochs"),
+    ],
+)
 def test_a_wrong_override_is_named(old, overrides, part):
     with pytest.raises(ConfigError) as error:
         load_experiment(old(), overrides)
     assert part in str(error.value)
 
 
-@pytest.mark.parametrize("changes, part", [
-    ({"arch": "psanet"}, "arch 'psanet' is not supported"),
-    ({"aux_wieght": 1}, "did you mean 'aux_weight'?"),
-    ({"train_list": None}, "missing key 'train_list'"),
-    ({"names_path": "nowhere/mine.txt"}, "nowhere/mine.txt is missing"),
-])
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"arch": "psanet"}, "arch 'psanet' is not supported"),
+        ({"aux_wieght": 1}, "did you mean 'aux_weight'?"),
+        ({"train_list": None}, "missing key 'train_list'"),
+        ({"names_path": "nowhere/mine.txt"}, "nowhere/mine.txt is missing"),
+    ],
+)
 def test_a_mistake_is_named(old, changes, part):
     with pytest.raises(ConfigError) as error:
         load_experiment(old(**changes), [])
@@ -116,7 +176,8 @@ def test_own_names_and_colors_are_read(old, tmp_path):
     (tmp_path / "names.txt").write_text("grass\nroad\n")
     (tmp_path / "colors.txt").write_text("0 255 0\n90 90 90\n")
     config, _ = load_experiment(
-        old(classes=2, names_path=str(tmp_path / "names.txt"), colors_path=str(tmp_path / "colors.txt")), [])
+        old(classes=2, names_path=str(tmp_path / "names.txt"), colors_path=str(tmp_path / "colors.txt")), []
+    )
     assert config.data.name == "custom"
     assert config.data.classes == ("grass", "road") and config.data.colors == ((0, 255, 0), (90, 90, 90))
 

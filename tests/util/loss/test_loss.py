@@ -155,7 +155,7 @@ def test_cross_entropy_and_its_gradient_are_those_of_pytorch(weights, layout):
     label = torch.randint(0, 4, (2, 9, 7), generator=generator)
     label[:, 2] = 255
     expected = torch.nn.functional.cross_entropy(logits, label, table(weights), ignore_index=255)
-    gradient, = torch.autograd.grad(expected, logits)
+    (gradient,) = torch.autograd.grad(expected, logits)
     value = cross_entropy(logits, label, class_weights=table(weights))
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(torch.autograd.grad(value, logits)[0], gradient, rtol=1e-5, atol=1e-7)

@@ -11,8 +11,10 @@ from util.loss.pixel import ohem_cross_entropy
 from util.loss.region import dice, lovasz_softmax, presence
 
 CASES = [
-    *((loss, {}) for loss in LOSSES.values()), (ohem_cross_entropy, {"average": "all", "min_kept": 0}),
-    (dice, {"per_picture": True, "smooth": 0}), (lovasz_softmax, {"per_picture": True}),
+    *((loss, {}) for loss in LOSSES.values()),
+    (ohem_cross_entropy, {"average": "all", "min_kept": 0}),
+    (dice, {"per_picture": True, "smooth": 0}),
+    (lovasz_softmax, {"per_picture": True}),
 ]
 
 

@@ -108,8 +108,12 @@ MISTAKES = [
 
 @pytest.mark.parametrize("section, part", MISTAKES, ids=lambda v: str(v)[:40])
 def test_a_mistake_in_the_experiment_is_told_at_once(section, part):
-    raw = {"data": {"name": "camvid", "root": "x"}, "model": {"name": "fcn"}, "loss": section,
-           "train": {"epochs": 1, "batch_size": 1}}
+    raw = {
+        "data": {"name": "camvid", "root": "x"},
+        "model": {"name": "fcn"},
+        "loss": section,
+        "train": {"epochs": 1, "batch_size": 1},
+    }
     with pytest.raises(ConfigError, match=r"^x\.yaml: loss\.") as error:
         check_config(raw, "x.yaml")
     assert part in str(error.value)

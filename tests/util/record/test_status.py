@@ -80,8 +80,19 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatc
 
 def write(folder, **changes):
     folder.mkdir(parents=True, exist_ok=True)
-    base = {"state": "running", "step": 6, "total": 12, "loss": 0.25, "best": 0.5, "speed": 8.0, "checkpoint": None,
-            "error": None, "pid": os.getpid(), "host": socket.gethostname(), "heartbeat": time.time()}
+    base = {
+        "state": "running",
+        "step": 6,
+        "total": 12,
+        "loss": 0.25,
+        "best": 0.5,
+        "speed": 8.0,
+        "checkpoint": None,
+        "error": None,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "heartbeat": time.time(),
+    }
     (folder / "status.json").write_text(json.dumps(base | changes))
 
 
@@ -96,13 +107,28 @@ def test_who_is_running_and_who_only_says_so(tmp_path):
     runs, damaged = listing.collect(tmp_path)
     assert not damaged
     assert {run["run"].rpartition("/")[2]: run["state"] for run in runs} == {
-        "alive": "running", "killed": "lost", "elsewhere": "running", "silent": "stale", "ended": "failed"}
+        "alive": "running",
+        "killed": "lost",
+        "elsewhere": "running",
+        "silent": "stale",
+        "ended": "failed",
+    }
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "flying"}', '{"state": "running"}', "\x00\xff",
-                                     '{"state": "running", "pid": "x", "heartbeat": 1, "step": 2}',
-                                     '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "checkpoint": 7}',
-                                     '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "loss": "x"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"state": "flying"}',
+        '{"state": "running"}',
+        "\x00\xff",
+        '{"state": "running", "pid": "x", "heartbeat": 1, "step": 2}',
+        '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "checkpoint": 7}',
+        '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "loss": "x"}',
+    ],
+)
 def test_a_damaged_file_is_named_and_the_others_are_listed(tmp_path, capsys, content):
     write(tmp_path / "good")
     (tmp_path / "bad").mkdir()

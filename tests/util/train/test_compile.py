@@ -20,11 +20,20 @@ from tool import train
 from util.train.compile import blocks, compile_regions, regions
 from util.train.recompute import recompute_blocks
 
-NETWORKS = [(name, "resnet18") for name in MODELS] + [("sketchfill", "mobilenet_v2")] + [
-    pytest.param(*names, marks=pytest.mark.slow) for names in (
-        ("semanticflow", "dfnet_v1"), ("semanticflow_lite", "stdc1"), ("fcn", "torchvision/resnet18"),
-        ("fcn", "timm/convnext_atto"), ("fcn", "timm/mobilenetv3_small_050"))
-]
+NETWORKS = (
+    [(name, "resnet18") for name in MODELS]
+    + [("sketchfill", "mobilenet_v2")]
+    + [
+        pytest.param(*names, marks=pytest.mark.slow)
+        for names in (
+            ("semanticflow", "dfnet_v1"),
+            ("semanticflow_lite", "stdc1"),
+            ("fcn", "torchvision/resnet18"),
+            ("fcn", "timm/convnext_atto"),
+            ("fcn", "timm/mobilenetv3_small_050"),
+        )
+    ]
+)
 
 
 class Residual(SegModel):
@@ -98,16 +107,21 @@ def test_a_graph_break_is_an_error():
         network(torch.ones(1, 3, 4, 4))
 
 
-@pytest.mark.parametrize(("network", "amp"), [
-    ({"name": "residual", "backbone": None}, "off"),
-    ({"name": "sketchfill", "backbone": "mobilenet_v2", "options": {"dropout": 0.0}}, "bf16"),
-], ids=["off", "bf16"])
+@pytest.mark.parametrize(
+    ("network", "amp"),
+    [
+        ({"name": "residual", "backbone": None}, "off"),
+        ({"name": "sketchfill", "backbone": "mobilenet_v2", "options": {"dropout": 0.0}}, "bf16"),
+    ],
+    ids=["off", "bf16"],
+)
 def test_three_steps_are_those_without(tmp_path, graphs, monkeypatch, network, amp):
     monkeypatch.setitem(model.MODELS, "residual", "tests.test_compile.Residual")
     losses, states = [], []
     for compiled in (False, True):
-        training, parts = start(tmp_path, model=network, train={"compile": compiled, "amp": amp, "ema": 0.5},
-                                optim={"lr": 1e-4})
+        training, parts = start(
+            tmp_path, model=network, train={"compile": compiled, "amp": amp, "ema": 0.5}, optim={"lr": 1e-4}
+        )
         torch.manual_seed(1)
         losses.append([float(step(training, parts)["loss"]) for _ in range(3)])
         states.append(training.model.state_dict() | {f"ema.{k}": v for k, v in training.ema.state_dict().items()})
@@ -170,13 +184,16 @@ def test_pictures_of_other_sizes_are_validated_without_compiling(tmp_path, data,
     assert log.count("validation after epoch") == 2 and "continu" in log
 
 
-PROCESSES = """
+PROCESSES = (
+    """
 import model
 from model import regions
 from tool import train
 model.MODELS["residual"] = "tests.test_compile.Residual"
 train.compile_regions = lambda network: regions.compile_regions(network, "{backend}")
-""" + TRAIN
+"""
+    + TRAIN
+)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -187,8 +204,17 @@ def test_two_processes_with_everything_train_like_a_plain_one(tmp_path, data, ba
     for count in (1, 2):
         more = {} if count == 1 else {"compile": True, "checkpointing": True}
         experiment = make_experiment(tmp_path, data, model=network, train={"epochs": 1, "val_every": 0, **more})
-        losses += map(json.loads, run_processes(count, PROCESSES.format(backend=backend), "--config", str(experiment),
-                                                "--exp", str(tmp_path / f"run{count}")))
+        losses += map(
+            json.loads,
+            run_processes(
+                count,
+                PROCESSES.format(backend=backend),
+                "--config",
+                str(experiment),
+                "--exp",
+                str(tmp_path / f"run{count}"),
+            ),
+        )
     assert len(losses) == 3 and len(losses[0]) == 4
     assert losses[1] == losses[2] == pytest.approx(losses[0], abs=1e-5)
     assert losses[0][-1] != pytest.approx(losses[0][0], abs=1e-2)

@@ -57,8 +57,9 @@ def test_from_the_checkpoint_before_it(tmp_path, data):
     sections = {"model": TOY, "train": {"epochs": 3, "log_every": 3}}
     experiment = make_experiment(tmp_path, data, **sections)
     assert train.main(["--config", str(experiment), "--exp", str(tmp_path / "run"), "train.epochs=1"]) == 0
-    told, file = failed(tmp_path, data, optim={"lr": 1e38, "momentum": 0.0},
-                        train={"epochs": 3, "log_every": 3, "resume": "force"})
+    told, file = failed(
+        tmp_path, data, optim={"lr": 1e38, "momentum": 0.0}, train={"epochs": 3, "log_every": 3, "resume": "force"}
+    )
     assert json.loads(Path(file).read_text())["checkpoint"] == "step_00000005.pth"
     assert step_of(replayed(file)) == step_of(told) == 5
     assert "replaying steps 4 to 5" in (tmp_path / "run" / "replay.log").read_text()

@@ -77,8 +77,11 @@ def test_the_log_lines_of_a_continued_run_are_those_of_an_uninterrupted_one(tmp_
     experiment = small(tmp_path, data, train={"save_steps": 5, "log_every": 8, "val_every": 0, "epochs": 4})
 
     def lines(folder):
-        return [line.split(" lr ")[0].split(" ", 1)[1] for line in (folder / "train.log").read_text().splitlines()
-                if " step 8/" in line]
+        return [
+            line.split(" lr ")[0].split(" ", 1)[1]
+            for line in (folder / "train.log").read_text().splitlines()
+            if " step 8/" in line
+        ]
 
     run(experiment, tmp_path / "whole")
     killed(monkeypatch, "close_epoch", 2, experiment, tmp_path / "run")  # after step 8, of which 5 are saved

@@ -40,10 +40,14 @@ def start(tmp_path, device="cpu", size=(48, 64), **sections):
     training.net.train()
     generator = torch.Generator().manual_seed(0)
     n = config.train.batch_size // config.train.accumulate
-    parts = [{
-        "image": torch.randint(0, 256, (n, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2),
-        "label": torch.randint(0, 3, (n, *size), dtype=torch.uint8, generator=generator), "name": ["x"] * n,
-    } for _ in range(config.train.accumulate)]
+    parts = [
+        {
+            "image": torch.randint(0, 256, (n, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2),
+            "label": torch.randint(0, 3, (n, *size), dtype=torch.uint8, generator=generator),
+            "name": ["x"] * n,
+        }
+        for _ in range(config.train.accumulate)
+    ]
     return training, parts
 
 
@@ -56,8 +60,15 @@ def step(training, parts):
 class Reads(TorchDispatchMode):
     """Names of the operations that need a tensor's values, or the number of those that are true, on the host."""
 
-    NEED = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.is_nonzero", "aten.equal",
-            "aten.unique_consecutive", "aten._unique2")
+    NEED = (
+        "aten._local_scalar_dense",
+        "aten.nonzero",
+        "aten.masked_select",
+        "aten.is_nonzero",
+        "aten.equal",
+        "aten.unique_consecutive",
+        "aten._unique2",
+    )
 
     def __init__(self):
         super().__init__()
@@ -65,7 +76,8 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         masked = str(function).startswith(("aten.index.", "aten.index_put")) and any(
-            i is not None and i.dtype == torch.bool for i in args[1])
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
         if masked or str(function).startswith(self.NEED):
             self.found.append(str(function))
         return function(*args, **(kwargs or {}))
@@ -227,6 +239,7 @@ def test_on_the_cpu_all_of_the_time_for_a_batch_is_waiting(monkeypatch):
 @pytest.mark.gpu
 def test_a_gpu_that_is_busy_does_not_wait_for_a_slow_loader():
     """While the host waits 20 ms for each batch, the GPU has work for much longer, or none."""
+
     def slow():
         while True:
             time.sleep(0.02)
@@ -253,7 +266,7 @@ def test_pictures_are_augmented_on_the_gpu_without_a_wait(tmp_path, data, loader
     expected = iter(build_loader(source, 4))
     batches = Prefetch(iter(build_loader(source, 4, workers=2, loader=loader, pin_memory=True)), torch.device("cuda"))
     for number in range(8):
-        part, = next(batches)
+        (part,) = next(batches)
         torch.cuda.set_sync_debug_mode("error" if number else "default")  # the padding's colour is copied once
         try:
             image, label = transform.apply(part["image"], part["label"], part["drawn"])
@@ -271,12 +284,17 @@ def test_pictures_are_augmented_on_the_gpu_without_a_wait(tmp_path, data, loader
 
 @pytest.mark.gpu
 def test_batches_are_copied_while_the_gpu_computes():
-    source = [{"image": torch.full((2, 3, 64, 64), i, dtype=torch.uint8).pin_memory(),
-               "label": torch.full((2, 64, 64), i, dtype=torch.uint8).pin_memory()} for i in range(20)]
+    source = [
+        {
+            "image": torch.full((2, 3, 64, 64), i, dtype=torch.uint8).pin_memory(),
+            "label": torch.full((2, 64, 64), i, dtype=torch.uint8).pin_memory(),
+        }
+        for i in range(20)
+    ]
     batches = Prefetch(iter(source), torch.device("cuda"))
     weight = torch.randn(2048, 2048, device="cuda")
     sums = []
-    for part, in batches:
+    for (part,) in batches:
         weight = (weight @ weight).clamp(-1, 1)  # work that the next copy overtakes
         sums.append(part["image"].long().sum() + part["label"].long().sum())
         del part
@@ -284,8 +302,10 @@ def test_batches_are_copied_while_the_gpu_computes():
     assert torch.stack(sums).tolist() == [i * 2 * 4 * 64 * 64 for i in range(20)]
 
 
-@pytest.mark.parametrize("name, backbone", [("sketchfill", "mobilenet_v2"), ("semanticflow", "resnet18"),
-                                            ("semanticflow", "stdc1"), ("fcn", "timm/resnet18")])
+@pytest.mark.parametrize(
+    "name, backbone",
+    [("sketchfill", "mobilenet_v2"), ("semanticflow", "resnet18"), ("semanticflow", "stdc1"), ("fcn", "timm/resnet18")],
+)
 def test_recomputed_blocks_change_nothing_but_memory(name, backbone):
     torch.manual_seed(0)
     plain = build_model(name, 3, backbone, dropout=0.0).train()

@@ -44,5 +44,5 @@ def _crop(image, label, crop, rng):
         label = cv2.copyMakeBorder(label, *sides, cv2.BORDER_CONSTANT, value=IGNORE)
     top = rng.integers(label.shape[0] - crop[0] + 1)
     left = rng.integers(label.shape[1] - crop[1] + 1)
-    window = np.s_[top:top + crop[0], left:left + crop[1]]
+    window = np.s_[top : top + crop[0], left : left + crop[1]]
     return image[window], label[window]

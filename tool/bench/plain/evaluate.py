@@ -52,8 +52,11 @@ def _one_scale(network, image, classes, crop, size, mean, std, rate) -> np.ndarr
             scores[place] += _one_window(network, image[place].copy(), mean, std)
     scores /= count[:, :, None]
     scores = scores[top : top + height, left : left + width]
-    groups = [np.ascontiguousarray(scores[..., c : c + MOST_CHANNELS]) for c in range(0, classes, MOST_CHANNELS)] \
-        if classes > MOST_CHANNELS else [scores]
+    groups = (
+        [np.ascontiguousarray(scores[..., c : c + MOST_CHANNELS]) for c in range(0, classes, MOST_CHANNELS)]
+        if classes > MOST_CHANNELS
+        else [scores]
+    )
     resized = [cv2.resize(group, size, interpolation=cv2.INTER_LINEAR) for group in groups]
     return resized[0] if len(resized) == 1 else np.concatenate(resized, 2)
 

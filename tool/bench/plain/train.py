@@ -27,8 +27,14 @@ class PlainLoop:
     """
 
     def __init__(
-        self, network: nn.Module, weights: Mapping[str, float], class_weights: Tensor | None,
-        hard: tuple[float, int] | None, optimizer: Callable[[list], torch.optim.Optimizer], mean, std,
+        self,
+        network: nn.Module,
+        weights: Mapping[str, float],
+        class_weights: Tensor | None,
+        hard: tuple[float, int] | None,
+        optimizer: Callable[[list], torch.optim.Optimizer],
+        mean,
+        std,
         device: torch.device | str = "cpu",
     ):
         self.network = network.to(device).train()

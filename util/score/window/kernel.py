@@ -36,8 +36,15 @@ def add_probabilities(sums: Tensor, weights: tuple[Tensor, Tensor], logits: Tens
     assert sums.shape == logits.shape == (len(rows), logits.shape[1], len(columns)), (sums.shape, logits.shape)
     assert sums.stride(2) == rows.stride(0) == columns.stride(0) == 1, (sums.stride(), rows.stride(), columns.stride())
     kernel().add_probabilities(
-        sums.data_ptr(), *sums.stride()[:2], rows.data_ptr(), columns.data_ptr(), logits.data_ptr(),
-        *logits.stride()[:2], *logits.shape, mirrored, torch.get_num_threads(),
+        sums.data_ptr(),
+        *sums.stride()[:2],
+        rows.data_ptr(),
+        columns.data_ptr(),
+        logits.data_ptr(),
+        *logits.stride()[:2],
+        *logits.shape,
+        mirrored,
+        torch.get_num_threads(),
     )
 
 
@@ -71,8 +78,19 @@ def kernel() -> ctypes.CDLL | None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.add_probabilities.argtypes = [
-        pointer, number, number, pointer, pointer, pointer, number, number, number, number, number,
-        ctypes.c_int, ctypes.c_int,
+        pointer,
+        number,
+        number,
+        pointer,
+        pointer,
+        pointer,
+        number,
+        number,
+        number,
+        number,
+        number,
+        ctypes.c_int,
+        ctypes.c_int,
     ]
     library.first_argmax.argtypes = [pointer, number, number, pointer, number, number, number, number, ctypes.c_int]
     return library
