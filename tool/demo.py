@@ -23,9 +23,7 @@ from tool.shared.network import rebuild
 from util import checkpoint, dist
 from util.config.schema import IMAGENET_MEAN, IMAGENET_STD
 from util.record.log import log, open_log
-from util.report.panels import (
-    sheet,
-)
+from util.report.panels import sheet
 from util.report.visual import triptych
 from util.score.predict import Predictor
 

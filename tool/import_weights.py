@@ -30,9 +30,7 @@ PUBLISHED_ON = {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tool.import_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tool.import_weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", metavar="FILE", help="the published checkpoint")
     parser.add_argument("--out", metavar="FILE", help="what to write (default: FILE's name, _imported.pth)")
@@ -46,12 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse(state, source, out)
     found, model, report = build(state, source, dict(read_option(pair) for pair in args.options))
     facts = dataset_facts(args.dataset, found.num_classes)
-    origin = {
-        "file": source.name,
-        "sha256": sha256(source),
-        "family": found.family,
-        **training_facts(state),
-    }
+    origin = {"file": source.name, "sha256": sha256(source), "family": found.family, **training_facts(state)}
     write(out, model, facts, origin)
     for line in summary(found, model, report, origin):
         log.info("%s", line)

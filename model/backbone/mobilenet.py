@@ -7,15 +7,7 @@ from torch.nn import functional as F
 from model.layer.basic import ConvBNReLU, init_weights
 
 # Expansion, channels, blocks, stride of each group (Sandler et al., table 2).
-GROUPS = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 # The last block at each resolution.
 TAPS = (3, 6, 13, 17)
 

@@ -9,11 +9,7 @@ from torch import nn
 from model.layer.basic import ConvBNReLU, init_weights
 
 # Stride and dilation of the four stages for every output stride.
-STAGES = {
-    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
-    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
-    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
-}
+STAGES = {32: ((1, 2, 2, 2), (1, 1, 1, 1)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 8: ((1, 2, 1, 1), (1, 1, 2, 4))}
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:

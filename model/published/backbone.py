@@ -35,8 +35,7 @@ TORCHVISION_MOBILENET = {
 SFSEG_IMAGENET = {**{f"conv1.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)}, "bn1": "stem.7", **STAGES}
 
 SFSEG_RESNET = inside(
-    "backbone",
-    {**{f"layer0.0.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)}, "layer0.1": "stem.7", **STAGES},
+    "backbone", {**{f"layer0.0.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)}, "layer0.1": "stem.7", **STAGES}
 )
 
 

@@ -284,12 +284,7 @@ def _may_miss(name: str, values: Tensors, heads: Iterable[str]) -> bool:
     return name.startswith(tuple(f"{head}." for head in absent))
 
 
-def _check_shapes(
-    model: nn.Module,
-    target: Tensors,
-    values: Tensors,
-    mapped: Mapping[str, str],
-) -> None:
+def _check_shapes(model: nn.Module, target: Tensors, values: Tensors, mapped: Mapping[str, str]) -> None:
     """Raise where a tensor has another shape than the parameter it is meant for."""
     wrong = [key for key, name in mapped.items() if values[name].shape != target[name].shape]
     if not wrong:

@@ -85,11 +85,7 @@ def _sfseg_lite(backbones: str, trunk: Mapping[str, str], unused: tuple[str, ...
         rename={**trunk, **SFSEG_LITE_HEAD},
         # Never called there, so these hold the values they were initialised with.
         unused=("head.dsn", "head.fpn_in.2", *unused),
-        options={
-            "context": _context,
-            "gate": has("head.flow_align_module.flow_gate"),
-            "gate_input": _gate_input,
-        },
+        options={"context": _context, "gate": has("head.flow_align_module.flow_gate"), "gate_input": _gate_input},
     )
 
 

@@ -231,10 +231,7 @@ def test_resnet_dilates_conv2_alone_when_told():
         assert stage[0].conv1.stride == (2, 2)
 
 
-@pytest.mark.parametrize(
-    ("output_stride", "expected"),
-    [(32, [1, 1, 1, 1]), (16, [1, 1, 1, 2]), (8, [1, 2, 2, 4])],
-)
+@pytest.mark.parametrize(("output_stride", "expected"), [(32, [1, 1, 1, 1]), (16, [1, 1, 1, 2]), (8, [1, 2, 2, 4])])
 def test_mobilenet_dilates_its_last_groups_as_published(output_stride, expected):
     with torch.device("meta"):
         backbone = build_backbone("mobilenet_v2", output_stride)

@@ -18,10 +18,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 NEVER_CALLED = {
     "sfnet_lite_r18": ("head.dsn.", "head.fpn_in.2."),
     **{
-        f"sfnet_lite_{kind}": (
-            "head.dsn.",
-            *(f"backbone.{part}." for part in ("conv_last", "fc", "bn", "linear")),
-        )
+        f"sfnet_lite_{kind}": ("head.dsn.", *(f"backbone.{part}." for part in ("conv_last", "fc", "bn", "linear")))
         for kind in ("stdc1", "stdc2")
     },
 }

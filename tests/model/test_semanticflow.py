@@ -254,10 +254,7 @@ def test_stdc_block_concatenates_its_convolutions():
 
 @pytest.mark.parametrize(
     ("name", "channels", "strides", "blocks"),
-    [
-        ("dfnet_v1", [128, 256, 512], [16, 32, 32], 10),
-        ("dfnet_v2", [128, 256, 512], [8, 16, 32], 20),
-    ],
+    [("dfnet_v1", [128, 256, 512], [16, 32, 32], 10), ("dfnet_v2", [128, 256, 512], [8, 16, 32], 20)],
 )
 def test_dfnet_has_the_features_of_semantic_flow(name, channels, strides, blocks):
     with torch.device("meta"):

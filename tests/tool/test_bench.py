@@ -55,13 +55,7 @@ def test_counts_by_hand():
     assert cost.parameters == (8 * 27 + 8) + 2 * 8 + 8 * 5 + (8 * 5 + 5) + 1
     assert cost.reached == cost.parameters - 45
     parts = {part.name: (part.parameters, part.macs) for part in cost.parts}
-    assert parts == {
-        "conv": (224, 32400),
-        "norm": (16, 0),
-        "pooled": (40, 40),
-        "aux": (45, 0),
-        "(no layer)": (1, 0),
-    }
+    assert parts == {"conv": (224, 32400), "norm": (16, 0), "pooled": (40, 40), "aux": (45, 0), "(no layer)": (1, 0)}
 
 
 def test_the_network_is_left_as_it_is():

@@ -19,8 +19,7 @@ SHEET = 1600  # width of a sheet at which letters have their natural size, pixel
 # tells more shades apart.
 WHEEL_ARCS = np.cumsum((0, 15, 6, 4, 11, 13, 6)) / 55
 WHEEL_COLORS = np.array(
-    [(255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0)],
-    np.float32,
+    [(255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0)], np.float32
 )
 SMALLEST_PANEL, LARGEST_PANEL = 800, 1600  # width of photo and prediction on a sheet of --flow, pixels
 

@@ -100,11 +100,7 @@ def write_results(
 
 
 def metrics(
-    scores: Scores,
-    class_names: Sequence[str],
-    timing: Timing,
-    protocol: dict | None,
-    checkpoint: str | Path | None,
+    scores: Scores, class_names: Sequence[str], timing: Timing, protocol: dict | None, checkpoint: str | Path | None
 ) -> dict:
     """The content of metrics.json: plain types, scores as fractions of 1, None for what is undefined."""
     per_class = zip(class_names, scores.iou, scores.acc, scores.pixels, strict=True)

@@ -107,9 +107,7 @@ def test_two_processes_agree_with_one(tmp_path):
     command = [sys.executable, "-c", PROCESS, str(tmp_path)]
     running = [
         subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": path},
+            command, cwd=ROOT, env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": path}
         )
         for rank in "01"
     ]
@@ -295,10 +293,7 @@ def test_metrics_json_is_what_the_documentation_says(outcome, tmp_path):
     assert content["absent"] == ["boat"]
     assert content["num_images"] == 1
     assert content["protocol"] == protocol
-    assert content["checkpoint"] == {
-        "path": str(checkpoint),
-        "sha256": hashlib.sha256(b"weights").hexdigest(),
-    }
+    assert content["checkpoint"] == {"path": str(checkpoint), "sha256": hashlib.sha256(b"weights").hexdigest()}
     assert content["seconds_per_image"] == 0.25
     assert {"python", "torch", "numpy"} <= set(content["versions"])
     assert (folder / "table.txt").read_text() == text + "\n"

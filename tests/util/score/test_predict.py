@@ -245,13 +245,7 @@ def test_every_protocol_builds_a_predictor(name):
 
 def test_protocols_take_what_the_experiment_changes():
     semseg = protocol_settings("semseg", (713, 713), base_size=2048, scales=(0.5, 1.0), flip=None)
-    assert semseg == {
-        "scales": (0.5, 1.0),
-        "flip": True,
-        "window": (713, 713),
-        "stride_rate": 2 / 3,
-        "base_size": 2048,
-    }
+    assert semseg == {"scales": (0.5, 1.0), "flip": True, "window": (713, 713), "stride_rate": 2 / 3, "base_size": 2048}
     assert protocol_settings("sketchfill", (713, 713))["stride_rate"] == 1 / 2
     assert protocol_settings("sketchfill", (713, 713), window="none")["window"] is None
     assert protocol_settings("whole", (713, 713)) == PROTOCOLS["whole"]
