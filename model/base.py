@@ -14,6 +14,8 @@ class SegModel(nn.Module):
     """
 
     spec: dict[str, object]
+    raw_outputs: tuple[str, ...] = ()  # names of outputs that are no maps of logits; only their loss reads them
+    align_corners: bool = True  # how `forward` enlarges the logits
 
     def __init__(self, backbone: nn.Module | None = None):
         """`backbone` maps (N,3,H,W) to a list of features and has `channels` and `strides`.
@@ -26,18 +28,20 @@ class SegModel(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map normalised RGB pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W).
 
-        "out" is always there; auxiliary outputs ("aux", ...) only in training mode. Logits are resized
-        bilinearly with aligned corners, as the published networks do. An output that is no map,
-        (N,num_classes), stays as it is. Logits of half precision (autocast) come back as float32, which
-        softmax and loss need.
+        "out" is always there; auxiliary outputs ("aux", ...) only in training mode. Logits are resized bilinearly, with
+        aligned corners unless the network's `align_corners` is False. What `raw_outputs` names is given as `decode`
+        gives it. Logits of half precision (autocast) come back as float32, which softmax and loss need.
         """
-        logits = self.decode(self.forward_features(x))
-        return {name: _enlarge(y, x.shape[-2:]) for name, y in logits.items()}
+        outputs = self.decode(self.forward_features(x))
+        return {
+            name: y if name in self.raw_outputs else _enlarge(y, x.shape[-2:], self.align_corners)
+            for name, y in outputs.items()
+        }
 
     @property
     def gives_coarse(self) -> bool:
         """Whether `coarse` can be called: not where a network enlarges its logits in a way of its own."""
-        return type(self).forward is SegModel.forward
+        return type(self).forward is SegModel.forward and self.align_corners
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """The logits "out" of pictures (N,3,H,W) on the network's own grid, before `forward` enlarges them.
@@ -76,11 +80,9 @@ class SegModel(nn.Module):
         return max((getattr(part, "smallest_train_batch", 1) for part in parts), default=1)
 
 
-def _enlarge(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
+def _enlarge(logits: torch.Tensor, size: torch.Size, align_corners: bool) -> torch.Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    if logits.ndim != 4:
-        return logits
     if logits.requires_grad:  # the loss wants the classes in planes, and the small map is the cheaper to rearrange
         logits = logits.contiguous()
-    return resize(logits, size)
+    return resize(logits, size, align_corners)

@@ -13,7 +13,7 @@ LONGEST_FUNCTION = 60
 # The floors of each pillar, from the ground up. A room (a folder, or a file beside the folders) may import rooms on
 # floors below its own, and itself; "*" is every room that is not named.
 FLOORS = {
-    "model": (("layer", "table"), ("backbone", "base"), ("*", "published", "inference"), ("__init__",)),
+    "model": (("layer", "table"), ("backbone", "base"), ("*", "inference"), ("__init__",), ("published",)),
     "dataset": (("read", "scene"), ("base", "augment"), ("prepare", "load"), ("*",), ("__init__",)),
     "util": (("__init__",), ("dist", "loss"), ("record",), ("config", "checkpoint", "score"), ("train", "report")),
     "tool": (("__init__",), ("shared",), ("*", "bench"), ("doc",)),

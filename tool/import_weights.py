@@ -17,7 +17,7 @@ from torch import nn
 
 from dataset import DATASETS, dataset_class
 from model import build_model
-from model.published.load import LoadReport, Recognised, load_published, recognise_family
+from model.published import LoadReport, Recognised, load_published, recognise_family
 from tool.shared import cli
 from util import checkpoint
 from util.config.load import check_config, parse_yaml, read_experiment

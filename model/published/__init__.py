@@ -1,5 +1,15 @@
 """Published checkpoints of any known family: recognised from their keys, loaded strictly."""
 
-from model.published.load import LoadReport, Recognised, load_backbone_weights, load_published, recognise_family
+from model.published.layout import Preprocessing
+from model.published.load import LoadReport, load_backbone_weights, load_published
+from model.published.recognise import Recognised, layout_of, recognise_family
 
-__all__ = ["LoadReport", "Recognised", "load_backbone_weights", "load_published", "recognise_family"]
+__all__ = [
+    "LoadReport",
+    "Preprocessing",
+    "Recognised",
+    "layout_of",
+    "load_backbone_weights",
+    "load_published",
+    "recognise_family",
+]

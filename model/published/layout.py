@@ -1,7 +1,9 @@
-"""How the keys of a published checkpoint become ours."""
+"""What a published family's checkpoints look like, and how their keys become ours."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -9,26 +11,83 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How one published repository names what one kind of model of ours holds.
+class Preprocessing:
+    """What a network expects of an image: (value - mean) / std of each channel, values on the scale 0..255.
 
-    Prefixes end at a dot or at the end of a key. Two published names may lead to the same tensor of ours,
-    where the published code registers a module twice; their values must then be equal.
+    `mean` and `std` are in the order R, G, B whatever the order in which the network sees the channels.
     """
 
-    source: str  # whose names these are, for messages and the report
-    model: str | None  # name in MODELS; None for a backbone alone
-    backbones: str  # regular expression for the name of the backbone
-    marker: str  # a key of this layout that the others for the same model lack
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: str = "rgb"  # or "bgr"
+
+
+DATASETS = {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
+IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one published repository names what one kind of network of ours holds.
+
+    A prefix ends at a dot or at the end of a key. Two published names may lead to the same tensor of ours, where the
+    published code registers a module twice; their values must then be equal.
+    """
+
+    source: str  # whose names these are, for messages and reports
+    model: str | None  # a name in MODELS; None for a backbone alone
+    marker: str | tuple[str, ...]  # keys that every checkpoint of this layout has
     rename: Mapping[str, str]  # published prefix -> ours; the longest one wins
+    # The backbone: a regular expression for its name (the one with exactly these shapes is taken), a function of the
+    # tensors, or None for a network that has none.
+    backbones: str | Callable[[Tensors], str | None] | None = None
+    num_classes: str | Callable[[Tensors], int] = ""  # the published key whose first dimension it is
     unused: tuple[str, ...] = ()  # published prefixes of what the published forward never uses
-    # Heads a model may be built without, their keys being dropped then, and the option that decides.
+    # Heads that a network may be built without, their keys being dropped then, and the option that decides.
     heads: Mapping[str, str] = field(default_factory=dict)
-    # Options of ours that the checkpoint determines: how to read them off its keys and shapes.
-    options: Mapping[str, Callable[[Tensors], object]] = field(default_factory=dict)
-    # Options that the keys do not tell but that the published code implies.
-    implied: Mapping[str, object] = field(default_factory=dict)
+    # Options that the family fixes: a value, or how to read it off the tensors. A model built otherwise is refused.
+    options: Mapping[str, Any] = field(default_factory=dict)
+    # Options that leave no trace in the weights, with the value that the published code has by default. A model built
+    # otherwise is taken, and `untold` says in which case it has to be.
+    implied: Mapping[str, Any] = field(default_factory=dict)
+    untold: str = ""
     zeros: str | None = None  # regular expression for parameters of ours that are zero there
+    # Changes tensors before they are renamed: a bias folded into a norm, a fused matrix taken apart.
+    convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    preprocessing: Preprocessing = IMAGENET
+    # Number of classes -> data set whose classes these are, in its order.
+    datasets: Mapping[int, str] = field(
+        default_factory=lambda: {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
+    )
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (self.marker,) if isinstance(self.marker, str) else self.marker
+
+    def marks(self, tensors: Tensors) -> bool:
+        """Whether a checkpoint has the marker keys."""
+        return all(key in tensors for key in self.markers)
+
+    def converted(self, tensors: Tensors) -> dict[str, torch.Tensor]:
+        return dict(tensors) if self.convert is None else self.convert(dict(tensors))
+
+    def admits(self, backbone: str | None, tensors: Tensors) -> bool:
+        """Whether a network on this backbone may have such a checkpoint."""
+        if self.backbones is None or backbone is None:
+            return self.backbones is None and backbone is None
+        if callable(self.backbones):
+            return self.backbones(tensors) == backbone
+        return re.fullmatch(self.backbones, backbone) is not None
+
+    def read_options(self, tensors: Tensors) -> dict[str, Any]:
+        """The options that the family fixes, for this checkpoint."""
+        return {name: value(tensors) if callable(value) else value for name, value in self.options.items()}
+
+    def count_classes(self, tensors: Tensors) -> int | None:
+        """The number of classes; None where the key that says it is absent."""
+        if callable(self.num_classes):
+            return self.num_classes(tensors)
+        return tensors[self.num_classes].shape[0] if self.num_classes in tensors else None
 
 
 def same(*names: str) -> dict[str, str]:
@@ -49,3 +108,13 @@ def inside(prefix: str, table: Mapping[str, str]) -> dict[str, str]:
 def under(prefix: str, table: Mapping[str, str]) -> dict[str, str]:
     """The table for a part that both sides have under the same prefix."""
     return {f"{prefix}.{published}": f"{prefix}.{ours}" for published, ours in table.items()}
+
+
+def rename(key: str, table: Mapping[str, str]) -> str | None:
+    """`key` with its longest prefix in the table replaced; None if it has none."""
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        if prefix in table:
+            return table[prefix] + key[len(prefix) :]
+    return None

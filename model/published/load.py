@@ -1,39 +1,19 @@
 """Weights in the key names of published repositories, put under ours.
 
-The key tables are in `model.published.table`. Loading is strict: a key without a place or a parameter without
-a value is an error, and what may be left out is declared, never guessed. Checkpoints of this project need
-none of this.
+The families are in `model.published.table`. Loading is strict: a key without a place or a parameter without a value is
+an error, and what may be left out is declared, never guessed. Checkpoints of this project need none of this.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from model.backbone import BACKBONES, build_backbone
-from model.published.layout import Layout, Tensors, same
+from model.published.layout import Layout, Tensors, rename, same
+from model.published.recognise import COUNTER, attempt, shorten, unwrap
 from model.published.table import LAYOUTS
-
-COUNTER = ".num_batches_tracked"
-CLASSIFIER = "classifier.4.weight"
-
-
-class Recognised(NamedTuple):
-    """What a published checkpoint holds.
-
-    `build_model(model, num_classes, backbone, **options)` builds the network for it; for ImageNet weights of
-    a backbone alone, `model` and `num_classes` are None and `build_backbone(backbone)` does. `family` says
-    whose names the keys are.
-    """
-
-    family: str
-    model: str | None
-    num_classes: int | None
-    backbone: str
-    options: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -49,32 +29,12 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{self.source}: {len(set(self.mapped.values()))} tensors loaded"
         if self.dropped:
-            text += f"; {len(self.dropped)} unused ones dropped ({_list(self.dropped)})"
+            text += f"; {len(self.dropped)} unused ones dropped ({shorten(self.dropped)})"
         if self.missing:
-            text += f"; {len(self.missing)} of ours left as initialised ({_list(self.missing)})"
+            text += f"; {len(self.missing)} of ours left as initialised ({shorten(self.missing)})"
         if self.zeroed:
-            text += f"; {len(self.zeroed)} of ours set to zero ({_list(self.zeroed)})"
+            text += f"; {len(self.zeroed)} of ours set to zero ({shorten(self.zeroed)})"
         return text
-
-
-def recognise_family(state_dict: Mapping[str, object]) -> Recognised:
-    """Say which published network a checkpoint holds, from its keys and shapes alone.
-
-    Options are those that the keys decide (heads, context, gate), and those that the repository implies. What
-    leaves no trace in the weights, such as the output stride of a dilated network, is not among them.
-
-    Raises:
-        ValueError: for a checkpoint of no family in `LAYOUTS`, or of one of those with a backbone that no
-            published network of that family has.
-    """
-    tensors = _unwrap(state_dict)
-    found = _recognise(tensors)
-    if found is None:
-        families = "; ".join(dict.fromkeys(layout.source for layout in LAYOUTS))
-        raise ValueError(
-            f"the checkpoint is of no published family known here: it has {_list(tensors)}. Known: {families}"
-        )
-    return found
 
 
 def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_missing: Iterable[str] = ()) -> LoadReport:
@@ -82,41 +42,41 @@ def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_mis
 
     Args:
         model: made by `build_model` or `build_backbone`; it is changed only if everything fits.
-        state_dict: the checkpoint; the wrappers "state_dict" and "model" and the prefix "module." are taken
-            off. Values are cast to the type of the parameter (half-precision files).
-        allow_missing: heads of ours, or parts of them, such as "aux" or "classifier.4", that the checkpoint
-            may lack as a whole or have for another number of classes.
+        state_dict: the checkpoint; the wrappers "state_dict" and "model" and the prefix "module." are taken off. Values
+            are cast to the type of the parameter (half-precision files).
+        allow_missing: heads of ours, or parts of them, such as "aux" or "classifier.4", that the checkpoint may lack as
+            a whole or have for another number of classes.
 
     Returns:
         What was mapped, dropped by declaration, left as initialised and set to zero. Counters of batch norm
         (`num_batches_tracked`), which files older than PyTorch 0.4.1 lack, are left as they are.
 
     Raises:
-        ValueError: listing keys without a place, parameters without a value, shapes that differ, copies of
-            one tensor that differ, or the option with which the model must be built instead.
+        ValueError: listing keys without a place, parameters without a value, shapes that differ, copies of one tensor
+            that differ, or the option with which the model must be built instead.
     """
-    tensors, heads = _unwrap(state_dict), tuple(allow_missing)
+    tensors, heads = unwrap(state_dict), tuple(allow_missing)
     layout = _choose_layout(model, tensors)
-    _check_options(model, layout, tensors)
+    tensors = layout.converted(tensors)
     target = model.state_dict()
-    values, mapped, dropped, strangers = _translate(model, layout, tensors)
+    given = _translate(model, layout, tensors)
     for head in heads:
-        _drop_misfit(head, target, values, mapped, dropped)
-    zeroed = _zeros(layout, target, values)
-    missing = [name for name in target if name not in values and name not in zeroed]
-    allowed = {name for name in missing if _may_miss(name, values, heads)}
+        given.drop_misfit(head, target)
+    zeroed = _zeros(layout, target, given.values)
+    missing = [name for name in target if name not in given.values and name not in zeroed]
+    allowed = {name for name in missing if _may_miss(name, given.values, heads)}
     problems = []
-    if strangers:
-        problems.append(f"{len(strangers)} keys without a place in the model: {_list(strangers)}")
+    if given.strangers:
+        problems.append(f"{len(given.strangers)} keys without a place in the model: {shorten(given.strangers)}")
     if lacking := [name for name in missing if name not in allowed]:
-        problems.append(f"{len(lacking)} parameters without a value: {_list(lacking)}")
+        problems.append(f"{len(lacking)} parameters without a value: {shorten(lacking)}")
     if problems:
         fits = f"the checkpoint does not fit {_describe(model)} ({layout.source})"
         raise ValueError(". ".join([fits, *problems]))
-    _check_shapes(model, target, values, mapped)
-    values = {name: value.to(target[name].dtype) for name, value in values.items()}
+    _check_shapes(model, target, given)
+    values = {name: value.to(target[name].dtype) for name, value in given.values.items()}
     model.load_state_dict(target | values | zeroed)
-    return LoadReport(layout.source, mapped, tuple(dropped), tuple(missing), tuple(zeroed))
+    return LoadReport(layout.source, given.mapped, tuple(given.dropped), tuple(missing), tuple(zeroed))
 
 
 def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object]) -> LoadReport:
@@ -131,138 +91,84 @@ def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object])
     return load_published(backbone, state_dict)
 
 
-def _unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, without wrappers and without the prefix of data parallelism."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
-            checkpoint = checkpoint[wrapper]
-    if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise ValueError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
-    strange = [
-        str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor) or not isinstance(key, str)
-    ]
-    if strange:
-        raise ValueError(f"the checkpoint has entries that are no tensors with a name: {_list(strange)}")
-    if all(key.startswith("module.") for key in checkpoint):
-        return {key.removeprefix("module."): value for key, value in checkpoint.items()}
-    return dict(checkpoint)
+@dataclass
+class Translation:
+    """The tensors of a checkpoint under our names."""
+
+    values: dict[str, torch.Tensor] = field(default_factory=dict)  # our name -> tensor
+    mapped: dict[str, str] = field(default_factory=dict)  # published key -> our name
+    dropped: list[str] = field(default_factory=list)  # published keys left out by declaration
+    strangers: list[str] = field(default_factory=list)  # published keys without a place
+
+    def drop_misfit(self, head: str, target: Tensors) -> None:
+        """Drop a head of the checkpoint, as a whole, if its shapes are not ours."""
+        inside = {key: name for key, name in self.mapped.items() if name.startswith(f"{head}.")}
+        if any(self.values[name].shape != target[name].shape for name in inside.values()):
+            for key, name in inside.items():
+                del self.mapped[key]
+                self.values.pop(name, None)
+            self.dropped.extend(inside)
 
 
 def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
-    """The layout for this model whose marker the checkpoint has."""
+    """The layout for this model that the checkpoint fits best.
+
+    Raises:
+        ValueError: there is none for this model, the checkpoint is of another family, or the model was built with other
+            options than the family fixes.
+    """
     whole = "num_classes" in model.spec
-    backbone = (model.spec["backbone"] or "") if whole else model.spec["name"]
+    name, backbone = (model.spec["name"], model.spec["backbone"]) if whole else (None, model.spec["name"])
     if not whole and backbone.startswith("timm/"):
         names, unused = model.published_names()
-        return Layout(f"{backbone} (timm)", None, backbone, next(iter(names)), names, tuple(unused))
-    candidates = [
-        layout
-        for layout in LAYOUTS
-        if re.fullmatch(layout.backbones, backbone) and layout.model == (model.spec["name"] if whole else None)
-    ]
-    if not candidates:
-        raise ValueError(f"no published checkpoints are known for {_describe(model)}")
-    for layout in candidates:
-        if layout.marker in tensors:
-            return layout
+        return Layout(f"{backbone} (timm)", None, next(iter(names)), names, backbone, unused=tuple(unused))
+    candidates = [layout for layout in LAYOUTS if layout.model == name and layout.admits(backbone, tensors)]
+    marked = [layout for layout in candidates if layout.marks(tensors)]
+    if marked:
+        layout = min(marked, key=lambda one: attempt(one, tensors).misfits) if len(marked) > 1 else marked[0]
+        _check_options(model, layout, tensors)
+        return layout
     if set(model.state_dict()) <= set(tensors):
         raise ValueError("the checkpoint is in this project's own key names: use model.load_state_dict")
-    wanted = " or ".join(f"{layout.marker!r} of {layout.source}" for layout in candidates)
-    found = _recognise(tensors)
-    has = f"{found.family} on {found.backbone}" if found else _list(tensors)
-    raise ValueError(f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {has}")
-
-
-def _recognise(tensors: Tensors) -> Recognised | None:
-    """What the first layout with a place for every key, and with a backbone of these shapes, says."""
-    for layout in LAYOUTS:
-        if layout.marker not in tensors:
-            continue
-        names = {key: _rename(key, layout.rename) for key in tensors}
-        unused = same(*layout.unused)
-        if any(name is None and _rename(key, unused) is None for key, name in names.items()):
-            continue
-        shapes = {name: tensors[key].shape for key, name in names.items() if name is not None}
-        backbone = _which_backbone(layout, shapes)
-        if backbone is None or (layout.model is not None and CLASSIFIER not in shapes):
-            continue
-        heads = {o: any(name.startswith(f"{head}.") for name in shapes) for head, o in layout.heads.items()}
-        options = {option: decide(tensors) for option, decide in layout.options.items()}
-        num_classes = None if layout.model is None else shapes[CLASSIFIER][0]
-        return Recognised(layout.source, layout.model, num_classes, backbone, {**heads, **options, **layout.implied})
-    return None
-
-
-def _which_backbone(layout: Layout, shapes: Mapping[str, torch.Size]) -> str | None:
-    """The backbone that has exactly these parameters, given under our names; None if there is none."""
-    prefix = "" if layout.model is None else "backbone."
-    given = {
-        name.removeprefix(prefix): shape
-        for name, shape in shapes.items()
-        if name.startswith(prefix) and not name.endswith(COUNTER)
-    }
-    for backbone in BACKBONES:
-        if re.fullmatch(layout.backbones, backbone):
-            with torch.device("meta"):
-                state = build_backbone(backbone).state_dict()
-            if given == {name: value.shape for name, value in state.items() if not name.endswith(COUNTER)}:
-                return backbone
-    return None
+    if not candidates:
+        raise ValueError(f"no published checkpoints are known for {_describe(model)}")
+    wanted = " or ".join(f"{shorten(layout.markers)} of {layout.source}" for layout in candidates)
+    other = [attempt(layout, tensors) for layout in LAYOUTS if layout.marks(tensors)]
+    found = next((one.found for one in other if not one.problems), None)
+    kind = f"{found.family} on {found.backbone}" if found else shorten(tensors)
+    raise ValueError(f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {kind}")
 
 
 def _check_options(model: nn.Module, layout: Layout, tensors: Tensors) -> None:
     """Raise where the model was built with another option than the checkpoint's network."""
-    for option, decide in layout.options.items():
-        value = decide(tensors)
-        if value != model.spec["options"][option]:
+    for option, value in layout.read_options(layout.converted(tensors)).items():
+        built = model.spec["options"][option]
+        if value != built:
             raise ValueError(
-                f"the checkpoint's network has {option}={value!r}, not {model.spec['options'][option]!r}: "
-                f"build the model with {option}={value!r}"
+                f"the checkpoint's network has {option}={value!r}, not {built!r}: build the model with "
+                f"{option}={value!r}"
             )
 
 
-def _translate(
-    model: nn.Module, layout: Layout, tensors: Tensors
-) -> tuple[dict[str, torch.Tensor], dict[str, str], list[str], list[str]]:
-    """Our names with values, published key -> our name, keys dropped by declaration, keys without a place."""
+def _translate(model: nn.Module, layout: Layout, tensors: Tensors) -> Translation:
+    """Put the tensors under our names; the values of one tensor's several names must be equal."""
     ours = set(model.state_dict())
     absent = tuple(f"{head}." for head in layout.heads if getattr(model, head) is None)
     unused = same(*layout.unused)
-    values, mapped, dropped, strangers, origin = {}, {}, [], [], {}
+    out = Translation()
+    first: dict[str, str] = {}
     for key, value in tensors.items():
-        name = _rename(key, layout.rename)
+        name = rename(key, layout.rename)
         if name in ours:
-            if name in values and not torch.equal(values[name], value):
-                raise ValueError(f"{origin[name]} and {key} are one tensor in {layout.source}, but differ")
-            values[name], mapped[key] = value, name
-            origin.setdefault(name, key)
-        elif _rename(key, unused) or (name or "").startswith(absent):
-            dropped.append(key)
+            if name in out.values and not torch.equal(out.values[name], value):
+                raise ValueError(f"{first[name]} and {key} are one tensor in {layout.source}, but differ")
+            out.values[name], out.mapped[key] = value, name
+            first.setdefault(name, key)
+        elif rename(key, unused) is not None or (name or "").startswith(absent):
+            out.dropped.append(key)
         else:
-            strangers.append(key)
-    return values, mapped, dropped, strangers
-
-
-def _rename(key: str, table: Mapping[str, str]) -> str | None:
-    """`key` with its longest prefix in the table replaced; None if it has none."""
-    parts = key.split(".")
-    for length in range(len(parts), 0, -1):
-        prefix = ".".join(parts[:length])
-        if prefix in table:
-            return table[prefix] + key[len(prefix) :]
-    return None
-
-
-def _drop_misfit(
-    head: str, target: Tensors, values: dict[str, torch.Tensor], mapped: dict[str, str], dropped: list[str]
-) -> None:
-    """Drop a head of the checkpoint, as a whole, if its shapes are not ours."""
-    inside = {key: name for key, name in mapped.items() if name.startswith(f"{head}.")}
-    if any(values[name].shape != target[name].shape for name in inside.values()):
-        for key, name in inside.items():
-            del mapped[key]
-            values.pop(name, None)
-        dropped.extend(inside)
+            out.strangers.append(key)
+    return out
 
 
 def _zeros(layout: Layout, target: Tensors, values: Tensors) -> dict[str, torch.Tensor]:
@@ -284,19 +190,19 @@ def _may_miss(name: str, values: Tensors, heads: Iterable[str]) -> bool:
     return name.startswith(tuple(f"{head}." for head in absent))
 
 
-def _check_shapes(model: nn.Module, target: Tensors, values: Tensors, mapped: Mapping[str, str]) -> None:
+def _check_shapes(model: nn.Module, target: Tensors, given: Translation) -> None:
     """Raise where a tensor has another shape than the parameter it is meant for."""
-    wrong = [key for key, name in mapped.items() if values[name].shape != target[name].shape]
+    pairs = {key: (given.values[name], target[name]) for key, name in given.mapped.items()}
+    wrong = {key: pair for key, pair in pairs.items() if pair[0].shape != pair[1].shape}
     if not wrong:
         return
     lines = [
-        f"{key} {tuple(values[mapped[key]].shape)} for {mapped[key]} {tuple(target[mapped[key]].shape)}"
-        for key in wrong
+        f"{key} {tuple(theirs.shape)} for {given.mapped[key]} {tuple(ours.shape)}"
+        for key, (theirs, ours) in wrong.items()
     ]
-    message = f"shapes differ between the checkpoint and {_describe(model)}: {_list(lines)}"
-    classes = {values[mapped[key]].shape[0] for key in wrong if values[mapped[key]].ndim}
-    ours = {target[mapped[key]].shape[0] for key in wrong if target[mapped[key]].ndim}
-    if len(classes) == 1 and ours == {model.spec.get("num_classes")}:
+    message = f"shapes differ between the checkpoint and {_describe(model)}: {shorten(lines)}"
+    classes = {theirs.shape[0] for theirs, _ in wrong.values() if theirs.ndim}
+    if len(classes) == 1 and {ours.shape[0] for _, ours in wrong.values()} == {model.spec.get("num_classes")}:
         message += f". Build the model with num_classes={classes.pop()}"
     raise ValueError(message)
 
@@ -304,9 +210,3 @@ def _check_shapes(model: nn.Module, target: Tensors, values: Tensors, mapped: Ma
 def _describe(model: nn.Module) -> str:
     backbone = model.spec.get("backbone")
     return f"{model.spec['name']!r} on {backbone!r}" if backbone else f"{model.spec['name']!r}"
-
-
-def _list(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

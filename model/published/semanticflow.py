@@ -71,6 +71,7 @@ def _sfseg(backbones: str, trunk: Mapping[str, str], unused: tuple[str, ...] = (
         marker="head.fpn_out_align.0.flow_make.weight",
         rename={**trunk, **SFSEG_HEAD},
         unused=unused,
+        num_classes="head.conv_last.1.weight",
         heads={"dsn": "deep_supervision"},
         options={"context": _context},
     )
@@ -84,6 +85,7 @@ def _sfseg_lite(backbones: str, trunk: Mapping[str, str], unused: tuple[str, ...
         marker="head.flow_align_module.flow_make.weight",
         rename={**trunk, **SFSEG_LITE_HEAD},
         # Never called there, so these hold the values they were initialised with.
+        num_classes="head.conv_last.1.weight",
         unused=("head.dsn", "head.fpn_in.2", *unused),
         options={"context": _context, "gate": has("head.flow_align_module.flow_gate"), "gate_input": _gate_input},
     )
@@ -101,6 +103,7 @@ LAYOUTS = (
         backbones=r"resnet\d+",
         marker="neck.fams.0.flow_conv.weight",
         rename=MMSEG_FLOW,
+        num_classes="decode_head.conv_seg.weight",
         heads={"dsn": "deep_supervision"},
         implied={"flow_align_corners": False},
         zeros=r"dsn\.\d+\.0\.bias",

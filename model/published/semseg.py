@@ -15,6 +15,7 @@ LAYOUTS = (
             "cls": "classifier",
             "aux": "aux",
         },
+        num_classes="cls.4.weight",
         heads={"aux": "auxiliary"},
     ),
 )

@@ -8,7 +8,7 @@ from torch import nn
 
 from model import build_model
 from model.backbone import build_backbone
-from model.published.load import load_backbone_weights, recognise_family
+from model.published import load_backbone_weights, recognise_family
 from tests.published_keys import assert_equal_states, key_list, numbered
 
 

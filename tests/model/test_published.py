@@ -9,7 +9,7 @@ from torch import nn
 
 from model import build_model
 from model.backbone import build_backbone
-from model.published.load import load_backbone_weights, load_published
+from model.published import load_backbone_weights, load_published
 from tests.published_keys import NETWORKS, PARITY, key_list, numbered
 
 NO_DROPOUT = (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)

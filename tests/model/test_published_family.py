@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from model import build_model
-from model.published.load import load_published, recognise_family
+from model.published import load_published, recognise_family
 from tests.published_keys import NETWORKS, key_list, meta
 
 
@@ -34,6 +34,7 @@ def test_variants_of_the_published_code_are_recognised():
     weights["head.flow_align_module.flow_gate.0.weight"] = torch.empty(1, 128, 3, 3, device="meta")
     for key in [key for key in weights if key.startswith("head.ppm.stages.3.")]:
         weights[key.replace("stages.3.1", "down.0").replace("stages.3.2", "down.1")] = weights.pop(key)
+    weights["head.ppm.bottleneck.0.weight"] = torch.empty(128, 128, 1, 1, device="meta")
     found = recognise_family(weights)
     assert found.options == {"context": "sppm", "gate": True, "gate_input": "features"}
     weights = meta(golden) | {"head.conv_last.1.weight": torch.empty(7, 128, 1, 1, device="meta")}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model import build_model
-from model.published.load import load_published
+from model.published import load_published
 from tests.published_keys import assert_equal_states
 
 

@@ -26,7 +26,9 @@ def test_an_experiment_builds_and_runs(path):
     assert all(y.shape == (2, len(classes), 65, 97) for y in outputs.values())
     label = torch.randint(0, len(classes), (2, 65, 97), dtype=torch.uint8)
     loss = config.loss
-    criterion = SegLoss(loss.weights, len(classes), 255, loss.class_weights, loss.label_smoothing)
+    criterion = SegLoss(
+        loss.weights, len(classes), 255, loss.class_weights, loss.label_smoothing, loss.name, loss.options, loss.extra
+    )
     total, _ = criterion(outputs, label)
     assert torch.isfinite(total)
     predictor = test.build_predictor(config, model, len(classes), torch.device("cpu"))

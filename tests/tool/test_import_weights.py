@@ -12,7 +12,7 @@ import torch
 
 from dataset.cityscapes import Cityscapes
 from model import build_model
-from model.published.load import load_published
+from model.published import load_published
 from tests.conftest import failure
 from tests.paths import ROOT, SHARED
 from tool import demo, import_weights, launch, test

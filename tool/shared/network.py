@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import build_model
-from model.published.load import load_backbone_weights, load_published
+from model.published import load_backbone_weights, load_published
 from util import checkpoint, dist
 from util.config.schema import Config
 from util.loss import SegLoss

@@ -127,7 +127,8 @@ class Store:
             path = self.folder / name
             path.with_suffix(".json").unlink(missing_ok=True)
             aside = _aside(path)
-            log.warning("checkpoint %s is damaged: %s; not used%s", path, reason, aside and f", put aside as {aside}")
+            outcome = f"put aside as {aside}" if aside else "its file is missing"
+            log.warning("checkpoint %s is damaged: %s; not used, %s", path, reason, outcome)
 
     def _drop_unfinished(self, known: set[str]) -> None:
         """Removes checkpoints that have no manifest: their run was killed before it was written."""

@@ -166,7 +166,9 @@ class OptimConfig(Section):
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
     lr: float = Field(0.01, gt=0, description="learning rate of the backbone")
-    head_factor: float = Field(10.0, gt=0, description="learning rate of everything else, as a multiple of lr")
+    head_factor: float = Field(
+        10.0, gt=0, description="learning rate of everything beside the backbone, as a multiple of lr"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; first beta of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
     decay_norm: bool = Field(True, description="weight decay also on biases and normalisation parameters")

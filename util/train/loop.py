@@ -173,6 +173,7 @@ def report(training: Training, epoch: int, progress: Progress, waits: Waits, wri
     training.skipped += overflows
     values = progress.line(max(dist.gather_objects(waits.take())))  # all processes wait for the slowest loader
     rates = {g["name"]: g["lr"] for g in training.optimizer.param_groups}
+    rate = next(iter(rates.values()))  # that of the backbone, or of a network without one
     text = " ".join(f"{name} {value:.4f}" for name, value in zip(names, means, strict=True))
     if overflows:
         text += f" overflows {overflows} (steps left out)"
@@ -183,13 +184,13 @@ def report(training: Training, epoch: int, progress: Progress, waits: Waits, wri
         training.step,
         progress.total,
         text,
-        rates["backbone"],
+        rate,
         values["pictures/s"],
         100 * values["wait"],
         values["left"],
         peak_memory(training.device),
     )
-    progress.show(f"{text} lr {rates['backbone']:.2e} wait {values['wait']:.1%}")
+    progress.show(f"{text} lr {rate:.2e} wait {values['wait']:.1%}")
     status.note(
         state="running",
         step=training.step,

@@ -1,0 +1,185 @@
+"""Which published network a checkpoint holds, told by its keys and shapes alone."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from model import build_model
+from model.backbone import BACKBONES, build_backbone
+from model.published.layout import Layout, Tensors, rename, same
+from model.published.table import LAYOUTS
+
+COUNTER = ".num_batches_tracked"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+class Recognised(NamedTuple):
+    """What a published checkpoint holds.
+
+    `build_model(model, num_classes, backbone, **options)` builds the network for it; for ImageNet weights of a backbone
+    alone, `model` and `num_classes` are None and `build_backbone(backbone)` does. `family` says whose names the keys
+    are; `layout_of(family)` what the family expects of images.
+    """
+
+    family: str
+    model: str | None
+    num_classes: int | None
+    backbone: str | None
+    options: dict[str, object]
+
+
+@dataclass
+class Attempt:
+    """How well a checkpoint fits a layout."""
+
+    layout: Layout
+    found: Recognised | None = None
+    problems: list[str] = field(default_factory=list)
+    misfits: int = 0  # keys, parameters and shapes that do not fit
+
+    def add(self, what: str, names: Iterable[str]) -> None:
+        names = list(names)
+        if names:
+            self.problems.append(f"{len(names)} {what}: {shorten(names)}")
+            self.misfits += len(names)
+
+
+def recognise_family(checkpoint: Mapping[str, object]) -> Recognised:
+    """Say which published network a checkpoint holds, from its keys and shapes alone.
+
+    Options are those that the family fixes or the keys decide (heads, context, gate), and those that its code implies.
+    What leaves no trace in the weights, such as the output stride of a dilated network, has the family's default.
+
+    Args:
+        checkpoint: names to tensors; wrappers such as "state_dict" and the prefix "module." are taken off.
+
+    Raises:
+        ValueError: the checkpoint is of no known family; says which is the nearest, and what does not fit.
+    """
+    tensors = unwrap(checkpoint)
+    attempts = []
+    for layout in LAYOUTS:
+        if layout.marks(tensors):
+            attempts.append(attempt(layout, tensors))
+            if not attempts[-1].problems:
+                return attempts[-1].found
+    raise ValueError(_refusal(tensors, attempts))
+
+
+def layout_of(family: str) -> Layout:
+    """The first layout of a family, for what all of them share."""
+    return next(layout for layout in LAYOUTS if layout.source == family)
+
+
+def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, without wrappers and without the prefixes of data parallelism.
+
+    Raises:
+        ValueError: there is something else than tensors with names.
+    """
+    for wrapper in WRAPPERS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
+        raise ValueError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
+    strange = [
+        str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor) or not isinstance(key, str)
+    ]
+    if strange:
+        raise ValueError(f"the checkpoint has entries that are no tensors with a name: {shorten(strange)}")
+    if all(key.startswith("module.") for key in checkpoint):
+        return {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    return dict(checkpoint)
+
+
+def attempt(layout: Layout, tensors: Tensors) -> Attempt:
+    """Fit a checkpoint to a layout: every key needs a place, and every parameter a value of its shape."""
+    out = Attempt(layout)
+    tensors = layout.converted(tensors)
+    unused = same(*layout.unused)
+    names = {key: rename(key, layout.rename) for key in tensors}
+    out.add(
+        "keys without a place", (key for key, name in names.items() if name is None and rename(key, unused) is None)
+    )
+    shapes = {name: tensors[key].shape for key, name in names.items() if name is not None}
+    backbone = which_backbone(layout, tensors, shapes)
+    num_classes = None if layout.model is None else layout.count_classes(tensors)
+    if layout.backbones is not None and backbone is None:
+        out.add("backbone fits", ("none known has these shapes",))
+    if layout.model is not None and num_classes is None:
+        out.add("key that says the number of classes is missing", (str(layout.num_classes),))
+    if out.problems:
+        return out
+    heads = {option: any(name.startswith(f"{head}.") for name in shapes) for head, option in layout.heads.items()}
+    options = {**layout.implied, **heads, **layout.read_options(tensors)}
+    out.found = Recognised(layout.source, layout.model, num_classes, backbone, options)
+    expected = {} if layout.model is None else build_on_meta(out.found).state_dict()
+    out.add(
+        "parameters without a value", (name for name in expected if name not in shapes and not _may_lack(layout, name))
+    )
+    strangers = (key for key, name in names.items() if name is not None and expected and name not in expected)
+    out.add("keys without a place", (key for key in strangers if rename(key, unused) is None))
+    out.add(
+        "shapes that differ",
+        (
+            f"{key} {tuple(tensors[key].shape)} for {tuple(expected[name].shape)}"
+            for key, name in names.items()
+            if name in expected and tensors[key].shape != expected[name].shape
+        ),
+    )
+    return out
+
+
+def build_on_meta(found: Recognised) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return build_model(found.model, found.num_classes, found.backbone, **found.options)
+
+
+def which_backbone(layout: Layout, tensors: Tensors, shapes: Mapping[str, torch.Size]) -> str | None:
+    """The backbone that has exactly these parameters, given under our names; None if there is none."""
+    if layout.backbones is None:
+        return None
+    if callable(layout.backbones):
+        return layout.backbones(tensors)
+    prefix = "" if layout.model is None else "backbone."
+    given = {
+        name.removeprefix(prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and not name.endswith(COUNTER)
+    }
+    for backbone in BACKBONES:
+        if re.fullmatch(layout.backbones, backbone):
+            with torch.device("meta"):
+                state = build_backbone(backbone).state_dict()
+            if given == {name: value.shape for name, value in state.items() if not name.endswith(COUNTER)}:
+                return backbone
+    return None
+
+
+def shorten(names: Iterable[str], most: int = 8) -> str:
+    """The first names of many, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _may_lack(layout: Layout, name: str) -> bool:
+    return name.endswith(COUNTER) or (layout.zeros is not None and re.fullmatch(layout.zeros, name) is not None)
+
+
+def _refusal(tensors: Tensors, attempts: list[Attempt]) -> str:
+    """Why a checkpoint is of no family: the nearest one, and what does not fit."""
+    families = "; ".join(dict.fromkeys(layout.source for layout in LAYOUTS))
+    text = f"the checkpoint is of no published family known here: it has {shorten(tensors)}. "
+    if not attempts:
+        placed = [sum(rename(key, layout.rename) is not None for key in tensors) for layout in LAYOUTS]
+        attempts = [attempt(LAYOUTS[placed.index(max(placed))], tensors)] if any(placed) else []
+    if attempts:
+        best = min(attempts, key=lambda one: one.misfits)
+        text += f"Nearest: {best.layout.source}, but {'; '.join(best.problems)}. "
+    return f"{text}Known: {families}"
