@@ -106,8 +106,11 @@ class Agent(LocalElasticAgent):
         if self.stopping or status in NO_RESTART:
             self._remaining_restarts = 0
         elif self._remaining_restarts:
-            print(f"all processes start again from the last checkpoint ({self._remaining_restarts} restarts left)",
-                  file=sys.stderr, flush=True)
+            print(
+                f"all processes start again from the last checkpoint ({self._remaining_restarts} restarts left)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _pass_on(self, number: int, frame) -> None:
         if self.get_worker_group().state != WorkerState.HEALTHY:  # nothing runs: waiting for the other machines
@@ -152,9 +155,14 @@ def launch(processes: int, module: str, arguments: list[str], restarts: int) -> 
 
         def agent(left: int) -> Agent:
             spec = WorkerSpec(
-                role="worker", local_world_size=processes, entrypoint=sys.executable, args=("-m", module, *arguments),
-                rdzv_handler=Meeting(get_rendezvous_handler(rendezvous(place, join, module))), max_restarts=left,
-                monitor_interval=0.1, master_addr=place["host"],
+                role="worker",
+                local_world_size=processes,
+                entrypoint=sys.executable,
+                args=("-m", module, *arguments),
+                rdzv_handler=Meeting(get_rendezvous_handler(rendezvous(place, join, module))),
+                max_restarts=left,
+                monitor_interval=0.1,
+                master_addr=place["host"],
             )
             return Agent(spec, DefaultLogsSpecs(log_dir=logs), seconds("STOP_TIMEOUT", 300))
 
@@ -186,8 +194,10 @@ def attend(make_agent: Callable[[int], Agent], place: dict, restarts: int, join:
             return run(agent, place)
         except RendezvousConnectionError:
             if place["own"] and agent is None:
-                raise ValueError(f"the port of {place['host']}:{place['port']}, where the machines meet, is in use or "
-                                 "not this machine's; set another RDZV_ENDPOINT") from None
+                raise ValueError(
+                    f"the port of {place['host']}:{place['port']}, where the machines meet, is in use or "
+                    "not this machine's; set another RDZV_ENDPOINT"
+                ) from None
             if agent is not None and agent.started:
                 if agent.stopping:
                     return PASSED_ON[agent.stopping]
@@ -247,12 +257,19 @@ def rendezvous(place: dict, join: float, stage: str) -> RendezvousParameters:
     silent = seconds("PEER_TIMEOUT", 60)
     interval = max(1, min(5, int(silent / 3)))
     return RendezvousParameters(
-        "c10d", f"{place['host']}:{place['port']}", f"{os.environ.get('RDZV_ID', 'run')}.{stage}",
-        place["nodes"], place["nodes"],
+        "c10d",
+        f"{place['host']}:{place['port']}",
+        f"{os.environ.get('RDZV_ID', 'run')}.{stage}",
+        place["nodes"],
+        place["nodes"],
         # the ranks follow the order of these names; where the processes meet is given separately
         local_addr=f"{place['rank']:06}" if place["nodes"] > 1 else None,
-        is_host=place["own"], join_timeout=int(join), close_timeout=5, read_timeout=max(5, int(silent / 4)),
-        keep_alive_interval=interval, keep_alive_max_attempt=max(3, int(silent / interval)),
+        is_host=place["own"],
+        join_timeout=int(join),
+        close_timeout=5,
+        read_timeout=max(5, int(silent / 4)),
+        keep_alive_interval=interval,
+        keep_alive_max_attempt=max(3, int(silent / interval)),
     )
 
 

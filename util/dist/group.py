@@ -293,8 +293,11 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.15
     return DistributedDataParallel(
-        model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True,
-        static_graph=static, **{buffers: False},  # see share_buffers
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=static,
+        **{buffers: False},  # see share_buffers
     )
 
 

@@ -121,9 +121,14 @@ class Peers:
         if self._store is None or self._threads[0].is_alive():
             return
         self._exchange()
-        while end == DONE and self.rank == 0 and any(
-            beat.get("end") is None and self._silent[rank] < 5 * self.interval
-            for rank, beat in self._beats.items() if rank
+        while (
+            end == DONE
+            and self.rank == 0
+            and any(
+                beat.get("end") is None and self._silent[rank] < 5 * self.interval
+                for rank, beat in self._beats.items()
+                if rank
+            )
         ):
             time.sleep(0.05)
             self._pass(0.05)
@@ -155,8 +160,13 @@ class Peers:
         keys = [f"beat/{rank}" for rank in range(self.world_size)]
         with self._lock:
             self._count += 1
-            own = {"beat": self._count, "host": socket.gethostname(), "pid": os.getpid(), "at": self.at,
-                   "end": self._end}
+            own = {
+                "beat": self._count,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "at": self.at,
+                "end": self._end,
+            }
         try:
             self._store = self._store or self._connect()
             self._store.set(keys[self.rank], json.dumps(own))

@@ -1,8 +1,8 @@
 """Signals that end a run early: it saves at the next step border, and its exit status says what to do.
 
-    status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back: saved, the
-                             same command continues
-    status 130               SIGINT (Ctrl-C): saved as well; a second one ends the process at once, unsaved
+status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back: saved, the
+                         same command continues
+status 130               SIGINT (Ctrl-C): saved as well; a second one ends the process at once, unsaved
 """
 
 import os
