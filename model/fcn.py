@@ -20,6 +20,7 @@ class FCN(SegModel):
         output_stride: stride of the last features; 8 as usual for FCN on ResNet, 32 is the fastest.
         auxiliary: whether there is an auxiliary head, whose output "aux" is given while training.
         dropout: probability of dropping a channel before the last convolution.
+        in_channels: channels of the pictures.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class FCN(SegModel):
         output_stride: int = 8,
         auxiliary: bool = True,
         dropout: float = 0.1,
+        in_channels: int = 3,
     ):
-        super().__init__(build_backbone(backbone, output_stride))
+        super().__init__(build_backbone(backbone, output_stride, in_channels=in_channels))
         *_, middle, last = self.backbone.channels
         self.classifier = FCNHead(last, last // 4, num_classes, dropout)
         self.aux = FCNHead(middle, middle // 4, num_classes, dropout) if auxiliary else None

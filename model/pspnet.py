@@ -25,6 +25,7 @@ class PSPNet(SegModel):
         bins: cells per side of the pooled maps.
         auxiliary: whether there is an auxiliary head, whose output "aux" is given while training.
         dropout: probability of dropping a channel before the last convolution.
+        in_channels: channels of the pictures.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class PSPNet(SegModel):
         bins: Sequence[int] = (1, 2, 3, 6),
         auxiliary: bool = True,
         dropout: float = 0.1,
+        in_channels: int = 3,
     ):
-        super().__init__(build_backbone(backbone, output_stride))
+        super().__init__(build_backbone(backbone, output_stride, in_channels=in_channels))
         *_, middle, last = self.backbone.channels
         width = last // len(bins)
         self.ppm = PPM(last, width, bins)

@@ -73,6 +73,7 @@ class SemanticFlow(SegModel):
             MMSegmentation port says nothing, which is False in the PyTorch versions that it runs on.
         dropout: probability of dropping a channel after the pyramid pooling and in the heads of deep
             supervision.
+        in_channels: channels of the pictures.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class SemanticFlow(SegModel):
         deep_supervision: bool = False,
         flow_align_corners: bool = True,
         dropout: float = 0.1,
+        in_channels: int = 3,
     ):
-        super().__init__(_build_backbone(backbone))
+        super().__init__(_build_backbone(backbone, in_channels))
         self.levels = _pick_levels("semanticflow", backbone, self.backbone.strides)
         *skips, last = (self.backbone.channels[level] for level in self.levels)
         width = _width(width, WIDTHS.get(backbone, 256 if last >= 1024 else 128))
@@ -149,6 +151,7 @@ class SemanticFlowLite(SegModel):
         flow_align_corners: see `model.layer.flow.warp`.
         dropout: probability of dropping a channel after the pyramid pooling and in the head of deep
             supervision.
+        in_channels: channels of the pictures.
     """
 
     def __init__(
@@ -162,8 +165,9 @@ class SemanticFlowLite(SegModel):
         deep_supervision: bool = False,
         flow_align_corners: bool = True,
         dropout: float = 0.1,
+        in_channels: int = 3,
     ):
-        super().__init__(_build_backbone(backbone))
+        super().__init__(_build_backbone(backbone, in_channels))
         first, *_, middle, last = _pick_levels("semanticflow_lite", backbone, self.backbone.strides)
         self.levels = (first, middle, last)
         *skips, deepest = (self.backbone.channels[level] for level in self.levels)
@@ -197,9 +201,9 @@ class SemanticFlowLite(SegModel):
         return self.align(fine, self.context(features[self.levels[-1]]))
 
 
-def _build_backbone(name: str) -> nn.Module:
+def _build_backbone(name: str, in_channels: int) -> nn.Module:
     variant = {"dilations": VARIANT_D} if re.fullmatch(r"resnet\d+", name) else {}
-    return build_backbone(name, output_stride=32, **variant)
+    return build_backbone(name, output_stride=32, in_channels=in_channels, **variant)
 
 
 def _width(width: int | None, published: int = 0) -> int:

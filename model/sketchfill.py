@@ -69,6 +69,7 @@ class SketchFill(SegModel):
         auxiliary: whether there is an auxiliary head on the level below the last, whose output "aux" is given
             while training.
         dropout: probability of dropping a channel before the last convolution of both heads.
+        in_channels: channels of the pictures.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class SketchFill(SegModel):
         fine_conv: bool = True,
         auxiliary: bool = True,
         dropout: float = 0.2,
+        in_channels: int = 3,
     ):
-        super().__init__(build_backbone(backbone, output_stride))
+        super().__init__(build_backbone(backbone, output_stride, in_channels=in_channels))
         narrow = backbone == "mobilenet_v2"
         width = Widths(48, 32, 24, 96) if narrow else Widths(256, 256, 256, 256)
         rates = (12, 24, 36) if narrow and output_stride == 8 else (6, 12, 18)

@@ -25,23 +25,26 @@ class DFNet(nn.Module):
         stages: channels, blocks and stride of each stage.
         taps: the stages whose outputs are features.
         output_stride: 32; these networks are not dilated.
+        in_channels: channels of the pictures.
 
     Raises:
         ValueError: for another output stride.
     """
 
-    def __init__(self, stages: Sequence[tuple[int, int, int]], taps: Sequence[int], output_stride: int = 32):
+    def __init__(
+        self, stages: Sequence[tuple[int, int, int]], taps: Sequence[int], output_stride: int = 32, in_channels: int = 3
+    ):
         super().__init__()
         if output_stride != 32:
             raise ValueError(f"a DFNet has output stride 32, not {output_stride!r}")
-        self.stem = nn.Sequential(*ConvBNReLU(3, 32, stride=2), *ConvBNReLU(32, 64, stride=2))
+        self.stem = nn.Sequential(*ConvBNReLU(in_channels, 32, stride=2), *ConvBNReLU(32, 64, stride=2))
         self.stages = nn.ModuleList()
-        in_channels, reached, strides = 64, 4, []
+        before, reached, strides = 64, 4, []
         for width, count, stride in stages:
-            blocks = [BasicBlock(in_channels, width, stride, (1, 1))]
+            blocks = [BasicBlock(before, width, stride, (1, 1))]
             blocks += [BasicBlock(width, width, 1, (1, 1)) for _ in range(1, count)]
             self.stages.append(nn.Sequential(*blocks))
-            in_channels, reached = width, reached * stride
+            before, reached = width, reached * stride
             strides.append(reached)
         self.taps = tuple(taps)
         self.channels = [stages[tap][0] for tap in taps]

@@ -48,16 +48,17 @@ class MobileNetV2(nn.Module):
 
     Args:
         output_stride: 32, 16 or 8.
+        in_channels: channels of the pictures.
 
     Raises:
         ValueError: for another output stride.
     """
 
-    def __init__(self, output_stride: int = 32):
+    def __init__(self, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ValueError(f"MobileNet-V2 has output stride 8, 16 or 32, not {output_stride!r}")
-        blocks = [ConvBNReLU(3, 32, stride=2, activation=nn.ReLU6)]
+        blocks = [ConvBNReLU(in_channels, 32, stride=2, activation=nn.ReLU6)]
         channels, reached, dilation = 32, 2, 1
         for expansion, width, count, stride in GROUPS:
             if reached == output_stride:

@@ -87,6 +87,7 @@ class ResNet(nn.Module):
             convolution, its first block included.
         dilations: dilation of `conv2` in each of the four stages, in place of what the output stride asks
             for. (1, 1, 2, 4) at output stride 32 is "variant D" of Li et al., Semantic Flow (ECCV 2020).
+        in_channels: channels of the pictures.
 
     Raises:
         ValueError: for another output stride, or not four dilations.
@@ -98,6 +99,7 @@ class ResNet(nn.Module):
         depths: Sequence[int],
         output_stride: int = 32,
         dilations: Sequence[int] | None = None,
+        in_channels: int = 3,
     ):
         super().__init__()
         if output_stride not in STAGES:
@@ -106,14 +108,14 @@ class ResNet(nn.Module):
             raise ValueError(f"a ResNet has four stages, so dilations needs four numbers, not {dilations!r}")
         strides, dilated = STAGES[output_stride]
         widths = (64, 128, 256, 512)
-        self.stem = nn.Sequential(*ConvBNReLU(3, 64, stride=2), *ConvBNReLU(64, 64), *ConvBNReLU(64, 128))
+        self.stem = nn.Sequential(*ConvBNReLU(in_channels, 64, stride=2), *ConvBNReLU(64, 64), *ConvBNReLU(64, 128))
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        stages, in_channels = [], 128
+        stages, before = [], 128
         for stage in range(4):
             pair = (dilated[stage], dilated[stage] if dilations is None else dilations[stage])
-            blocks = [block(in_channels, widths[stage], strides[stage], pair)]
-            in_channels = widths[stage] * block.expansion
-            blocks += [block(in_channels, widths[stage], 1, pair) for _ in range(1, depths[stage])]
+            blocks = [block(before, widths[stage], strides[stage], pair)]
+            before = widths[stage] * block.expansion
+            blocks += [block(before, widths[stage], 1, pair) for _ in range(1, depths[stage])]
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = [width * block.expansion for width in widths]

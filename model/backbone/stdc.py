@@ -49,16 +49,17 @@ class STDC(nn.Module):
     Args:
         depths: blocks at strides 8, 16 and 32.
         output_stride: 32; these networks are not dilated.
+        in_channels: channels of the pictures.
 
     Raises:
         ValueError: for another output stride.
     """
 
-    def __init__(self, depths: Sequence[int], output_stride: int = 32):
+    def __init__(self, depths: Sequence[int], output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride != 32:
             raise ValueError(f"an STDC network has output stride 32, not {output_stride!r}")
-        blocks = [ConvBNReLU(3, 32, stride=2), ConvBNReLU(32, 64, stride=2)]
+        blocks = [ConvBNReLU(in_channels, 32, stride=2), ConvBNReLU(32, 64, stride=2)]
         self.channels, self.strides, taps = [64, 256, 512, 1024], [4, 8, 16, 32], [1]
         for before, width, depth in zip(self.channels, self.channels[1:], depths, strict=False):
             blocks += [STDCBlock(before, width, 2), *(STDCBlock(width, width, 1) for _ in range(1, depth))]

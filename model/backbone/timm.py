@@ -23,13 +23,14 @@ class TimmBackbone(nn.Module):
         name: timm's name, with or without the tag of a weight set ("resnet50d",
             "convnext_tiny.in12k_ft_in1k").
         output_stride: stride of the coarsest features. 32 leaves the network as it is.
+        in_channels: channels of the pictures.
 
     Raises:
         ValueError: for an unknown name (with the nearest one), or where timm cannot give features or that
             stride.
     """
 
-    def __init__(self, name: str, output_stride: int = 32):
+    def __init__(self, name: str, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if not timm.is_model(name):
             nearest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
@@ -43,7 +44,7 @@ class TimmBackbone(nn.Module):
         if output_stride != 32:
             options["output_stride"] = output_stride
         try:
-            self.body = timm.create_model(name, features_only=True, **options)
+            self.body = timm.create_model(name, features_only=True, in_chans=in_channels, **options)
         except (TypeError, AssertionError, NotImplementedError, RuntimeError) as error:
             reason = str(error) or "unsupported; try 32"
             raise ValueError(

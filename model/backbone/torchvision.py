@@ -21,16 +21,26 @@ class TorchvisionResNet(ResNet):
         block: torchvision's BasicBlock or Bottleneck.
         depths: blocks of the four stages.
         output_stride: 32, 16 or 8.
+        in_channels: channels of the pictures.
 
     Raises:
         ValueError: for another output stride.
     """
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], output_stride: int = 32):
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        output_stride: int = 32,
+        in_channels: int = 3,
+    ):
         if output_stride not in DILATIONS:
             raise ValueError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
         super().__init__(block, list(depths))
         del self.avgpool, self.fc
+        if in_channels != 3:
+            self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         before = 1
         for stage, dilation in zip((self.layer3, self.layer4), DILATIONS[output_stride], strict=True):
             if dilation > 1:

@@ -149,6 +149,20 @@ def test_forward_needs_no_value_on_the_host(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_pictures_may_have_other_channels_than_three(name):
+    with torch.device("meta"):
+        network = build_model(name, CLASSES, small_backbone(name), in_channels=4).eval()
+        assert network(torch.empty(1, 4, 33, 47))["out"].shape == (1, CLASSES, 33, 47)
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "timm/resnet18"])
+def test_backbone_takes_other_channels_than_three(name):
+    with torch.device("meta"):
+        backbone = build_backbone(name, in_channels=1)
+        assert [f.shape[1] for f in backbone(torch.empty(1, 1, 64, 64))] == backbone.channels
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_half_precision_ends_in_float32_logits(name):
     network = build_model(name, CLASSES, small_backbone(name)).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
