@@ -37,7 +37,8 @@ def test_variants_of_the_published_code_are_recognised():
     weights["head.ppm.bottleneck.0.weight"] = torch.empty(128, 128, 1, 1, device="meta")
     found = recognise_family(weights)
     assert found.options == {"context": "sppm", "gate": True, "gate_input": "features"}
-    weights = meta(golden) | {"head.conv_last.1.weight": torch.empty(7, 128, 1, 1, device="meta")}
+    seven = {"weight": torch.empty(7, 128, 1, 1, device="meta"), "bias": torch.empty(7, device="meta")}
+    weights = meta(golden) | {f"head.conv_last.1.{part}": value for part, value in seven.items()}
     assert recognise_family(weights).num_classes == 7
 
 
