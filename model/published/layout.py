@@ -22,6 +22,13 @@ class Preprocessing:
     channel_order: str = "rgb"  # or "bgr"
 
 
+# Patterns of a layout (see there) for MMSegmentation: its layers call a convolution and its norm by their names.
+CONV_MODULE = (
+    (r"\bdepthwise_conv\.", "0."),
+    (r"\bpointwise_conv\.", "1."),
+    (r"\.conv\.(weight|bias)$", r".0.\1"),
+    (r"\.bn\.", ".1."),
+)
 DATASETS = {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
@@ -53,6 +60,9 @@ class Layout:
     implied: Mapping[str, Any] = field(default_factory=dict)
     untold: str = ""
     zeros: str | None = None  # regular expression for parameters of ours that are zero there
+    # Regular expressions and their replacements, applied to a key in this order before its prefix is looked up: for
+    # what is named alike in many places, as convolution and norm in every layer of MMSegmentation.
+    patterns: tuple[tuple[str, str], ...] = ()
     # Changes tensors before they are renamed: a bias folded into a norm, a fused matrix taken apart.
     convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     preprocessing: Preprocessing = IMAGENET
@@ -68,6 +78,12 @@ class Layout:
     def marks(self, tensors: Tensors) -> bool:
         """Whether a checkpoint has the marker keys."""
         return all(key in tensors for key in self.markers)
+
+    def place(self, key: str) -> str | None:
+        """Our name for a published key; None if it has no place."""
+        for pattern, replacement in self.patterns:
+            key = re.sub(pattern, replacement, key)
+        return rename(key, self.rename)
 
     def converted(self, tensors: Tensors) -> dict[str, torch.Tensor]:
         return dict(tensors) if self.convert is None else self.convert(dict(tensors))

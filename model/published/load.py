@@ -158,7 +158,7 @@ def _translate(model: nn.Module, layout: Layout, tensors: Tensors) -> Translatio
     out = Translation()
     first: dict[str, str] = {}
     for key, value in tensors.items():
-        name = rename(key, layout.rename)
+        name = layout.place(key)
         if name in ours:
             if name in out.values and not torch.equal(out.values[name], value):
                 raise ValueError(f"{first[name]} and {key} are one tensor in {layout.source}, but differ")

@@ -15,6 +15,8 @@ from model.published.table import LAYOUTS
 
 COUNTER = ".num_batches_tracked"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# Weights of a loss, which some trainers save beside the network.
+LOSSES = ("loss.", "sem_loss.", "criterion.")
 
 
 class Recognised(NamedTuple):
@@ -76,7 +78,9 @@ def layout_of(family: str) -> Layout:
 
 
 def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, without wrappers and without the prefixes of data parallelism.
+    """The tensors of a checkpoint, without wrappers and without prefixes that all of them have.
+
+    These are "module." of data parallelism, and "model." of a trainer that holds network and loss.
 
     Raises:
         ValueError: there is something else than tensors with names.
@@ -91,8 +95,9 @@ def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
     ]
     if strange:
         raise ValueError(f"the checkpoint has entries that are no tensors with a name: {shorten(strange)}")
-    if all(key.startswith("module.") for key in checkpoint):
-        return {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    for prefix in ("module.", "model."):
+        if all(key.startswith((prefix, *LOSSES)) for key in checkpoint):
+            checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
     return dict(checkpoint)
 
 
@@ -101,7 +106,7 @@ def attempt(layout: Layout, tensors: Tensors) -> Attempt:
     out = Attempt(layout)
     tensors = layout.converted(tensors)
     unused = same(*layout.unused)
-    names = {key: rename(key, layout.rename) for key in tensors}
+    names = {key: layout.place(key) for key in tensors}
     out.add(
         "keys without a place", (key for key, name in names.items() if name is None and rename(key, unused) is None)
     )
@@ -177,7 +182,7 @@ def _refusal(tensors: Tensors, attempts: list[Attempt]) -> str:
     families = "; ".join(dict.fromkeys(layout.source for layout in LAYOUTS))
     text = f"the checkpoint is of no published family known here: it has {shorten(tensors)}. "
     if not attempts:
-        placed = [sum(rename(key, layout.rename) is not None for key in tensors) for layout in LAYOUTS]
+        placed = [sum(layout.place(key) is not None for key in tensors) for layout in LAYOUTS]
         attempts = [attempt(LAYOUTS[placed.index(max(placed))], tensors)] if any(placed) else []
     if attempts:
         best = min(attempts, key=lambda one: one.misfits)

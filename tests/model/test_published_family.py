@@ -6,6 +6,8 @@ import torchvision
 
 from model import build_model
 from model.published import load_published, recognise_family
+from model.published.layout import CONV_MODULE, Layout
+from model.published.recognise import unwrap
 from tests.published_keys import NETWORKS, key_list, meta
 
 
@@ -65,3 +67,21 @@ def test_another_family_is_named():
         network = build_model("semanticflow", 19, "resnet18")
     with pytest.raises(ValueError, match=r"has SFNet-Lite \(lxtGH/SFSegNets\) on resnet18"):
         load_published(network, meta(key_list("sfnet_lite_r18")))
+
+
+def test_patterns_come_before_prefixes():
+    layout = Layout("names", "fcn", "a", {"decode_head.convs.0": "head", "neck": "neck"}, patterns=CONV_MODULE)
+    assert layout.place("decode_head.convs.0.conv.weight") == "head.0.weight"
+    assert layout.place("decode_head.convs.0.bn.running_mean") == "head.1.running_mean"
+    assert layout.place("neck.depthwise_conv.bn.bias") == "neck.0.1.bias"
+    assert layout.place("neck.pointwise_conv.conv.weight") == "neck.1.0.weight"
+    assert layout.place("backbone.conv.weight") is None
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+def test_prefixes_of_a_trainer_are_taken_off(prefix):
+    saved = {"model.weight": torch.zeros(1), "loss.criterion.weight": torch.zeros(19)}
+    assert set(unwrap(saved)) == {"weight", "loss.criterion.weight"}
+    assert set(unwrap({f"{prefix}stem.weight": torch.zeros(1)})) == {"stem.weight"}
+    kept = {"model.weight": torch.zeros(1), "stem.weight": torch.zeros(1)}
+    assert set(unwrap(kept)) == set(kept)
