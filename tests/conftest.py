@@ -46,15 +46,9 @@ def make_data(folder: Path, train: int = 16, val: int = 5) -> Path:
 def make_experiment(folder: Path, data: Path, /, **sections) -> Path:
     """An experiment on it: FCN on ResNet-18, two epochs, seconds."""
     raw = {
-        "data": {
-            "name": "custom",
-            "root": str(data),
-            "classes": list(CLASSES),
-            "colors": [list(c) for c in COLORS],
-            "crop": [48, 64],
-            "scale": [0.8, 1.25],
-            "workers": 0,
-        },
+        "data": {"name": "custom", "root": str(data), "classes": list(CLASSES), "colors": [list(c) for c in COLORS]},
+        "augment": {"crop": [48, 64], "scale": [0.8, 1.25]},
+        "loader": {"workers": 0},
         "model": {"name": "fcn", "backbone": "resnet18", "options": {"dropout": 0.0}},
         "optim": {"lr": 0.01, "head_factor": 1.0},
         "train": {"epochs": 2, "batch_size": 4, "log_every": 2},

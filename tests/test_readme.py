@@ -84,7 +84,8 @@ def test_own_data_as_the_readme_writes_it(tmp_path):
     table[:3] = (7, 8, 0)
     for path in (data / "label").iterdir():
         cv2.imwrite(str(path), table[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)])
-    raw["data"] |= {"root": str(data), "crop": [48, 64], "workers": 0}
+    raw["data"] |= {"root": str(data)}
+    raw |= {"augment": {"crop": [48, 64]}, "loader": {"workers": 0}}
     raw["train"] |= {"epochs": 1, "batch_size": 4}
     path = tmp_path / "mine_fcn18.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -112,7 +113,7 @@ def test_quickstart_in_a_copy_of_the_project(tmp_path):
             ],
         )
     prepare(copy / "dataset" / "street", size=(96, 128), train=16, val=4)
-    small = ["data.crop=[64,96]", "train.epochs=1", "train.batch_size=8", "optim.warmup_iters=0"]
+    small = ["augment.crop=[64,96]", "train.epochs=1", "train.batch_size=8", "optim.warmup_iters=0"]
     env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     for expected in ("finished", "nothing to do"):
         done = subprocess.run(

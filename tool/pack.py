@@ -5,7 +5,7 @@
     python -m tool.pack --config config/mine/mine_fcn18.yaml      # your own data, as the experiment has it
     python -m tool.pack cityscapes --root /data/cityscapes --verify
 
-Training reads them with data.packed=FOLDER (the folder of --out, or DIR/packed; data.packed=auto finds the latter).
+Training reads them with loader.packed=FOLDER (the folder of --out, or DIR/packed; loader.packed=auto finds the latter).
 A killed packing goes on with the same command. The files of the data set must stay: they are not read in training,
 but packed data that no longer fit them are refused.
 """

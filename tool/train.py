@@ -194,7 +194,7 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
             writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
 
-    samples = build_eval_loader(val_set, indices, loader_workers(config), config.data.loader)
+    samples = build_eval_loader(val_set, indices, loader_workers(config), config.loader.loader)
     with any_size(config.train.compile):
         result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
     if stop.agree():

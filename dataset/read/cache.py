@@ -67,7 +67,7 @@ class MemoryCache:
 
     def __getstate__(self):
         raise ValueError(
-            "data.cache: memory cannot be handed to processes that are not forked; set data.loader to threads"
+            "loader.cache: memory cannot be handed to processes that are not forked; set loader.loader to threads"
         )
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -102,8 +102,8 @@ class MemoryCache:
         failed = [process.exitcode for process in processes if process.exitcode]
         if failed:
             raise OSError(
-                f"data.cache: a process that read the pictures ended with status {failed[0]}; if the "
-                "memory ran out, set data.cache to none"
+                f"loader.cache: a process that read the pictures ended with status {failed[0]}; if the "
+                "memory ran out, set loader.cache to none"
             )
 
     def _fill_as_worker(self, indices) -> None:
@@ -149,9 +149,9 @@ def check_memory(count: int, needed: int, processes: int) -> None:
     if needed * processes > SHARE * free:
         times = f" x {processes} processes = {_gib(needed * processes)}" if processes > 1 else ""
         raise ValueError(
-            f"data.cache: memory: the {count} pictures are {_gib(needed)} decoded{times}, more than "
-            f"{SHARE:.0%} of the {_gib(free)} of free memory; pack them (python -m tool.pack, data.packed), "
-            "or set data.cache to none"
+            f"loader.cache: memory: the {count} pictures are {_gib(needed)} decoded{times}, more than "
+            f"{SHARE:.0%} of the {_gib(free)} of free memory; pack them (python -m tool.pack, loader.packed), "
+            "or set loader.cache to none"
         )
 
 

@@ -88,7 +88,7 @@ def read_index(path: Path) -> Index:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: no packed data of the split {path.stem} there; pack it (python -m "
-            f"tool.pack, see docs/datasets.md), or set data.packed to null"
+            f"tool.pack, see docs/datasets.md), or set loader.packed to null"
         ) from None
     try:
         content = json.loads(text)
@@ -308,4 +308,4 @@ def verify(folder: str | Path, split: str) -> int:
 
 
 def _anew(path: Path) -> str:
-    return f"remove {path} and pack again (python -m tool.pack), or set data.packed to null"
+    return f"remove {path} and pack again (python -m tool.pack), or set loader.packed to null"

@@ -1,4 +1,4 @@
-"""Training goes on without samples that cannot be read (`data.on_error: skip`), up to a limit, and says which.
+"""Training goes on without samples that cannot be read (`loader.on_error: skip`), up to a limit, and says which.
 
 Such a sample keeps its place in the batch as a void one: the mean colour everywhere, and every pixel ignored. So the
 order, the shapes and the augmentation of all others stay as they are, for any number of workers and after a restart,
@@ -44,10 +44,10 @@ class Skips:
 
 
 def beyond(list_file: str | Path, reasons: list[str], limit: int) -> str:
-    """The error of a data set with more unreadable samples than `data.max_errors`."""
+    """The error of a data set with more unreadable samples than `loader.max_errors`."""
     shown = "".join(f"\n  {reason}" for reason in reasons[:SHOWN])
     rest = f"\n  and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-    return f"{list_file}: {len(reasons)} samples cannot be used, and data.max_errors is {limit}:{shown}{rest}"
+    return f"{list_file}: {len(reasons)} samples cannot be used, and loader.max_errors is {limit}:{shown}{rest}"
 
 
 def void(size: tuple[int, int], color, out: tuple[np.ndarray, np.ndarray] | None):

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.faults
 KILLS = int(os.environ.get("FAULT_KILLS", 3))  # for each line of the table
 SCENARIOS = {
     "one process": {},
-    "two loader workers": {"data": {"workers": 2}},
+    "two loader workers": {"loader": {"workers": 2}},
     "two processes": {"world": 2},
-    "class-uniform sampling, EMA, accumulation": {"data": {"uniform": 0.5}, "train": {"ema": 0.9, "accumulate": 2}},
+    "class-uniform sampling, EMA, accumulation": {"loader": {"uniform": 0.5}, "train": {"ema": 0.9, "accumulate": 2}},
 }
 
 

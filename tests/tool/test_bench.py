@@ -218,7 +218,7 @@ def test_command(tmp_path, capsys, monkeypatch):
 
 def test_size_is_that_of_a_crop_unless_told(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert bench.main(["params", "street", "fcn18", "data.crop=[40,72]"]) == 0
+    assert bench.main(["params", "street", "fcn18", "augment.crop=[40,72]"]) == 0
     assert "one picture of 40 x 72" in capsys.readouterr().out
 
 

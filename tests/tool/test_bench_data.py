@@ -93,7 +93,7 @@ def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch)
                 "1",
                 "--json",
                 str(file),
-                "data.crop=[65,65]",
+                "augment.crop=[65,65]",
             ]
         )
         == 0
@@ -194,7 +194,7 @@ def test_real_pictures_are_measured_as_their_experiment_reads_them(tmp_path, mon
                 "2",
                 "--rounds",
                 "1",
-                "data.crop=[32,40]",
+                "augment.crop=[32,40]",
             ]
         )
         == 0

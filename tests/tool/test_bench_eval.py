@@ -53,7 +53,7 @@ def test_the_command_compares_everything(tmp_path, capsys, monkeypatch):
     file = tmp_path / "eval.json"
     threads = torch.get_num_threads()
     command = ["eval", "camvid", "sfnet_mobile", "--size", "70", "90", "--rounds", "1", "--json", str(file)]
-    assert bench.main([*command, "data.crop=[41,41]"]) == 0
+    assert bench.main([*command, "augment.crop=[41,41]"]) == 0
     torch.set_num_threads(threads)
     value, shown = json.loads(file.read_text()), capsys.readouterr().out
     titles = [table["title"] for table in value["tables"]]

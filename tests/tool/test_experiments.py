@@ -33,17 +33,17 @@ def test_an_experiment_builds_and_runs(path):
     assert torch.isfinite(total)
     predictor = test.build_predictor(config, model, len(classes), torch.device("cpu"))
     if config.test.protocol != "whole":
-        assert predictor.window == config.data.crop and predictor.flip
+        assert predictor.window == config.augment.crop and predictor.flip
     weights = config.model.weights
     assert weights == "none" or Path(weights).name in Path("initmodel/README.md").read_text()
 
 
 def test_the_published_protocols_are_those_of_the_papers():
     sketchfill = load_config("config/cityscapes/cityscapes_sfnet101.yaml")
-    assert (sketchfill.data.crop, sketchfill.train.batch_size, sketchfill.train.epochs) == ((713, 713), 14, 200)
+    assert (sketchfill.augment.crop, sketchfill.train.batch_size, sketchfill.train.epochs) == ((713, 713), 14, 200)
     assert sketchfill.test.scales == (0.5, 1.0, 1.75) and sketchfill.test.base_size == 2048
     ade = load_config("config/ade20k/ade20k_sfnet101.yaml")
-    assert (ade.data.crop, ade.train.batch_size, ade.train.epochs) == ((473, 473), 16, 100)
+    assert (ade.augment.crop, ade.train.batch_size, ade.train.epochs) == ((473, 473), 16, 100)
     rugd = load_config("config/rugd/rugd_sfnet50.yaml")
-    assert (rugd.data.crop, rugd.train.batch_size, rugd.train.epochs) == ((513, 513), 24, 150)
-    assert rugd.data.scale == (0.5, 1.5) and rugd.test.base_size == 688
+    assert (rugd.augment.crop, rugd.train.batch_size, rugd.train.epochs) == ((513, 513), 24, 150)
+    assert rugd.augment.scale == (0.5, 1.5) and rugd.test.base_size == 688

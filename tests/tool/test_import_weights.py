@@ -108,7 +108,7 @@ def test_the_imported_file_is_scored_and_drawn(lite, tmp_path, capsys):
     cv2.imwrite(str(root / "l.png"), np.full((64, 96), 7, np.uint8))
     (root / "val.txt").write_text("a.png l.png\n")
     words = shlex.split(command.replace("data.root=FOLDER", f"data.root={root}"))
-    small = ["data.workers=0", "data.crop=[64,96]", "test.scales=[1.0]"]
+    small = ["loader.workers=0", "augment.crop=[64,96]", "test.scales=[1.0]"]
     assert test.main([*words, *small, "test.base_size=96", "--exp", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run" / "result" / "metrics.json").read_text())["num_images"] == 1
     assert demo.main([str(pictures), "--checkpoint", str(out), "--out", str(tmp_path / "drawn")]) == 0

@@ -110,7 +110,7 @@ def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch):
     monkeypatch.setattr(Predictor, "__call__", predict)
     monkeypatch.setattr(SegDataset, "__getitem__", load)
     monkeypatch.setattr(test.PredictionWriter, "__call__", record)
-    score(experiment, run, "data.workers=1", "data.loader=threads")
+    score(experiment, run, "loader.workers=1", "loader.loader=threads")
     assert (len(started), len(read), late) == (5, 5, [])
 
 
@@ -136,7 +136,9 @@ def test_the_cityscapes_zip_has_label_ids_and_the_pictures_names(tmp_path):
     (root / "test.txt").write_text(f"leftImg8bit/test/berlin/{stem}.png\n")
     path = tmp_path / "c.yaml"
     path.write_text(f"""
-data: {{name: cityscapes, root: {root}, crop: [48, 64], workers: 0}}
+data: {{name: cityscapes, root: {root}}}
+augment: {{crop: [48, 64]}}
+loader: {{workers: 0}}
 model: {{name: fcn, backbone: resnet18}}
 train: {{epochs: 1, batch_size: 2}}
 test: {{split: test, submission: true}}

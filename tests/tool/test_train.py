@@ -69,7 +69,7 @@ def test_a_continued_run_has_the_weights_of_an_uninterrupted_one(tmp_path, data,
 
     run_to_first_checkpoint(experiment, tmp_path / "halves")
     assert checkpoint.load(tmp_path / "halves" / "model" / "last.pth")["step"] == 4
-    halves = run(experiment, tmp_path / "halves", "data.workers=2")
+    halves = run(experiment, tmp_path / "halves", "loader.workers=2")
     assert halves["step"] == whole["step"] == 12
     assert same(halves["model"], whole["model"]) and same(halves["optimizer"], whole["optimizer"])
     assert ("train_model" in whole) == ("ema" in extra)

@@ -29,7 +29,7 @@ OPTIONS = {
     "lite, stdc": {"model": {"name": "semanticflow_lite", "backbone": "stdc1", "options": {}}},
     "relaxed boundaries": {"loss": {"name": "relaxed"}},
     "dice and Lovasz beside cross entropy": {"loss": {"extra": {"dice": 0.5, "lovasz": 0.5}, "label_smoothing": 0.1}},
-    "class-uniform, photometric": {"data": {"uniform": 0.5, "photometric": True}},
+    "class-uniform, photometric": {"loader": {"uniform": 0.5}, "augment": {"photometric": True}},
 }
 
 
@@ -48,7 +48,7 @@ def test_an_epoch(tmp_path, data, name):
 
 def test_class_uniform_sampling_continues_in_the_same_order(tmp_path, data):
     """Killed after the first epoch, the run ends in the weights of the uninterrupted one."""
-    experiment = make_experiment(tmp_path, data, data={"uniform": 0.5}, train={"val_every": 0})
+    experiment = make_experiment(tmp_path, data, loader={"uniform": 0.5}, train={"val_every": 0})
     whole = run(experiment, tmp_path / "whole")
     run_to_first_checkpoint(experiment, tmp_path / "halves")
-    assert same(run(experiment, tmp_path / "halves", "data.workers=2")["model"], whole["model"])
+    assert same(run(experiment, tmp_path / "halves", "loader.workers=2")["model"], whole["model"])

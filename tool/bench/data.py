@@ -113,7 +113,7 @@ class Trial:
     """The data that all tables measure: the pictures as files, packed and in memory."""
 
     def __init__(self, args: argparse.Namespace, config: Config, folder: Path):
-        self.args, self.config, data = args, config, config.data
+        self.args, self.config = args, config
         self.baseline = args.baseline or nearest_baseline(config)
         self.root = (
             Path(args.pictures) if args.pictures else synthetic.write(folder / "pictures", args.count, tuple(args.size))
@@ -128,21 +128,21 @@ class Trial:
             pack(self.files, folder / codec, codec, args.workers)
         map_ = self.files.map_for(self.files.samples[0][1])
         self.mapping = {key: value for key, value in sorted(map_.ids.items()) if key < 256}
-        self.count, self.crop, self.batch = len(lines), tuple(data.crop), min(args.batch, len(lines))
+        self.count, self.crop, self.batch = len(lines), tuple(self.config.augment.crop), min(args.batch, len(lines))
 
     def dataset(self, source: str = "files", crop: tuple[int, int] | None = None):
         """The data set with the experiment's augmentation. source: files, memory, or a codec."""
-        data = self.config.data
+        data, augment = self.config.data, self.config.augment
         transform = TrainTransform(
-            crop or data.crop,
-            data.scale,
-            data.rotate,
-            data.rotate_prob,
-            data.blur_prob,
-            data.flip_prob,
-            data.jitter,
+            crop or augment.crop,
+            augment.scale,
+            augment.rotate,
+            augment.rotate_prob,
+            augment.blur_prob,
+            augment.flip_prob,
+            augment.jitter,
             data.mean,
-            photometric=data.photometric,
+            photometric=augment.photometric,
         )
         name = data.name if self.args.pictures else synthetic.DATASET
         own = self.args.pictures is not None
@@ -178,9 +178,9 @@ class Trial:
         """A sample of the baseline."""
         paths, rng = self.files.samples[index], np.random.default_rng([seed, index])
         if self.baseline == "semseg":
-            return data_semseg.load_sample(*paths, self.crop, rng, self.config.data.scale)
+            return data_semseg.load_sample(*paths, self.crop, rng, self.config.augment.scale)
         module = data_pil if self.baseline == "pil" else data_sfsegnets
-        return module.load_sample(*paths, self.crop, rng, self.mapping, self.config.data.scale)
+        return module.load_sample(*paths, self.crop, rng, self.mapping, self.config.augment.scale)
 
     def contenders(self) -> dict[str, tuple[str, bool]]:
         """Name -> (source, fast PNG decoder) of ours."""
@@ -193,10 +193,10 @@ class Trial:
 
 def nearest_baseline(config: Config) -> str:
     """The older recipe whose augmentation is most like the experiment's."""
-    data = config.data
-    if any(data.jitter) or data.photometric:
+    augment = config.augment
+    if any(augment.jitter) or augment.photometric:
         return "sfsegnets"
-    return "semseg" if data.rotate_prob and any(data.rotate) else "pil"
+    return "semseg" if augment.rotate_prob and any(augment.rotate) else "pil"
 
 
 @contextmanager

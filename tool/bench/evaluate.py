@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     cv2.setNumThreads(args.threads)
     rate = config.test.stride_rate or (1 / 2 if config.test.protocol == "sketchfill" else 2 / 3)
     picture = picture_of(args.picture, args.size)
-    crop = max(config.data.crop)
+    crop = max(config.augment.crop)
     task = Task(picture, class_count(config), crop, rate, tuple(config.data.mean), tuple(config.data.std))
     rounds, coarse = args.rounds, f"logits at stride {COARSE}, enlarging included"
     tables = [

@@ -35,7 +35,7 @@ LAST = torch.channels_last
 
 def add(commands) -> None:
     parser = common_arguments(commands, "infer", run, "one forward pass, plain and in every faster way")
-    size_argument(parser, "data.crop")
+    size_argument(parser, "augment.crop")
     rounds_argument(parser, 7)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures in a forward pass (default 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: PyTorch's)")
@@ -47,7 +47,7 @@ def add(commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Builds every contender, compares its output with the reference's, and lets them take turns."""
     config = experiment_of(args)
-    size = check_size(tuple(args.size or config.data.crop))
+    size = check_size(tuple(args.size or config.augment.crop))
     if args.batch < 1 or (args.threads or 1) < 1:
         raise ValueError("--batch and --threads are numbers of at least 1")
     if args.threads:

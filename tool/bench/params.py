@@ -12,13 +12,13 @@ from util.record.machine import versions
 
 def add(commands) -> None:
     text = "parameters and multiply-accumulates for one picture in evaluation"
-    size_argument(common_arguments(commands, "params", run, text), "data.crop")
+    size_argument(common_arguments(commands, "params", run, text), "augment.crop")
 
 
 def run(args: argparse.Namespace) -> int:
     """Counts and prints."""
     config = experiment_of(args)
-    size = check_size(tuple(args.size or config.data.crop))
+    size = check_size(tuple(args.size or config.augment.crop))
     model = network_of(config, class_count(config))
     cost = count(model, size)
     print(params_text(f"{args.dataset} {args.experiment}", model.spec, size, cost))

@@ -85,7 +85,7 @@ class FakeSet:
 def add(commands) -> None:
     text = "a training step against the obvious loop: pictures per second, memory, stages, growth, processes"
     parser = common_arguments(commands, "train", run, text)
-    size_argument(parser, "data.crop")
+    size_argument(parser, "augment.crop")
     rounds_argument(parser, 7)
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="pictures of a step (default 4)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads on a CPU (default: PyTorch's)")
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kept = device == "cpu" and keep_memory()
     set_kernels()
-    size = check_size(tuple(args.size or config.data.crop))
+    size = check_size(tuple(args.size or config.augment.crop))
     task = Task(config, class_count(config), args.batch, size, device, torch.get_num_threads())
     clock = "cuda" if device == "cuda" else args.clock
     table, stages = measure(task, contenders_of(device, args.compile), args.rounds, clock)

@@ -66,7 +66,9 @@ def _status_of(error: BaseException) -> int | None:
         _report("interrupted; the same command continues from the last checkpoint", "stopped")
         return signals.INTERRUPTED
     if isinstance(error, torch.OutOfMemoryError):
-        _report(f"{str(error).splitlines()[0]} Use a smaller train.batch_size or data.crop, train.accumulate, or amp")
+        _report(
+            f"{str(error).splitlines()[0]} Use a smaller train.batch_size or augment.crop, or train.accumulate or amp"
+        )
         return 2
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         if not _expected(error):

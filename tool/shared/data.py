@@ -29,8 +29,8 @@ def dataset_of(config: Config, split: str, transform: Callable | None = None):
     dataset = build_dataset(
         data.name, data.root, list_file, split, transform, config.seed, data.classes, data.colors, data.label_map
     )
-    if data.packed is not None:
-        read_packed(dataset, data.packed)
+    if config.loader.packed is not None:
+        read_packed(dataset, config.loader.packed)
     return dataset
 
 
@@ -51,48 +51,48 @@ def read_packed(dataset, folder: str) -> None:
 
 
 def keep_in_memory(config: Config, sets: list) -> None:
-    """Reads the data sets into memory, if `data.cache` says so.
+    """Reads the data sets into memory, if `loader.cache` says so.
 
     Raises:
         ValueError: the memory does not suffice, with the arithmetic.
     """
-    if config.data.cache == "memory":
+    if config.loader.cache == "memory":
         size = cache.keep_in_memory(sets, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        log.info("data.cache: reading %d pictures, %.1f GiB decoded, into memory", sum(map(len, sets)), size / 2**30)
+        log.info("loader.cache: reading %d pictures, %.1f GiB decoded, into memory", sum(map(len, sets)), size / 2**30)
         for part in sets:
             part.source.prepare(loader_workers(config))
 
 
 def loader_workers(config: Config) -> int:
-    """`data.workers`, but no more than this process's share of the machine's cores."""
-    return min(config.data.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    """`loader.workers`, but no more than this process's share of the machine's cores."""
+    return min(config.loader.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def build_data(config: Config, run: RunPaths):
     """Training and validation set, checked; rank 0 reads the labels for all."""
-    data = config.data
+    augment = config.augment
     transform = TrainTransform(
-        data.crop,
-        data.scale,
-        data.rotate,
-        data.rotate_prob,
-        data.blur_prob,
-        data.flip_prob,
-        data.jitter,
-        data.mean,
-        photometric=data.photometric,
+        augment.crop,
+        augment.scale,
+        augment.rotate,
+        augment.rotate_prob,
+        augment.blur_prob,
+        augment.flip_prob,
+        augment.jitter,
+        config.data.mean,
+        photometric=augment.photometric,
     )
-    if data.augment == "device":
+    if augment.augment == "device":
         transform = DeviceTransform(transform)
     train_set = dataset_of(config, "train", transform)
     val_set = dataset_of(config, "val") if config.train.val_every else None
-    train_set.skip_errors = data.on_error == "skip"
+    train_set.skip_errors = config.loader.on_error == "skip"
     sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:
         log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
-    if data.check:
+    if config.data.check:
         run.folder.mkdir(parents=True, exist_ok=True)
-        for warning in dist.main_first(lambda: check_labels(sets, run, data.max_errors)):
+        for warning in dist.main_first(lambda: check_labels(sets, run, config.loader.max_errors)):
             log.info("data: %s", warning)
     keep_in_memory(config, sets)
     return train_set, val_set
@@ -129,21 +129,21 @@ def check_labels(sets: list, run: RunPaths, max_errors: int) -> list[str]:
 
 def skips_of(config: Config, train_set, run: RunPaths) -> Skips | None:
     """What takes note of unreadable training samples, where the run goes on without them."""
-    if config.data.on_error == "stop":
+    if config.loader.on_error == "stop":
         return None
-    return Skips(train_set.list_file, config.data.max_errors, run.folder / "skipped.txt", log.warning)
+    return Skips(train_set.list_file, config.loader.max_errors, run.folder / "skipped.txt", log.warning)
 
 
 def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | None:
     """What draws the class-uniform share of each epoch, if there is one; rank 0 reads the labels for all."""
-    data = config.data
-    if not data.uniform:
+    loader = config.loader
+    if not loader.uniform:
         return None
-    tile = data.uniform_tile or max(data.crop)
+    tile = loader.uniform_tile or max(config.augment.crop)
     points = dist.main_first(lambda: find_points(train_set, tile, file=run.folder / "uniform.npz"))
     if points.absent:
-        log.info("data.uniform: no label holds the classes %s; they are left out", ", ".join(points.absent))
-    return ClassUniform(points, len(train_set), data.uniform)
+        log.info("loader.uniform: no label holds the classes %s; they are left out", ", ".join(points.absent))
+    return ClassUniform(points, len(train_set), loader.uniform)
 
 
 def build_batches(training: Training, train_set, run: RunPaths):
@@ -160,13 +160,13 @@ def build_batches(training: Training, train_set, run: RunPaths):
         config.train.accumulate,
         pin_memory=training.device.type == "cuda",
         uniform=class_uniform(config, train_set, run),
-        loader=config.data.loader,
+        loader=config.loader.loader,
         skips=skips_of(config, train_set, run),
     )
 
 
 def batches_on_device(training: Training, loader) -> Prefetch:
-    """The loader's batches, step by step; they are augmented on the device if `data.augment` says so."""
-    if training.config.data.augment == "device":
+    """The loader's batches, step by step; they are augmented on the device if `augment.augment` says so."""
+    if training.config.augment.augment == "device":
         training.augment = loader.dataset.transform.apply
     return Prefetch(iter(loader), training.device, training.config.train.accumulate)

@@ -165,7 +165,7 @@ def build_predictor(config: Config, model, num_classes: int, device, windows: st
     test, data = config.test, config.data
     settings = protocol_settings(
         test.protocol,
-        data.crop,
+        config.augment.crop,
         scales=test.scales,
         flip=test.flip,
         window=test.window,

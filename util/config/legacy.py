@@ -160,6 +160,13 @@ def translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths
         notes.append(f"ignore_label {get['ignore_label']} is mapped to 255")
     config = {
         "data": _data(get, name, notes),
+        "augment": {
+            "crop": [get["train_h"], get["train_w"]],
+            "scale": [get["scale_min"], get["scale_max"]],
+            "rotate": [get["rotate_min"], get["rotate_max"]],
+        },
+        # Their number of workers is that of all processes together.
+        "loader": {"workers": get["workers"] // max(len(get.get("train_gpu") or [0]), 1)},
         "model": _model(get, notes),
         "loss": {"weights": {"out": 1.0, "aux": get["aux_weight"]}},
         "optim": {
@@ -228,10 +235,6 @@ def _data(get: dict, name: str, notes: list[str]) -> dict:
         "train_list": get["train_list"],
         "val_list": get["val_list"],
         "test_list": get["test_list"],
-        "crop": [get["train_h"], get["train_w"]],
-        "scale": [get["scale_min"], get["scale_max"]],
-        "rotate": [get["rotate_min"], get["rotate_max"]],
-        "workers": get["workers"] // max(len(get.get("train_gpu") or [0]), 1),  # theirs counts all processes
     }
     known = _known_data(get)
     if known is not None:

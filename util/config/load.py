@@ -19,6 +19,12 @@ from util.record.files import read_text
 
 MAX_BASES = 10  # files in a chain of `base:`
 MAX_KEY = 200  # letters of an override's key
+AUGMENT = ("crop", "scale", "rotate", "rotate_prob", "blur_prob", "flip_prob", "jitter", "photometric", "augment")
+LOADER = ("workers", "loader", "packed", "cache", "uniform", "uniform_tile", "on_error", "max_errors")
+# Key of an earlier version -> key of today. A checkpoint may still hold the earlier one.
+MOVED = {
+    f"data.{key}": f"{section}.{key}" for section, keys in (("augment", AUGMENT), ("loader", LOADER)) for key in keys
+}
 SHOWN_ERRORS = 20
 SHOWN_LETTERS = 200  # of a value in an error
 
@@ -94,6 +100,8 @@ def _explain(error: dict) -> str:
     """One pydantic error as `key: what is wrong, and what to write instead`."""
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
+    if key in MOVED:
+        return f"key '{key}' has a new name; write '{MOVED[key]}'"
     if error["type"] == "extra_forbidden":
         parent = ".".join(path[:-1])
         siblings = [k for k in valid_keys() if k.rpartition(".")[0] == parent] if parent else [*Config.model_fields]
@@ -131,6 +139,20 @@ def check_config(raw: dict, name: str) -> Config:
         if len(lines) > SHOWN_ERRORS:
             lines[SHOWN_ERRORS:] = [f"and {len(lines) - SHOWN_ERRORS} more mistakes"]
         raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from None
+
+
+def renewed(raw: dict) -> dict:
+    """Give the mapping of an earlier version its keys of today.
+
+    Args:
+        raw: sections as a checkpoint holds them; an experiment of the user's is refused instead, by `check_config`.
+    """
+    out = {name: dict(value) if isinstance(value, dict) else value for name, value in raw.items()}
+    for before, after in MOVED.items():
+        (section, key), (new_section, new_key) = before.split("."), after.split(".")
+        if key in out.get(section, {}):
+            out.setdefault(new_section, {})[new_key] = out[section].pop(key)
+    return out
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -24,7 +24,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class DataConfig(Section):
-    """Which pictures, and how they are augmented."""
+    """Which images and labels, and what their ids mean."""
 
     name: str = Field(description="data set: an entry of dataset.DATASETS, or 'custom' for your own pictures")
     root: str = Field(description="folder that the paths in the list files are relative to")
@@ -36,6 +36,37 @@ class DataConfig(Section):
     label_map: dict[int | str, int] | None = Field(
         None, description="id on disk (or colour 'R,G,B') -> class index, or 255 to ignore"
     )
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
+    std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
+    check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
+
+    @field_validator("label_map", mode="after")
+    @classmethod
+    def _numbers(cls, value):
+        if value is None:
+            return None
+        return {int(k) if re.fullmatch(r"-?\d+", str(k)) else k: v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if min(self.std) <= 0:
+            raise ValueError("std: every value must be positive")
+        if self.name == "custom" and not self.classes:
+            raise ValueError("name: custom needs 'classes', the list of class names")
+        if self.classes is not None and not 2 <= len(self.classes) <= 255:
+            raise ValueError(f"classes: {len(self.classes)} names; between 2 and 255 are possible")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name occurs twice")
+        if self.colors is not None and self.classes is not None and len(self.colors) != len(self.classes):
+            raise ValueError(f"colors: {len(self.colors)} colours for {len(self.classes)} classes")
+        if self.colors is not None and any(not 0 <= v <= 255 for color in self.colors for v in color):
+            raise ValueError("colors: values must be within 0..255")
+        return self
+
+
+class AugmentConfig(Section):
+    """What a training sample is cropped to, and what is random about it."""
+
     crop: tuple[int, int] = Field((512, 512), description="height and width of a training crop, pixels")
     scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale factor")
     rotate: tuple[float, float] = Field((-10.0, 10.0), description="range of the random rotation, degrees")
@@ -51,36 +82,6 @@ class DataConfig(Section):
     augment: Literal["host", "device"] = Field(
         "host", description="where crops are made: loader workers, or the device, from whole decoded pictures"
     )
-    uniform: float = Field(
-        0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"
-    )
-    uniform_tile: int | None = Field(
-        None, ge=1, description="side of the tiles that each offer one such crop a class; default: the crop"
-    )
-    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
-    std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
-    workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
-    loader: Literal["auto", "threads", "processes"] = Field(
-        "auto", description="what the workers are; auto: threads for packed or cached data, else processes"
-    )
-    packed: str | None = Field(
-        None, description="folder of packed data (tool.pack) to read; auto: ROOT/packed, if it holds the split"
-    )
-    cache: Literal["none", "memory"] = Field(
-        "none", description="memory: keep all decoded pictures in memory, in each training process"
-    )
-    on_error: Literal["stop", "skip"] = Field(
-        "stop", description="a training sample that cannot be read: stop the run, or go on with void pixels instead"
-    )
-    max_errors: int = Field(10, ge=1, description="with skip: the run stops at more unreadable samples than this")
-    check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
-
-    @field_validator("label_map", mode="after")
-    @classmethod
-    def _numbers(cls, value):
-        if value is None:
-            return None
-        return {int(k) if re.fullmatch(r"-?\d+", str(k)) else k: v for k, v in value.items()}
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -92,24 +93,41 @@ class DataConfig(Section):
             raise ValueError(f"scale: {self.scale[0]} is not a positive factor")
         if min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop} is not a positive size")
-        if min(self.std) <= 0:
-            raise ValueError("std: every value must be positive")
-        if self.name == "custom" and not self.classes:
-            raise ValueError("name: custom needs 'classes', the list of class names")
-        if self.classes is not None and not 2 <= len(self.classes) <= 255:
-            raise ValueError(f"classes: {len(self.classes)} names; between 2 and 255 are possible")
-        if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name occurs twice")
-        if self.colors is not None and self.classes is not None and len(self.colors) != len(self.classes):
-            raise ValueError(f"colors: {len(self.colors)} colours for {len(self.classes)} classes")
-        if self.colors is not None and any(not 0 <= v <= 255 for color in self.colors for v in color):
-            raise ValueError("colors: values must be within 0..255")
         if min(self.jitter) < 0:
             raise ValueError("jitter: ranges cannot be negative")
-        if self.packed and self.cache != "none":
-            raise ValueError("cache: packed data need no cache, the system keeps them in memory; set one of the two")
         if self.photometric and any(self.jitter):
             raise ValueError("photometric: takes the place of jitter; set jitter to [0, 0, 0, 0]")
+        return self
+
+
+class LoaderConfig(Section):
+    """How the training samples are chosen and read."""
+
+    workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
+    loader: Literal["auto", "threads", "processes"] = Field(
+        "auto", description="what the workers are; auto: threads for packed or cached data, else processes"
+    )
+    packed: str | None = Field(
+        None, description="folder of packed data (tool.pack) to read; auto: ROOT/packed, if it holds the split"
+    )
+    cache: Literal["none", "memory"] = Field(
+        "none", description="memory: keep all decoded pictures in memory, in each training process"
+    )
+    uniform: float = Field(
+        0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"
+    )
+    uniform_tile: int | None = Field(
+        None, ge=1, description="side of the tiles that each offer one such crop a class; default: the crop"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="a training sample that cannot be read: stop the run, or go on with void pixels instead"
+    )
+    max_errors: int = Field(10, ge=1, description="with skip: the run stops at more unreadable samples than this")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.packed and self.cache != "none":
+            raise ValueError("cache: packed data need no cache, the system keeps them in memory; set one of the two")
         return self
 
 
@@ -259,6 +277,8 @@ class Config(Section):
     """One experiment."""
 
     data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    loader: LoaderConfig = LoaderConfig()
     model: ModelConfig
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

@@ -8,7 +8,7 @@ import torch
 from util import checkpoint, dist
 from util.checkpoint import store
 from util.checkpoint.store import Store
-from util.config.load import check_config
+from util.config.load import check_config, renewed
 from util.config.schema import Config
 from util.record.log import log
 from util.train import random_state
@@ -20,12 +20,12 @@ MAY_CHANGE = (
     "data.train_list",
     "data.val_list",
     "data.test_list",
-    "data.workers",
-    "data.loader",
-    "data.packed",
-    "data.cache",
-    "data.on_error",
-    "data.max_errors",
+    "loader.workers",
+    "loader.loader",
+    "loader.packed",
+    "loader.cache",
+    "loader.on_error",
+    "loader.max_errors",
     "data.check",
     "train.checkpointing",
     "train.epochs",
@@ -214,7 +214,7 @@ def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
     """Raises ValueError with the list of what makes `config` and `data` another run than the checkpoint's."""
     if not checkpoint.is_ours(state) or "ranks" not in state:
         raise ValueError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
-    earlier = check_config(state["config"], path)  # fills in keys that are younger than the checkpoint
+    earlier = check_config(renewed(state["config"]), path)  # fills in keys that are younger than the checkpoint
     before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     refused = [f"{k} {before.get(k)} -> {after.get(k)}" for k in changed if not k.startswith(MAY_CHANGE)]
@@ -250,6 +250,6 @@ def _changed_data(before: dict[str, dict], after: dict[str, dict]) -> dict[str, 
 def _flat(tree: dict, prefix: str = "") -> dict:
     flat = {}
     for key, value in tree.items():
-        nested = isinstance(value, dict) and prefix + key in ("data", "model", "loss", "optim", "train", "test")
+        nested = isinstance(value, dict) and prefix + key in Config.model_fields
         flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat

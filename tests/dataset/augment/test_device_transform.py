@@ -97,5 +97,5 @@ def test_a_loader_hands_pictures_of_any_size_to_the_device(tmp_path):
 
 
 def test_a_run_may_augment_on_the_device(tmp_path, data):
-    experiment = make_experiment(tmp_path, data, train={"epochs": 1, "val_every": 0}, data={"augment": "device"})
+    experiment = make_experiment(tmp_path, data, train={"epochs": 1, "val_every": 0}, augment={"augment": "device"})
     assert train.main(["--config", str(experiment), "--exp", str(tmp_path / "run")]) == 0

@@ -259,8 +259,8 @@ def test_arguments_out_of_range(points, dataset, make):
 
 def test_a_run_with_everything_switched_on_continues_exactly(tmp_path, data, monkeypatch):
     options = [
-        "data.uniform=0.5",
-        "data.photometric=true",
+        "loader.uniform=0.5",
+        "augment.photometric=true",
         "data.colors=[[1, 2, 3], [4, 5, 6], [7, 8, 9], [9, 9, 9]]",
         f"data.classes=[{', '.join(CLASSES)}, cow]",
     ]
@@ -288,7 +288,7 @@ def test_a_run_with_everything_switched_on_continues_exactly(tmp_path, data, mon
     with pytest.raises(Killed):
         run(tmp_path / "halves")
     monkeypatch.setattr(train, "save", original)
-    halves = run(tmp_path / "halves", "data.workers=2")
+    halves = run(tmp_path / "halves", "loader.workers=2")
     assert all(torch.equal(value, halves[name]) for name, value in whole.items())
     logged = (tmp_path / "whole" / "train.log").read_text()
     assert "no label holds the classes cow" in logged and " dice " in logged

@@ -373,8 +373,8 @@ def test_the_command_packs_verifies_and_trains(tmp_path, capsys):
     weights = {}
     for name, overrides in (
         ("files", []),
-        ("packed", ["data.packed=auto", "data.workers=2"]),
-        ("memory", ["data.cache=memory", "data.workers=2"]),
+        ("packed", ["loader.packed=auto", "loader.workers=2"]),
+        ("memory", ["loader.cache=memory", "loader.workers=2"]),
     ):
         if name == "packed":
             assert main(["--config", str(config), "--workers", "1"]) == 0

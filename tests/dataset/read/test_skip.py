@@ -1,4 +1,4 @@
-"""`data.on_error`: what happens to a training sample that cannot be read."""
+"""`loader.on_error`: what happens to a training sample that cannot be read."""
 
 import shutil
 
@@ -175,7 +175,7 @@ def test_the_check_counts_what_may_be_skipped(broken, tmp_path):
 
 
 def test_a_training_skips_and_evaluation_never_does(broken, tmp_path, capsys):
-    experiment = make_experiment(tmp_path, broken, data={"on_error": "skip", "max_errors": 3}, train={"epochs": 1})
+    experiment = make_experiment(tmp_path, broken, loader={"on_error": "skip", "max_errors": 3}, train={"epochs": 1})
     run = tmp_path / "run"
     assert train.main(["--config", str(experiment), "--exp", str(run)]) == 0
     assert len((run / "skipped.txt").read_text().splitlines()) == 3

@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_cached_raises_its_own_error_when_its_turn_comes(r
 def test_a_cache_that_does_not_fit_is_refused_with_the_arithmetic(root, monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda: 60_000)
     keep_in_memory([make(root)])
-    with pytest.raises(ValueError, match="14 pictures are .* x 3 processes = .*more than 80% of .*data.packed"):
+    with pytest.raises(ValueError, match="14 pictures are .* x 3 processes = .*more than 80% of .*loader.packed"):
         keep_in_memory([make(root), make(root)], processes=3)
 
 

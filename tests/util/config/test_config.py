@@ -8,7 +8,8 @@ from util.config.load import ConfigError, dump_config, load_config, valid_keys
 
 SHIPPED = sorted(Path("config").glob("*/*.yaml"))
 SMALL = """
-data: {name: camvid, root: somewhere, crop: [360, 480]}
+data: {name: camvid, root: somewhere}
+augment: {crop: [360, 480]}
 model: {name: sketchfill, backbone: mobilenet_v2}
 train: {epochs: 3, batch_size: 8}
 """
@@ -23,7 +24,7 @@ def small(tmp_path):
 
 def test_defaults_fill_what_the_file_does_not_say(small):
     config = load_config(small)
-    assert config.data.crop == (360, 480)
+    assert config.augment.crop == (360, 480)
     assert config.optim.lr == 0.01 and config.optim.head_factor == 10
     assert config.loss.weights == {"out": 1.0, "aux": 0.4}
     assert config.seed == 0
@@ -34,7 +35,7 @@ def test_defaults_fill_what_the_file_does_not_say(small):
     [
         ("train.epochs=7", "train", "epochs", 7),
         ("optim.lr=1e-3", "optim", "lr", 0.001),
-        ("data.scale=[1, 2]", "data", "scale", (1.0, 2.0)),
+        ("augment.scale=[1, 2]", "augment", "scale", (1.0, 2.0)),
         ("data.label_map={0: 3, 7: 255}", "data", "label_map", {0: 3, 7: 255}),
         ("model.options={output_stride: 8}", "model", "options", {"output_stride": 8}),
         ("model.weights=none", "model", "weights", "none"),
@@ -52,6 +53,7 @@ def test_overrides_are_read_as_yaml(small, override, section, key, value):
         ("train.epohcs=3", ["unknown key 'train.epohcs'", "train.epochs"]),
         ("epochs=3", ["unknown key 'epochs'", "train.epochs"]),
         ("trian.epochs=3", ["unknown key 'trian'", "train"]),
+        ("data.crop=[1, 2]", ["'data.crop' has a new name; write 'augment.crop'"]),
         ("train.epochs=true", ["train.epochs", "integer", "True"]),
         ("train.epochs='3'", ["train.epochs", "integer"]),
         ("train.epochs=2.5", ["train.epochs", "integer"]),
@@ -59,8 +61,8 @@ def test_overrides_are_read_as_yaml(small, override, section, key, value):
         ("optim.lr=0", ["optim.lr", "greater than 0"]),
         ("optim.lr=.nan", ["optim.lr"]),
         ("train.amp=fp8", ["train.amp", "'bf16'", "fp8"]),
-        ("data.crop=[1, 2, 3]", ["data.crop"]),
-        ("data.scale=[2, 1]", ["data.scale", "2.0 is larger"]),
+        ("augment.crop=[1, 2, 3]", ["augment.crop"]),
+        ("augment.scale=[2, 1]", ["augment.scale", "2.0 is larger"]),
         ("train.accumulate=3", ["batch_size 8 is not a multiple of accumulate 3"]),
         ("data.name=custom", ["custom needs 'classes'"]),
         ("loss.weights={aux: 1}", ["'out' needs a weight"]),

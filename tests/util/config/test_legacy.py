@@ -93,9 +93,9 @@ def old(tmp_path):
 
 def test_every_key_arrives(old):
     config, run = load_experiment(old(), [])
-    assert (config.data.name, config.data.root, config.data.crop) == ("cityscapes", "/data/cityscapes", (713, 713))
+    assert (config.data.name, config.data.root, config.augment.crop) == ("cityscapes", "/data/cityscapes", (713, 713))
     assert config.data.train_list == "/data/l/fine_train.txt"
-    assert (config.data.scale, config.data.rotate, config.data.workers) == ((0.5, 2.0), (-10, 10), 8)
+    assert (config.augment.scale, config.augment.rotate, config.loader.workers) == ((0.5, 2.0), (-10, 10), 8)
     assert (config.model.name, config.model.backbone) == ("sketchfill", "resnet101")
     assert config.model.options == {"output_stride": 16} and config.model.sync_bn
     assert config.model.weights == "initmodel/resnet101_v2.pth"

@@ -25,7 +25,7 @@ def whole(tmp_path_factory, data):
 ])
 def test_a_signal_saves_at_the_next_step_and_the_same_command_continues(tmp_path, whole, number, status, workers):
     experiment, uninterrupted = whole
-    command = (experiment, tmp_path / "run", f"data.workers={workers}")
+    command = (experiment, tmp_path / "run", f"loader.workers={workers}")
     run = Run(*command)
     run.until(lambda: "step 2/12" in run.output())
     run.signal_group(number)

@@ -12,7 +12,8 @@ from tests.faults.runs import TOY, final, same
 from tests.faults.toy import Toy
 from tool import train
 from util import checkpoint
-from util.train import random_state
+from util.config.load import load_config
+from util.train import random_state, resume
 
 
 class Killed(BaseException):
@@ -51,7 +52,7 @@ def without_dropout(num_classes, backbone=None, dropout=0.0):
 
 SETTINGS = {
     "plain": {},
-    "uniform": {"data": {"uniform": 0.5}},
+    "uniform": {"loader": {"uniform": 0.5}},
     "ema, accumulate": {"train": {"ema": 0.9, "accumulate": 2}},
     "fp16": {"train": {"amp": "fp16"}},
     "adamw": {"optim": {"name": "adamw", "lr": 0.001, "warmup_iters": 3, "clip_grad": 1.0}},
@@ -164,6 +165,17 @@ def test_moved_data_is_the_same_data(tmp_path):
     run(experiment, tmp_path / "run")
     data.rename(tmp_path / "moved")
     assert run(experiment, tmp_path / "run", f"data.root={tmp_path}/moved", "train.epochs=4")["epoch"] == 4
+
+
+def test_a_run_of_the_version_before_the_section_augment_is_the_same_run(tmp_path, data):
+    config = load_config(small(tmp_path, data))
+    earlier = config.model_dump(mode="json")
+    earlier["data"] |= earlier.pop("augment") | earlier.pop("loader")
+    state = {"model": {}, "spec": {}, "config": earlier, "classes": ["a"], "data": {}, "ranks": []}
+    resume.refuse_changes(state, config, "last.pth", resume.Data(("a",), [], {}))
+    earlier["data"]["crop"] = [8, 8]
+    with pytest.raises(ValueError, match=r"augment.crop \[8, 8\] -> \[48, 64\]"):
+        resume.refuse_changes(state, config, "last.pth", resume.Data(("a",), [], {}))
 
 
 def test_a_forced_change_of_the_rate_takes_effect(tmp_path, data, monkeypatch):
