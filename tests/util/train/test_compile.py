@@ -116,7 +116,7 @@ def test_a_graph_break_is_an_error():
     ids=["off", "bf16"],
 )
 def test_three_steps_are_those_without(tmp_path, graphs, monkeypatch, network, amp):
-    monkeypatch.setitem(model.MODELS, "residual", "tests.test_compile.Residual")
+    monkeypatch.setitem(model.MODELS, "residual", "tests.util.train.test_compile.Residual")
     losses, states = [], []
     for compiled in (False, True):
         training, parts = start(
@@ -189,7 +189,7 @@ PROCESSES = (
 import model
 from model import regions
 from tool import train
-model.MODELS["residual"] = "tests.test_compile.Residual"
+model.MODELS["residual"] = "tests.util.train.test_compile.Residual"
 train.compile_regions = lambda network: regions.compile_regions(network, "{backend}")
 """
     + TRAIN

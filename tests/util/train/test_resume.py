@@ -194,7 +194,8 @@ def test_a_change_of_the_memory_format_changes_rounding_alone(tmp_path, data, mo
     """Momentum is that of the same weights as before, though both lie in another order."""
     optim = {"optim": {"lr": 0.001} | settings}
     experiment = small(tmp_path, data, train={"channels_last": before}, **optim)
-    monkeypatch.setitem(model.MODELS, "toy", "tests.test_resume.without_dropout")  # drawn in the order of the memory
+    # Dropout would be drawn in the order of the memory.
+    monkeypatch.setitem(model.MODELS, "toy", "tests.util.train.test_resume.without_dropout")
     whole = run(experiment, tmp_path / "whole")
     killed(monkeypatch, "save", 4, experiment, tmp_path / "run")
     resumed = run(experiment, tmp_path / "run", f"train.channels_last={not before}")
