@@ -17,6 +17,7 @@ from model.table import complete, plain, resolve
 MODELS = {
     "fcn": "model.fcn.FCN",
     "pspnet": "model.pspnet.PSPNet",
+    "segformer": "model.segformer.SegFormer",
     "semanticflow": "model.semanticflow.SemanticFlow",
     "semanticflow_lite": "model.semanticflow.SemanticFlowLite",
     "sketchfill": "model.sketchfill.SketchFill",

@@ -17,6 +17,7 @@ BACKBONES = {
     "dfnet_v2": "model.backbone.dfnet.dfnet_v2",
     "stdc1": "model.backbone.stdc.stdc1",
     "stdc2": "model.backbone.stdc.stdc2",
+    **{f"mit_b{size}": f"model.backbone.mit.mit_b{size}" for size in range(6)},
     "torchvision/resnet18": "model.backbone.torchvision.resnet18",
     "torchvision/resnet34": "model.backbone.torchvision.resnet34",
     "torchvision/resnet50": "model.backbone.torchvision.resnet50",

@@ -44,8 +44,7 @@ class Layout:
     source: str  # whose names these are, for messages and reports
     model: str | None  # a name in MODELS; None for a backbone alone
     marker: str | tuple[str, ...]  # keys that every checkpoint of this layout has
-    # Published prefix -> ours, of which the longest one wins; or a function of a whole key, see `by_pattern`.
-    rename: Mapping[str, str] | Callable[[str], str | None]
+    rename: Mapping[str, str]  # published prefix -> ours; the longest one wins
     # The backbone: a regular expression for its name (the one with exactly these shapes is taken), a function of the
     # tensors, or None for a network that has none.
     backbones: str | Callable[[Tensors], str | None] | None = None
@@ -127,27 +126,8 @@ def under(prefix: str, table: Mapping[str, str]) -> dict[str, str]:
     return {f"{prefix}.{published}": f"{prefix}.{ours}" for published, ours in table.items()}
 
 
-def by_pattern(table: Mapping[str, str]) -> Callable[[str], str | None]:
-    r"""A renaming by regular expressions: the first one that matches a prefix has it replaced by its template.
-
-    >>> by_pattern({r"block(\d)\.(\d+)\.attn": r"stages.\1.\2.attention"})("block1.0.attn.q.weight")
-    'stages.1.0.attention.q.weight'
-    """
-    patterns = [(re.compile(rf"(?:{pattern})(?=\.|$)"), template) for pattern, template in table.items()]
-
-    def renamed(key: str) -> str | None:
-        for pattern, template in patterns:
-            if match := pattern.match(key):
-                return match.expand(template) + key[match.end() :]
-        return None
-
-    return renamed
-
-
-def rename(key: str, table: Mapping[str, str] | Callable[[str], str | None]) -> str | None:
+def rename(key: str, table: Mapping[str, str]) -> str | None:
     """`key` with its longest prefix in the table replaced; None if it has none."""
-    if callable(table):
-        return table(key)
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])

@@ -19,7 +19,7 @@ from model.sketchfill import CFABlock
 CLASSES = 5
 BACKBONE_SAMPLE = ("resnet18", "mobilenet_v2", "timm/mobilenetv3_small_050")
 SIZES = ((65, 97), (33, 47))
-NEVER_DILATED = ("dfnet_v1", "dfnet_v2", "stdc1", "stdc2")
+NEVER_DILATED = ("dfnet_v1", "dfnet_v2", "stdc1", "stdc2", *(f"mit_b{size}" for size in range(6)))
 
 
 def takes_backbone(name: str) -> bool:

@@ -1,0 +1,91 @@
+"""Transformers under the keys of their authors, of MMSegmentation and of transformers."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import build_model
+from model.backbone import build_backbone
+from model.backbone.mit import ReducedAttention
+from model.published import load_published, recognise_family
+from model.published.recognise import build_on_meta
+from tests.published_keys import PARITY, key_list, meta
+
+# Key list -> how the network is built for it.
+NETWORKS = {
+    "nvlabs_segformer_b0": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-6]}),
+    "nvlabs_segformer_b2": ("segformer", 19, "mit_b2", {"project_norm": False, "norm_eps": [1e-5, 1e-6]}),
+    "mmseg_segformer_mit-b0": ("segformer", 19, "mit_b0", {"project_norm": True, "norm_eps": [1e-6, 1e-6]}),
+    "hf_segformer_b0": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-5]}),
+    "hf_segformer_b0_hub": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-5]}),
+}
+
+
+def filler():
+    """The module that makes the weights and pictures of the published logits."""
+    path = PARITY / "fill.py"
+    if not path.is_file():
+        pytest.skip(f"published logits not present: no {path}")
+    spec = importlib.util.spec_from_file_location("fill", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", NETWORKS)
+def test_keys_are_recognised_and_load_strictly(file):
+    golden = key_list(file)
+    found = recognise_family({"state_dict": meta(golden)})
+    name, num_classes, backbone, options = NETWORKS[file]
+    assert found[1:4] == (name, num_classes, backbone)
+    assert options.items() <= found.options.items()
+    network = build_on_meta(found)
+    report = load_published(network, meta(golden))
+    assert report.missing == ()
+    lacking = golden["params"] - sum(p.numel() for p in network.parameters())
+    assert lacking == sum(torch.Size(golden["keys"][key]).numel() for key in report.dropped)
+
+
+@pytest.mark.parametrize("file", ["nvlabs_segformer_b0", "mmseg_segformer_mit-b0"])
+def test_imagenet_weights_have_the_names_of_the_encoder(file):
+    encoder = {key.removeprefix("backbone."): v for key, v in meta(key_list(file)).items() if "decode_head" not in key}
+    found = recognise_family(encoder)
+    assert (found.model, found.backbone) == (None, "mit_b0")
+
+
+@pytest.mark.parametrize("file", ["nvlabs_segformer_b0", "mmseg_segformer_mit-b0"])
+def test_logits_are_those_of_the_published_code(file):
+    fill = filler()
+    golden = fill.load_golden(PARITY / f"{file}.npz")
+    weights = fill.state_dict_for(golden)
+    found = recognise_family(weights)
+    network = build_model(found.model, found.num_classes, found.backbone, **found.options).eval()
+    load_published(network, weights)
+    x = fill.make_input(*golden["input_hw"])
+    with torch.no_grad():
+        fill.compare(golden, "main_lowres", network.decode(network.forward_features(x))["out"])
+        fill.compare(golden, "logits", network(x)["out"])
+
+
+def test_reduced_attention_is_attention_to_the_reduced_map():
+    torch.manual_seed(0)
+    attention = ReducedAttention(8, heads=2, reduction=2, eps=1e-5)
+    x = torch.randn(1, 5, 6, 8)
+    small = attention.norm(
+        F.conv2d(x.permute(0, 3, 1, 2), attention.sr.weight, attention.sr.bias, 2).permute(0, 2, 3, 1)
+    )
+    tokens, query = small.reshape(6, 8), attention.q(x).reshape(30, 8)
+    key, value = attention.kv(tokens).split(8, 1)
+    heads = []
+    for head in (slice(0, 4), slice(4, 8)):
+        weights = torch.softmax(query[:, head] @ key[:, head].T / 2, 1)
+        heads.append(weights @ value[:, head])
+    expected = attention.proj(torch.cat(heads, 1)).reshape(1, 5, 6, 8)
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_mix_transformer_takes_pictures_smaller_than_its_reductions():
+    features = build_backbone("mit_b0").eval()(torch.randn(1, 3, 5, 9))
+    assert [tuple(feature.shape[2:]) for feature in features] == [(2, 3), (1, 2), (1, 1), (1, 1)]
