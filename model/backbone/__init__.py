@@ -1,4 +1,4 @@
-"""Feature extractors: (N,3,H,W) to a list of maps from fine to coarse, with `channels` and `strides`."""
+"""Feature extractors: (N,in_channels,H,W) to a list of maps from fine to coarse, with `channels` and `strides`."""
 
 from functools import partial
 
@@ -12,6 +12,16 @@ BACKBONES = {
     "resnet50": "model.backbone.resnet.resnet50",
     "resnet101": "model.backbone.resnet.resnet101",
     "resnet152": "model.backbone.resnet.resnet152",
+    "resnet18_v1s": "model.backbone.resnet.resnet18_v1s",
+    "resnet34_v1s": "model.backbone.resnet.resnet34_v1s",
+    "resnet50_v1s": "model.backbone.resnet.resnet50_v1s",
+    "resnet101_v1s": "model.backbone.resnet.resnet101_v1s",
+    "resnet152_v1s": "model.backbone.resnet.resnet152_v1s",
+    "resnet18_v1c": "model.backbone.resnet.resnet18_v1c",
+    "resnet34_v1c": "model.backbone.resnet.resnet34_v1c",
+    "resnet50_v1c": "model.backbone.resnet.resnet50_v1c",
+    "resnet101_v1c": "model.backbone.resnet.resnet101_v1c",
+    "resnet152_v1c": "model.backbone.resnet.resnet152_v1c",
     "mobilenet_v2": "model.backbone.mobilenet.MobileNetV2",
     "dfnet_v1": "model.backbone.dfnet.dfnet_v1",
     "dfnet_v2": "model.backbone.dfnet.dfnet_v2",
@@ -32,9 +42,9 @@ TIMM_PREFIX, TIMM_BACKBONE = "timm/", "model.backbone.timm.TimmBackbone"
 def build_backbone(name: str, output_stride: int = 32, **options: object) -> nn.Module:
     """Build a feature extractor with freshly initialised weights.
 
-    It maps (N,3,H,W) to a list of feature maps from fine to coarse, and says their widths in `channels` and
+    It maps (N,in_channels,H,W) to a list of feature maps from fine to coarse, and says their widths in `channels` and
     their strides in `strides`. `output_stride` is the stride of the coarsest map where the network can be
-    dilated.
+    dilated, `in_channels` (3) the number of channels of the pictures.
 
     Raises:
         ValueError: for an unknown name or option (with the nearest known one) or an output stride it cannot

@@ -1,4 +1,4 @@
-"""ResNet with a deep stem, the backbone of PSPNet, Sketch-and-Fill and Semantic Flow."""
+"""ResNets with a deep stem, in the three forms that segmentation networks use."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -93,6 +93,8 @@ class ResNet(nn.Module):
         ValueError: for another output stride, or not four dilations.
     """
 
+    stem_widths = (64, 64, 128)
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
@@ -108,22 +110,33 @@ class ResNet(nn.Module):
             raise ValueError(f"a ResNet has four stages, so dilations needs four numbers, not {dilations!r}")
         strides, dilated = STAGES[output_stride]
         widths = (64, 128, 256, 512)
-        self.stem = nn.Sequential(*ConvBNReLU(in_channels, 64, stride=2), *ConvBNReLU(64, 64), *ConvBNReLU(64, 128))
+        one, two, three = self.stem_widths
+        self.stem = nn.Sequential(
+            *ConvBNReLU(in_channels, one, stride=2), *ConvBNReLU(one, two), *ConvBNReLU(two, three)
+        )
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        stages, before = [], 128
+        stages, channels = [], three
         for stage in range(4):
-            pair = (dilated[stage], dilated[stage] if dilations is None else dilations[stage])
-            blocks = [block(before, widths[stage], strides[stage], pair)]
-            before = widths[stage] * block.expansion
-            blocks += [block(before, widths[stage], 1, pair) for _ in range(1, depths[stage])]
+            pairs = self.block_dilations(block, dilated[max(stage - 1, 0)], dilated[stage], depths[stage])
+            if dilations is not None:
+                pairs = [(first, dilations[stage]) for first, _ in pairs]
+            blocks = [block(channels, widths[stage], strides[stage], pairs[0])]
+            channels = widths[stage] * block.expansion
+            blocks += [block(channels, widths[stage], 1, pair) for pair in pairs[1:]]
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = [width * block.expansion for width in widths]
         self.strides = [4, 8, min(16, output_stride), output_stride]
         self.apply(init_weights)
 
+    def block_dilations(
+        self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
+    ) -> list[tuple[int, int]]:
+        """Dilations of `conv1` and `conv2` in each block of a stage; `before` is that of the stage before."""
+        return [(dilation, dilation)] * depth
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map (N,3,H,W) to four maps (N,channels[i],H/strides[i],W/strides[i])."""
+        """Map (N,in_channels,H,W) to four maps (N,channels[i],H/strides[i],W/strides[i])."""
         x = self.maxpool(self.stem(x))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -132,8 +145,60 @@ class ResNet(nn.Module):
         return features
 
 
+class ResNetV1s(ResNet):
+    """ResNet with a deep stem whose dilated stages begin with the dilation of the stage before.
+
+    The form of PyTorch-Encoding (Zhang et al., "Context Encoding for Semantic Segmentation", CVPR 2018): the
+    first 3x3 convolution of a stage that loses its stride does not have the stage's dilation yet.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        output_stride: int = 32,
+        in_channels: int = 3,
+    ):
+        super().__init__(block, depths, output_stride, in_channels=in_channels)
+
+    def block_dilations(
+        self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
+    ) -> list[tuple[int, int]]:
+        """Dilations of `conv1` and `conv2` in each block of a stage; `before` is that of the stage before."""
+        first = (before, dilation if block is BasicBlock else before)
+        return [first, *super().block_dilations(block, before, dilation, depth - 1)]
+
+
+class ResNetV1c(ResNetV1s):
+    """ResNet-V1c of MMSegmentation: a stem of 32, 32 and 64 channels, dilated like `ResNetV1s`.
+
+    Of a BasicBlock only `conv1` is dilated.
+    """
+
+    stem_widths = (32, 32, 64)
+
+    def block_dilations(
+        self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
+    ) -> list[tuple[int, int]]:
+        """Dilations of `conv1` and `conv2` in each block of a stage; `before` is that of the stage before."""
+        pairs = super().block_dilations(block, before, dilation, depth)
+        return [(first, 1) for first, _ in pairs] if block is BasicBlock else pairs
+
+
 resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
 resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
 resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
 resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
 resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
+
+resnet18_v1s = partial(ResNetV1s, BasicBlock, (2, 2, 2, 2))
+resnet34_v1s = partial(ResNetV1s, BasicBlock, (3, 4, 6, 3))
+resnet50_v1s = partial(ResNetV1s, Bottleneck, (3, 4, 6, 3))
+resnet101_v1s = partial(ResNetV1s, Bottleneck, (3, 4, 23, 3))
+resnet152_v1s = partial(ResNetV1s, Bottleneck, (3, 8, 36, 3))
+
+resnet18_v1c = partial(ResNetV1c, BasicBlock, (2, 2, 2, 2))
+resnet34_v1c = partial(ResNetV1c, BasicBlock, (3, 4, 6, 3))
+resnet50_v1c = partial(ResNetV1c, Bottleneck, (3, 4, 6, 3))
+resnet101_v1c = partial(ResNetV1c, Bottleneck, (3, 4, 23, 3))
+resnet152_v1c = partial(ResNetV1c, Bottleneck, (3, 8, 36, 3))

@@ -69,17 +69,25 @@ LAYOUTS = (
     Layout(
         source="deep-stem ResNet, ImageNet (hszhao/semseg)",
         model=None,
-        backbones=r"resnet\d+",
+        backbones=r"resnet\d+(_v1s)?",
         marker="conv3.weight",
         rename=SEMSEG_IMAGENET,
         unused=("fc",),
     ),
     Layout(
-        source="deep-stem ResNet, ImageNet (lxtGH/SFSegNets)",
+        source="deep-stem ResNet, ImageNet (PyTorch-Encoding, also used by lxtGH/SFSegNets)",
         model=None,
-        backbones=r"resnet\d+",
+        backbones=r"resnet\d+(_v1s)?",
         marker="conv1.6.weight",
         rename=SFSEG_IMAGENET,
+        unused=("fc",),
+    ),
+    Layout(
+        source="ResNet-V1c, ImageNet (MMSegmentation)",
+        model=None,
+        backbones=r"resnet\d+_v1c",
+        marker="stem.6.weight",
+        rename={**same("stem"), **STAGES},
         unused=("fc",),
     ),
     Layout(

@@ -130,6 +130,7 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
         loss.name,
         loss.options,
         loss.extra,
+        loss.outputs,
     )
     net = dist.wrap(model, device, static=config.train.accumulate == 1)
     random_state.seed(config.seed + 1 + dist.rank())  # dropout differs between the processes

@@ -159,6 +159,7 @@ class LossConfig(Section):
         {"out": 1.0, "aux": 0.4}, description="weight of each output: out, aux, dsn0, dsn1, ..."
     )
     extra: dict[str, float] = Field({}, description="weight of losses added for the main output, e.g. {dice: 0.5}")
+    outputs: dict[str, str] = Field({}, description="loss of single outputs by their name, e.g. {se: presence}")
     class_weights: tuple[float, ...] | None = Field(None, description="weight of each class, in class order")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
@@ -172,10 +173,10 @@ class LossConfig(Section):
             raise ValueError("extra: cannot be negative")
         if self.class_weights is not None and (min(self.class_weights) < 0 or max(self.class_weights) == 0):
             raise ValueError("class_weights: cannot be negative, and one must be positive")
-        if self.options or self.extra or self.label_smoothing:
+        if self.options or self.extra or self.label_smoothing or self.outputs:
             from util.loss import check_loss
 
-            check_loss(self.name, self.options, self.label_smoothing, self.extra)
+            check_loss(self.name, self.options, self.label_smoothing, self.extra, self.outputs)
         return self
 
 

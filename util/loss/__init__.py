@@ -25,6 +25,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "lovasz": lovasz_softmax,
 }
 
+# Losses of outputs that are no maps of logits: (output, label (N, H, W), ignore_label) -> scalar.
+OTHER_LOSSES: dict[str, Callable[..., Tensor]] = {"presence": presence}
+
+# Outputs that have a loss of their own, by the name that networks give them.
+OUTPUTS = {"se": "presence"}
+
 # Arguments that are no options of one loss: the caller, or another key of the experiment, gives them.
 SHARED = ("logits", "label", "ignore_label", "class_weights", "label_smoothing", "normaliser")
 
@@ -32,7 +38,7 @@ SHARED = ("logits", "label", "ignore_label", "class_weights", "label_smoothing",
 class SegLoss(nn.Module):
     """The weighted sum of a loss over a network's outputs, and of further losses of its main output.
 
-    An output that is no map, but has one value for each class, (N, num_classes), has the loss `presence`.
+    An output that `OUTPUTS` or `outputs` names has the loss named there, with its default arguments.
 
     Args:
         weights: weight of each output by its name; an output that is not listed is an error.
@@ -41,6 +47,7 @@ class SegLoss(nn.Module):
         name: loss of every output map, an entry of `LOSSES`.
         options: its further arguments.
         extra: weight by name of losses that are added for the output "out", with their default arguments.
+        outputs: loss by name of single outputs, entries of `LOSSES` or `OTHER_LOSSES`.
 
     Raises:
         ValueError: an unknown loss or option, a number of class weights that is not `num_classes`, or label
@@ -57,12 +64,14 @@ class SegLoss(nn.Module):
         name: str = "cross_entropy",
         options: Mapping[str, object] | None = None,
         extra: Mapping[str, float] | None = None,
+        outputs: Mapping[str, str] | None = None,
     ):
         super().__init__()
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(f"loss.class_weights: {len(class_weights)} weights for {num_classes} classes")
         self.name, self.options, self.extra = name, dict(options or {}), dict(extra or {})
-        check_loss(name, self.options, label_smoothing, self.extra)
+        self.outputs = {**OUTPUTS, **(outputs or {})}
+        check_loss(name, self.options, label_smoothing, self.extra, self.outputs)
         self.weights, self.ignore_label, self.label_smoothing = dict(weights), ignore_label, label_smoothing
         table = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", table)
@@ -80,7 +89,7 @@ class SegLoss(nn.Module):
         """Total (scalar with a gradient) and the unweighted terms {output or extra loss: detached scalar}.
 
         Args:
-            outputs: name -> logits (N, C, H, W), or (N, C).
+            outputs: name -> logits (N, C, H, W), or what the output's own loss reads.
             label: (N, H, W).
             normaliser: that of the whole batch, where this is a part of it.
 
@@ -92,9 +101,11 @@ class SegLoss(nn.Module):
             raise ValueError(f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop")
         if normaliser is None:
             normaliser = self.normaliser(label)
-        terms = {
-            output: self._term(self.name, self.options, logits, label, normaliser) for output, logits in outputs.items()
-        }
+        terms = {}
+        for output, logits in outputs.items():
+            own = self.outputs.get(output)
+            name, options = (self.name, self.options) if own is None else (own, {})
+            terms[output] = self._term(name, options, logits, label, normaliser)
         total = sum(self.weights[output] * term for output, term in terms.items())
         for name, weight in self.extra.items():
             terms[name] = self._term(name, {}, outputs["out"], label, normaliser)
@@ -102,8 +113,8 @@ class SegLoss(nn.Module):
         return total, {name: term.detach() for name, term in terms.items()}
 
     def _term(self, name: str, options: dict, logits: Tensor, label: Tensor, normaliser: Tensor) -> Tensor:
-        if logits.ndim == 2:
-            return presence(logits, label, self.ignore_label) / normaliser[1]
+        if name in OTHER_LOSSES:
+            return OTHER_LOSSES[name](logits, label, self.ignore_label) / normaliser[1]
         taken = _arguments(name)
         options = {**options, "class_weights": self.class_weights}
         if "label_smoothing" in taken:
@@ -114,7 +125,11 @@ class SegLoss(nn.Module):
 
 
 def check_loss(
-    name: str, options: Mapping[str, object], label_smoothing: float = 0.0, extra: Iterable[str] = ()
+    name: str,
+    options: Mapping[str, object],
+    label_smoothing: float = 0.0,
+    extra: Iterable[str] = (),
+    outputs: Mapping[str, str] | None = None,
 ) -> None:
     """Checks the keys of an experiment's section `loss`.
 
@@ -125,6 +140,9 @@ def check_loss(
     for key, loss in [("name", name), *(("extra", other) for other in extra)]:
         if loss not in LOSSES:
             raise ValueError(f"{key}: {_unknown('loss', loss, LOSSES)}")
+    for output, loss in (outputs or {}).items():
+        if loss not in LOSSES and loss not in OTHER_LOSSES:
+            raise ValueError(f"outputs.{output}: {_unknown('loss', loss, {**LOSSES, **OTHER_LOSSES})}")
     if label_smoothing and not any("label_smoothing" in _arguments(loss) for loss in (name, *extra)):
         raise ValueError(f"label_smoothing: loss {name!r} has none; leave it 0")
     known = {key: argument for key, argument in _arguments(name).items() if key not in SHARED}

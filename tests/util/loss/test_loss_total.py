@@ -1,9 +1,13 @@
 """The loss of a network: several outputs, parts of a batch, and mistakes in the experiment."""
 
+import json
 from typing import get_args
 
+import numpy as np
 import pytest
+import torch
 
+from tests.paths import SHARED
 from tests.slow_loss import WEIGHTS, slow_cross_entropy
 from util.config.load import ConfigError, check_config
 from util.config.schema import LossConfig
@@ -68,7 +72,37 @@ def test_further_losses_are_added_for_the_main_output(regions):
     assert float(shared["dice"]) == pytest.approx(float(parts[0]["dice"]) / 2, rel=1e-6)
 
 
-def test_an_output_with_one_value_for_each_class_has_the_presence_loss(regions):
+def test_an_output_can_have_a_loss_of_its_own(regions):
+    logits, label = regions
+    loss = SegLoss({"out": 1.0, "aux": 0.5}, 4, name="dice", options={"smooth": 0.5}, outputs={"aux": "lovasz"})
+    total, terms = loss({"out": logits, "aux": -logits}, label)
+    expected = dice(logits, label, smooth=0.5) + 0.5 * lovasz_softmax(-logits, label)
+    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    with pytest.raises(ValueError, match=r"outputs.aux: unknown loss 'lovas'; did you mean 'lovasz'"):
+        SegLoss({"out": 1.0}, 4, outputs={"aux": "lovas"})
+
+
+def test_the_encoding_loss_is_that_of_the_published_code():
+    """EncNet's total on seeded inputs (losses_classics.json), pictures of which each has labelled pixels."""
+    file = SHARED / "parity" / "losses_classics.json"
+    if not file.is_file():
+        pytest.skip(f"reference values not present: no {file}")
+    recorded = json.loads(file.read_text())
+
+    def made(name: str) -> torch.Tensor:
+        number, shape = recorded["inputs"][name]
+        return torch.from_numpy(2 * np.random.RandomState(number).randn(*shape)).float()
+
+    outputs = {"out": made("p0"), "se": made("se"), "aux": made("p1")}
+    label = torch.from_numpy(np.random.RandomState(100).randint(-1, 19, (2, 32, 48))).long()
+    loss = SegLoss({"out": 1.0, "se": 0.2, "aux": 0.4}, 19, ignore_label=-1)
+    total, _ = loss(outputs, label)
+    assert float(total) == pytest.approx(recorded["values"]["enc/se_aux/noise"], rel=1e-5)
+    total, _ = loss({name: outputs[name] for name in ("out", "se")}, label)
+    assert float(total) == pytest.approx(recorded["values"]["enc/se_noaux/noise"], rel=1e-5)
+
+
+def test_the_output_se_has_the_presence_loss(regions):
     logits, label = regions
     se = logits[:, :, 0, 0]
     total, terms = SegLoss({"out": 1.0, "se": 0.2}, 4)({"out": logits, "se": se}, label)
