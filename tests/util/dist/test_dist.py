@@ -107,7 +107,7 @@ def test_sync_bn_is_ordinary_on_one_process():
 TRAIN = """
 import sys, json, re
 from tool import train
-import util.loop as loop
+import util.train.loop as loop
 losses = []
 original = loop.optimizer_step
 def record(training, parts):

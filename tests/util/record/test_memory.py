@@ -10,7 +10,7 @@ from util.record import memory
 
 FAULTS = """
 import resource, torch
-from util.memory import keep_memory
+from util.record.memory import keep_memory
 assert not {keep} or keep_memory()
 def faults():
     torch.ones(24 << 20)  # freed at once; the next is smaller, since aligned blocks need some room around them
@@ -54,8 +54,8 @@ def test_a_large_tensor_is_given_the_pages_of_the_last():
     ("before", "made"),
     [
         # what a command imports makes no tensor yet
-        ("import tool.train, tool.test; from util.memory import keep_memory; keep_memory()", "torch.ones(16 << 20)"),
-        ("from util.maps import Memory", "Memory(torch.device('cpu'))('sums', 16, 1 << 20).zero_()"),
+        ("import tool.train, tool.test; from util.record.memory import keep_memory; keep_memory()", "torch.ones(16 << 20)"),
+        ("from util.score.window.maps import Memory", "Memory(torch.device('cpu'))('sums', 16, 1 << 20).zero_()"),
     ],
     ids=["tensors of a command", "sums of evaluation"],
 )
