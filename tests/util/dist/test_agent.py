@@ -49,7 +49,7 @@ with open("starts", "a") as file:
 status = int(sys.argv[1])
 if status > 0:
     sys.exit(status)
-from util import lock
+from util.record import lock
 lock.take(pathlib.Path())
 os.kill(os.getpid(), -status)
 """
