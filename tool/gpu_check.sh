@@ -28,7 +28,7 @@ step data tool.bench data cityscapes sfnet101 --count 16 --workers 8 --train 40 
 for experiment in semflow18 sfnet_mobile; do
     step "infer_$experiment" tool.bench infer cityscapes $experiment --size 1024 2048 --grow \
         --json "$folder/infer_$experiment.json"
-    step "train_$experiment" tool.bench train cityscapes $experiment --size 1024 1024 --batch 16 --grow \
+    step "train_$experiment" tool.bench train cityscapes $experiment --size 1024 1024 --batch 16 \
         --json "$folder/train_$experiment.json"
 done
 step train_sfnet101 tool.bench train cityscapes sfnet101 --size 713 713 --batch 8 \

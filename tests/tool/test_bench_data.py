@@ -1,22 +1,14 @@
 """The measurement of the training data: its baselines do what ours do, and the command prints and writes its tables."""
 
 import json
-import mmap
-import time
-from functools import partial
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from dataset.cityscapes import Cityscapes
-from dataset.load.buffers import Buffers
-from dataset.load.threads import run_ahead
 from tests.conftest import make_experiment
-from tool.bench import data, data_memory, data_train, main, synthetic
+from tool.bench import data, data_train, main, synthetic
 from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
 from util.config.load import load_config
 from util.record.machine import cores
@@ -102,49 +94,9 @@ def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch)
     assert "synthetic street pictures, 64 x 96" in shown and "packed raw" in shown
     assert [len(table["rows"]) >= 5 for table in written["tables"]] == [True] * 5
     assert set(written["figures"]["memory_mib"]) >= {"baseline", "files", "raw"}
-    memory = written["figures"]["loader memory"]
-    assert set(memory) >= {"baseline semseg", "files, OpenCV", "packed raw", "memory cache"}
-    assert "loader memory" in shown
-    assert [memory[name]["workers"] for name in ("files, OpenCV", "packed raw")] == ["processes", "threads"]
     fed = written["tables"][-1]
     assert {row["name"] for row in fed["rows"]} >= {"packed raw", "packed raw, augmented on the device"}
     assert all(0 <= fact["waiting, %"] <= 100 for fact in fed["facts"].values())
-
-
-class Hungry:
-    """A data set whose samples are 1/4 MiB each, and need 30 MiB to be read."""
-
-    def __len__(self):
-        return 1000
-
-    def __getitem__(self, index):
-        memory = mmap.mmap(-1, 30 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        np.frombuffer(memory, np.uint8)[:] = 1
-        time.sleep(0.01)
-        return torch.ones(1 << 18, dtype=torch.uint8)
-
-
-def make_hungry(threads):
-    if not threads:
-        return DataLoader(Hungry(), 8, num_workers=2)
-    lend, source = Buffers(3), Hungry()
-
-    def begin(key):
-        item = SimpleNamespace(batch=lend.take((8, 1 << 18)))
-        item.jobs = [lambda part=part: part.copy_(source[0]) for part in item.batch]
-        item.finish = lambda: item.batch
-        return item
-
-    return run_ahead(range(100), begin, 2, 1)
-
-
-@pytest.mark.parametrize("threads", [False, True])
-def test_the_memory_of_a_worker_is_told_from_that_of_the_batches(threads):
-    """2 MiB a batch, 30 MiB and some of Python's own a worker; the parent's are not counted."""
-    ballast = np.ones(200 << 20, np.uint8)
-    found = data_memory.worker_memory(partial(make_hungry, threads), 10, 2, live=5, threads=threads)
-    assert found["batches, MiB"] == 10 and found["batches held"] == 5
-    assert 20 < found["a worker, MiB"] < 60 and ballast[0] == 1
 
 
 @pytest.mark.gpu

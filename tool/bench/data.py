@@ -20,7 +20,7 @@ from dataset.augment.transform import TrainTransform
 from dataset.prepare.pack import pack
 from dataset.read import image, packed
 from dataset.read.cache import MemoryCache
-from tool.bench import data_memory, data_train, synthetic
+from tool.bench import data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
 from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
 from tool.bench.report import Report, Table
@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     cv2.setNumThreads(0)
     try:
         with tempfile.TemporaryDirectory(prefix="bench_data_") as folder:
-            result = report(args, config, Path(folder))
-            result.show(args.json)
-            print(f"\n{data_memory.text(result.figures['loader memory'])}", flush=True)
+            report(args, config, Path(folder)).show(args.json)
     finally:
         torch.set_num_threads(threads)
     return 0
@@ -82,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
     """All tables, one after the other."""
     trial = Trial(args, config, folder)
-    memory = {"memory_mib": memory_figures(trial), "loader memory": data_memory.of_loaders(trial, decoder)}
+    memory = {"memory_mib": memory_figures(trial)}
     tables = [sample_table(trial), stage_table(trial), loader_table(trial), growth_table(trial)]
     if args.train:
         tables.append(data_train.feed_table(config, feeders(trial), args.train, args.rounds, trial.batch))
@@ -90,8 +88,6 @@ def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
     notes = [
         "ratios are to the first row of a table, within the same rounds; other machines have other ratios",
         "the baseline is our plain version of the older pipeline, not its code",
-        "loader memory: of a worker process, its private pages without the batch it fills; of a worker thread, "
-        "its share of what the process grows by, without the batches; pages of mapped files are the system's",
     ]
     if not args.pictures:
         notes.append("synthetic pictures: their PNGs are about as large as Cityscapes', their contents are not")

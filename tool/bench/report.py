@@ -1,7 +1,14 @@
-"""The result of a measurement: tables on the screen, the same as JSON, and under which conditions."""
+"""The result of a measurement, under which conditions, as text, JSON and Markdown.
 
+    python -m tool.bench page > docs/performance.md
+
+writes the page of the measurements that `python -m tool.bench ... --json docs/performance/NAME.json` left there.
+"""
+
+import argparse
 import json
 import platform
+import shlex
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +18,14 @@ import torch
 from tool.bench.timing import Row
 from util.record.log import write_json
 from util.record.machine import cores, versions
+
+FOLDER = Path("docs/performance")
+ORDER = ("data", "eval", "infer", "train")
+HEAD = """# Performance, measured side by side
+
+Made by `python -m tool.bench page` from the files in `docs/performance/`. Every table is one run in which the
+contenders took turns; its first row is what the others are compared with. **Only ratios count**: the machine was
+shared with other work. A figure is a median with its quartiles in brackets."""
 
 
 @dataclass(frozen=True)
@@ -27,32 +42,25 @@ class Table:
     per_unit: float = 1.0
     facts: dict[str, dict[str, object]] = field(default_factory=dict)
 
-    def text(self) -> str:
-        """Name, median, quartiles, ratio to the first row and its quartiles, facts."""
+    def cells(self) -> list[list[str]]:
+        """List the head and each row: name, median, ratio to the first row, facts."""
         names = list(dict.fromkeys(name for facts in self.facts.values() for name in facts))
-        lines = [["", self.unit, "quartiles", "ratio", "quartiles", *names]]
+        lines = [[self.title, self.unit, "ratio", *names]]
         for row in self.rows:
             middle, low, high = (number(value * self.per_unit) for value in (row.median, row.low, row.high))
             facts = self.facts.get(row.name, {})
-            lines.append(
-                [
-                    row.name,
-                    middle,
-                    f"{low}..{high}",
-                    f"{row.ratio:.2f}",
-                    f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
-                    *(shown(facts.get(name, "")) for name in names),
-                ]
-            )
-        return "\n".join([self.title, *aligned(lines)])
+            ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+            cells = [row.name, f"{middle} ({low} to {high})", ratio]
+            lines.append([*cells, *(shown(facts.get(name, "")) for name in names)])
+        return lines
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything that a reader needs to judge a figure, or to measure it again.
 
-    method: how it was measured. included: what the measured time holds, and what not. figures: numbers that are
-    no contenders (parameters, a model of the costs). notes: what to keep in mind.
+    method: how it was measured. included: what the measured time holds, and what not. figures: tables of numbers
+    that are no contenders. notes: what to keep in mind.
     """
 
     command: str
@@ -61,25 +69,46 @@ class Report:
     included: str
     precision: str
     tables: list[Table]
-    figures: dict[str, object] = field(default_factory=dict)
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def text(self) -> str:
-        where = environment()
-        used = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-        head = [
-            f"{self.command} {self.experiment}",
-            f"on        {where['gpu'] or where['cpu']}, {where['cores']} cores",
-            f"with      {used}",
-            f"method    {self.method}",
-            f"included  {self.included}",
-            f"precision {self.precision}",
+    def cells(self) -> list[list[list[str]]]:
+        """List the cells of all tables, those of `figures` last."""
+        figures = [
+            [[title, ""], *([name, shown(value)] for name, value in part.items())]
+            for title, part in self.figures.items()
         ]
-        notes = [f"note      {note}" for note in self.notes]
-        return "\n\n".join(["\n".join(head + notes), *(table.text() for table in self.tables)])
+        return [*(table.cells() for table in self.tables), *figures]
+
+    def conditions(self, where: dict) -> dict[str, str]:
+        """Name how, on what (`where`: an `environment()`) and with which versions it was measured."""
+        used = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+        return {
+            "Method": self.method,
+            "Included": self.included,
+            "Precision": self.precision,
+            "Hardware": f"{where['gpu'] or where['cpu']}, {where['cores']} cores. Versions: {used}.",
+        }
+
+    def text(self) -> str:
+        """Return the report as it stands on the screen."""
+        conditions = [f"{name:<9}  {text}" for name, text in self.conditions(environment()).items()]
+        head = [f"{self.command} {self.experiment}", *conditions, *(f"{'Note':<9}  {note}" for note in self.notes)]
+        return "\n\n".join(["\n".join(head), *("\n".join(aligned(cells)) for cells in self.cells())])
+
+    def markdown(self, where: dict) -> str:
+        """Return the report as a section of the page; `where`: the environment it was measured in."""
+        conditions = [f"- {name}: {text}" for name, text in self.conditions(where).items()]
+        blocks = [
+            f"## {self.command} {self.experiment}",
+            f"```sh\n{shlex.join(where['command'])}\n```",
+            "\n".join([*conditions, *(f"- {note}" for note in self.notes)]),
+            *(_markdown_table(cells) for cells in self.cells()),
+        ]
+        return "\n\n".join(blocks)
 
     def show(self, file: str | None) -> None:
-        """Prints the tables and writes the JSON, if asked for."""
+        """Print the tables and write the JSON, if asked for."""
         print(self.text(), flush=True)
         if file:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -87,15 +116,32 @@ class Report:
 
 
 def read_report(file: str | Path) -> tuple[Report, dict]:
-    """A report as `show` wrote it, and its environment."""
+    """Read a report as `show` wrote it, and its environment."""
     value = json.loads(Path(file).read_text(encoding="utf-8"))
     where = value.pop("environment")
     tables = [Table(**{**table, "rows": [Row(**row) for row in table["rows"]]}) for table in value.pop("tables")]
     return Report(**{**value, "tables": tables, "notes": tuple(value["notes"])}), where
 
 
+def add(commands) -> None:
+    text = "the page docs/performance.md, from the measurements in docs/performance/"
+    commands.add_parser("page", help=text, description=text).set_defaults(run=run, overrides=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the page."""
+    print(page())
+    return 0
+
+
+def page(folder: Path = FOLDER) -> str:
+    """Return the page of all measurements in `folder`, one section each."""
+    files = sorted(folder.glob("*.json"), key=lambda file: (ORDER.index(file.stem.split("_")[0]), file.name))
+    return "\n\n".join([HEAD, *(report.markdown(where) for report, where in map(read_report, files))])
+
+
 def environment() -> dict[str, object]:
-    """Hardware, versions and command line."""
+    """Name hardware, versions and command line."""
     return {
         "cpu": _cpu_name(),
         "cores": cores(),
@@ -116,7 +162,7 @@ def _cpu_name() -> str:
 
 
 def aligned(lines: list[list[str]]) -> list[str]:
-    """Columns of equal width: the first to the left, the others to the right."""
+    """Return lines of columns of equal width: the first to the left, the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(
@@ -126,11 +172,17 @@ def aligned(lines: list[list[str]]) -> list[str]:
     ]
 
 
+def _markdown_table(lines: list[list[str]]) -> str:
+    head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rows])
+
+
 def number(value: float) -> str:
-    """About three significant digits."""
+    """Write about three significant digits."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f}" if value >= 1 else f"{value:.3g}"
 
 
 def shown(value: object) -> str:
+    """Write a cell: nothing for None, four significant digits of a float."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

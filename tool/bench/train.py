@@ -5,11 +5,9 @@ import multiprocessing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import torch
 
-from tool.bench import train_grow
 from tool.bench.experiment import (
     check_size,
     class_count,
@@ -23,8 +21,6 @@ from tool.bench.experiment import (
 from tool.bench.plain.train import PlainLoop
 from tool.bench.report import Report, Table
 from tool.bench.timing import alternate, summarise
-from tool.bench.train_stages import STAGES, plain_stages, stages_of, stages_text
-from tool.shared.experiment import find_experiment
 from tool.shared.network import build_training, network_of
 from util.config.schema import Config
 from util.record.memory import keep_memory
@@ -41,7 +37,6 @@ OURS = {
     "+ checkpointing": {"amp": "bf16", "channels_last": True, "fused": True, "checkpointing": True},
     "bf16 + compile": {"amp": "bf16", "channels_last": True, "fused": True, "compile": True},
 }
-BEST = "+ bf16"
 CLOCK = {"wall": "wall clock", "cpu": "processor seconds of all threads", "cuda": "wall clock, GPU synchronised"}
 METHOD = (
     "seconds of whole steps, {clock}; {threads}; the contenders take turns in one process; the plain loop is the "
@@ -83,7 +78,7 @@ class FakeSet:
 
 
 def add(commands) -> None:
-    text = "a training step against the obvious loop: pictures per second, memory, stages, growth, processes"
+    text = "a training step against the obvious loop: pictures per second and memory"
     parser = common_arguments(commands, "train", run, text)
     size_argument(parser, "augment.crop")
     rounds_argument(parser, 7)
@@ -91,7 +86,6 @@ def add(commands) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads on a CPU (default: PyTorch's)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="on a CPU (default wall)")
     parser.add_argument("--compile", action="store_true", help="on a CPU: torch.compile too, which takes minutes")
-    parser.add_argument("--grow", action="store_true", help="also: size, classes, batch and processes growing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,21 +108,8 @@ def run(args: argparse.Namespace) -> int:
     size = check_size(tuple(args.size or config.augment.crop))
     task = Task(config, class_count(config), args.batch, size, device, torch.get_num_threads())
     clock = "cuda" if device == "cuda" else args.clock
-    table, stages = measure(task, contenders_of(device, args.compile), args.rounds, clock)
-    tables = [table]
-    if args.grow:
-        tables += train_grow.growth(task, OURS[BEST], build_ours, max(3, args.rounds // 2), partial(alternated, clock))
-        path = str(find_experiment(args.dataset, args.experiment))
-        words = [path, str(task.batch), *map(str, size), *args.overrides]
-        if device == "cpu" or torch.cuda.device_count() > 1:
-            tables.append(train_grow.processes(words, 3, device))
-    parameters = list(network_of(config, task.classes).parameters())
-    figures = {
-        "stages, seconds a picture": stages,
-        "model of a cluster": train_grow.cluster(task, stages[BEST], parameters, list(draw_batch(task))),
-    }
-    report(args, task, clock, kept, tables, figures).show(args.json)
-    print(f"\n{stages_text(stages)}", flush=True)
+    table = measure(task, contenders_of(device, args.compile), args.rounds, clock)
+    report(args, task, clock, kept, table).show(args.json)
     return 0
 
 
@@ -161,7 +142,7 @@ def alternated(clock: str, steps: Mapping[str, Callable[[], object]], rounds: in
     return {name: [value / GPU_STEPS for value in values] for name, values in spent.items()}
 
 
-def report(args, task: Task, clock: str, kept: bool, tables: list[Table], figures: dict) -> Report:
+def report(args, task: Task, clock: str, kept: bool, table: Table) -> Report:
     """Everything in one; says how it was measured."""
     memory = f"Freed memory is {'kept for the next tensor' if kept else 'handled as usual'}, on both sides alike"
     memory = ON_A_GPU if task.device == "cuda" else memory
@@ -172,36 +153,25 @@ def report(args, task: Task, clock: str, kept: bool, tables: list[Table], figure
         METHOD.format(clock=CLOCK[clock], threads=threads, memory=memory),
         INCLUDED,
         "float32, or bf16 autocast with float32 weights, loss and optimiser, as each row says",
-        tables,
-        figures,
+        [table],
     )
 
 
-def measure(task: Task, names: list[str], rounds: int, clock: str) -> tuple[Table, dict]:
-    """Seconds of a step of each contender, with its memory; and the seconds of the stages."""
-    contenders, timed = {}, {}
-    for name in names:
-        contenders[name], timed[name] = build(task, name, clock)
-    rows = summarise(alternated(clock, contenders, rounds, 2), task.batch)
+def measure(task: Task, names: list[str], rounds: int, clock: str) -> Table:
+    """Seconds of a step of each contender, with its memory."""
+    seconds = alternated(clock, {name: build(task, name) for name in names}, rounds, 2)
+    rows = summarise(seconds, task.batch)
     facts = {row.name: {} if clock == "cpu" else {"pictures/s": round(1 / row.median, 2)} for row in rows}
     for name in names:
         facts[name]["peak MiB"] = round(peak_of(task, name))
-    stages = {}
-    for name in names:
-        spent = [timed[name]() for _ in range(3)]
-        stages[name] = {stage: median(one[stage] for one in spent) / task.batch for stage in STAGES}
-    return Table("training step", rows, "ms a picture", 1000.0, facts), stages
+    return Table("training step", rows, "ms a picture", 1000.0, facts)
 
 
-def build(task: Task, name: str, clock: str = "wall") -> tuple[Callable[[], object], Callable[[], dict[str, float]]]:
-    """A contender: what runs a step, and what runs one and gives the seconds of its stages, on `clock`."""
-    batch = draw_batch(task)
+def build(task: Task, name: str) -> Callable[[], object]:
+    """Build a contender: a function that runs one step."""
     if name in (PLAIN, PLAIN_TF32):
-        plain = build_plain(task)
-        full, stages = name == PLAIN, partial(plain_stages, plain, *batch, clock)
-        return in_precision(full, partial(plain.step, *batch)), in_precision(full, stages)
-    training, step = build_ours(task, OURS[name])
-    return step, partial(stages_of, training, step, clock)
+        return in_precision(name == PLAIN, partial(build_plain(task).step, *draw_batch(task)))
+    return build_ours(task, OURS[name])[1]
 
 
 def draw_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,10 +221,8 @@ def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], o
     if task.device == "cuda":
         image, label = image.pin_memory(), label.pin_memory()
 
-    def step(done: Callable[[str], None] = lambda stage: None):
-        parts = [loop.to_device({"image": image, "label": label}, training)]
-        done("data")
-        return loop.optimizer_step(training, parts)
+    def step():
+        return loop.optimizer_step(training, [loop.to_device({"image": image, "label": label}, training)])
 
     return training, step
 
@@ -273,7 +241,7 @@ def _peak_here(task: Task, name: str) -> float:
     if task.device == "cpu":
         keep_memory()
     before = _memory("VmRSS") if task.device == "cpu" else 0.0
-    step, _ = build(task, name)
+    step = build(task, name)
     step()
     step()
     if task.device == "cuda":

@@ -54,7 +54,10 @@ def test_a_large_tensor_is_given_the_pages_of_the_last():
     ("before", "made"),
     [
         # what a command imports makes no tensor yet
-        ("import tool.train, tool.test; from util.record.memory import keep_memory; keep_memory()", "torch.ones(16 << 20)"),
+        (
+            "import tool.train, tool.test; from util.record.memory import keep_memory; keep_memory()",
+            "torch.ones(16 << 20)",
+        ),
         ("from util.score.window.maps import Memory", "Memory(torch.device('cpu'))('sums', 16, 1 << 20).zero_()"),
     ],
     ids=["tensors of a command", "sums of evaluation"],

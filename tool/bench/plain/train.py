@@ -44,23 +44,15 @@ class PlainLoop:
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
-    def step(self, image: Tensor, label: Tensor, mark: Callable[[str], None] = lambda stage: None) -> Tensor:
-        """One step on image uint8 (N, 3, H, W) and label uint8 (N, H, W); the loss.
-
-        mark: called with the name of each stage when it is done.
-        """
+    def step(self, image: Tensor, label: Tensor) -> Tensor:
+        """One step on image uint8 (N, 3, H, W) and label uint8 (N, H, W); the loss."""
         image = (image.contiguous().to(self.device).float() - self.mean) / self.std
         label = label.to(self.device).long()
-        mark("data")
         outputs = self.network(image)
-        mark("forward")
         loss = sum(self.weights[name] * self.loss(logits, label) for name, logits in outputs.items())
-        mark("loss")
         self.optimizer.zero_grad()
         loss.backward()
-        mark("backward")
         self.optimizer.step()
-        mark("optimiser")
         return loss.detach()
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
