@@ -18,11 +18,13 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.2"],  # other engines for inference
     # kornia-rs decodes PNG twice as fast as OpenCV, with the same pixels; lz4 is a codec of packed data
     "fast": ["kornia-rs>=0.1.8", "lz4>=4.3"],
+    "data": ["scipy>=1.11"],  # the labels of SBD are MATLAB files
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.6",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "hypothesis>=6.100",
         "lz4>=4.3",
         "psutil>=5.9",

@@ -3,12 +3,18 @@
 Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017, and "Semantic Understanding of Scenes through
 the ADE20K Dataset", IJCV 2019. On disk 0 is "other objects", which the benchmark ignores, and class i stands
 as i + 1.
+
+`ade20k_full` is the release of 2021 at full size, 25,574 / 2,000 pictures, whose colour-coded labels are written as
+these 150 classes.
 """
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.prepare.layout import Files, Layout
+from dataset.prepare.layout import Archive, Drawn, Files, Layout
 from dataset.read.labelmap import IGNORE
 
 # The first of the benchmark's synonyms for each class, as the published results name them.
@@ -318,6 +324,23 @@ COLORS = (
     (102, 255, 0),
     (92, 0, 255),
 )
+# The number of each class in the index of the full data set, from mapFromADE.txt of the benchmark
+# (github.com/CSAILVision/sceneparsing); three classes have a second one.
+FULL_INDEX = """
+    2978 312 2420 976 2855 447 2131 165 3055 1125 350 2377 1831 838 774 2684 1610 1910 687 471 401 2994 1735 2473
+    2329 1276 2264 1564 2178 913 57 2272 907 724 2138 2985 1395 155 2053 689 137 266 581 2380 491 627 2212 2388
+    2423 943 2096 1121 1788 2530 2185 420 1948 1869 2251 2531 2128 294 239 212 571 2793 978 236 1240 181 629 2598
+    1744 1374 591 2679 223 123 47 1282 327 2821 1451 2880 2828 480 77 2616 246 2733 14 738 38 1936 1401 120 868
+    1702 249 308 1969 2526 2928 2337 1023 609 389 2989 1930 2668 2586 131 146 3016 2739 95 1563 642 1708 103 1002
+    2569 2704 2833 1551 1981 29 187 1393 747 2254 206 2262 1260 2243 2932 2836 2850 64 894 1858 3109 1919 1583 318
+    2356 2046 1098 530 954
+"""
+SECOND_INDEX = {783: 15, 533: 36, 247: 89}
+_FULL_TO_150 = np.zeros(25 * 256 + 256, np.uint8)
+_FULL_TO_150[[int(number) for number in FULL_INDEX.split()]] = np.arange(1, 151)
+_FULL_TO_150[list(SECOND_INDEX)] = list(SECOND_INDEX.values())
+
+LICENCE = "annotations BSD-3; pictures for non-commercial research and education only"
 
 
 def _label(image: str) -> str:
@@ -331,15 +354,50 @@ class ADE20K(SegDataset):
     colors = np.array(COLORS, np.uint8)
     label_map = {0: IGNORE, **{i + 1: i for i in range(150)}}
     layout = Layout(
-        source="http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip, unpacked as it is)",
-        licence="annotations BSD-3; pictures for non-commercial research and education only",
+        source="http://sceneparsing.csail.mit.edu",
+        licence=LICENCE,
         splits={
             "train": Files(("images/training/*.jpg",), (_label,), 20210),
             "val": Files(("images/validation/*.jpg",), (_label,), 2000),
         },
+        downloads=(
+            Archive(
+                "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+                folder="ADEChallengeData2016",
+            ),
+        ),
     )
 
     def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
         """Training ids uint8 (H, W) to the benchmark's 1..150; 255 becomes 0. With the user's own classes
         they stay as they are."""
         return prediction + np.uint8(1) if self.classes == type(self).classes else prediction
+
+
+def read_full(path: Path) -> np.ndarray:
+    """Read a `*_seg.png` of the full release; the benchmark's ids 0 to 150, uint8 (H, W).
+
+    Red and green hold the class, red // 10 * 256 + green; blue tells instances apart.
+    """
+    coded = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if coded is None:
+        raise ValueError(f"{path}: not a readable picture (damaged or cut short); fetch it again")
+    return _FULL_TO_150[coded[:, :, 0].astype(np.int32) // 10 * 256 + coded[:, :, 1]]
+
+
+def _full_source(_, image: str) -> str:
+    return image.removesuffix(".jpg") + "_seg.png"
+
+
+class ADE20KFull(ADE20K):
+    name = "ade20k_full"
+    layout = Layout(
+        source="https://groups.csail.mit.edu/vision/datasets/ADE20K",
+        licence=LICENCE,
+        manual="register there, and unpack the full data set (ADE20K_2021_17_01); its folder `images` is below DIR",
+        splits={
+            "train": Files(("images/ADE/training/**/*.jpg",), (Drawn(_full_source, read_full),), 25574),
+            "val": Files(("images/ADE/validation/**/*.jpg",), (Drawn(_full_source, read_full),), 2000),
+        },
+    )

@@ -3,13 +3,18 @@
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016; ids and colours
 from `labels.py` of the official scripts (github.com/mcordts/cityscapesScripts). The download holds
 `*_labelIds.png` with the ids 0 to 33, the scripts can make `*_labelTrainIds.png` with 0 to 18; the file's
-name tells which map to use.
+name tells which map to use. Where a tree holds neither, `*_polygons.json` is drawn.
+
+20,000 more pictures are labelled coarsely (`cityscapes_coarse`): few, generous outlines, and much left unlabelled.
 """
+
+from pathlib import Path
 
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.prepare.layout import Files, Layout
+from dataset.prepare.annotations import draw_polygons
+from dataset.prepare.layout import Drawn, Files, Layout
 from dataset.read.labelmap import IGNORE, LabelMap
 
 # Name, id on disk in *_labelIds.png, colour; the position is the training id.
@@ -34,26 +39,47 @@ TABLE = (
     ("motorcycle", 32, (0, 0, 230)),
     ("bicycle", 33, (119, 11, 32)),
 )
+# Every class of the annotations; the position is the id. "license plate" has the id -1: it stays what it lies on.
+NAMES = (
+    *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road"),
+    *("sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole"),
+    *("polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car"),
+    *("truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
+)
+IDS = {**{name: i for i, name in enumerate(NAMES)}, "license plate": -1}
 TRAIN_ID_SUFFIX = "_labelTrainIds.png"
 
 _LABEL_IDS = np.zeros(256, np.uint8)
 _LABEL_IDS[: len(TABLE)] = [label_id for _, label_id, _ in TABLE]
 
 
-def _label(kind: str):
-    """leftImg8bit/val/CITY/X_leftImg8bit.png -> gtFine/val/CITY/X_gtFine_KIND.png"""
+def _label(kind: str, labels: str):
+    """leftImg8bit/val/CITY/X_leftImg8bit.png -> gtFine/val/CITY/X_gtFine_KIND, and gtCoarse alike."""
 
     def rule(image: str) -> str:
-        stem = image.removesuffix("_leftImg8bit.png").replace("leftImg8bit/", "gtFine/", 1)
-        return f"{stem}_gtFine_{kind}.png"
+        return image.removesuffix("_leftImg8bit.png").replace("leftImg8bit/", f"{labels}/", 1) + f"_{labels}_{kind}"
 
     return rule
 
 
-def _files(split: str, count: int) -> Files:
+def label_ids(path: Path) -> np.ndarray:
+    """Draw the label ids 0 to 33 of a `*_polygons.json`."""
+    return draw_polygons(path, IDS, background=0)
+
+
+def _files(split: str, count: int, labels: str = "gtFine") -> Files:
+    polygons = _label("polygons.json", labels)
+    rules = (
+        _label("labelTrainIds.png", labels),
+        _label("labelIds.png", labels),
+        Drawn(lambda _, image: polygons(image), label_ids),
+    )
     # The test labels of the download are blank, the truth stays on the server: its lines name only pictures.
-    labels = () if split == "test" else (_label("labelTrainIds"), _label("labelIds"))
-    return Files((f"leftImg8bit/{split}/*/*_leftImg8bit.png",), labels, count, required=split != "test")
+    needed = split != "test"
+    return Files((f"leftImg8bit/{split}/*/*_leftImg8bit.png",), rules if needed else (), count, needed)
+
+
+LICENCE = "non-commercial research and teaching, no redistribution"
 
 
 class Cityscapes(SegDataset):
@@ -62,9 +88,10 @@ class Cityscapes(SegDataset):
     colors = np.array([color for _, _, color in TABLE], np.uint8)
     label_map = {**dict.fromkeys(range(34), IGNORE), **{row[1]: i for i, row in enumerate(TABLE)}}
     layout = Layout(
-        source="https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip and "
-        "gtFine_trainvaltest.zip, registration needed)",
-        licence="non-commercial research and teaching, no redistribution",
+        source="https://www.cityscapes-dataset.com",
+        licence=LICENCE,
+        manual="register there, and unpack leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB) "
+        "into one folder",
         splits={"train": _files("train", 2975), "val": _files("val", 500), "test": _files("test", 1525)},
     )
 
@@ -82,3 +109,21 @@ class Cityscapes(SegDataset):
         """Training ids uint8 (H, W) to the label ids that the test server scores; 255 becomes 0, unlabeled.
         With the user's own classes they stay as they are."""
         return _LABEL_IDS[prediction] if self.classes == type(self).classes else prediction
+
+
+class CityscapesCoarse(Cityscapes):
+    """The coarsely labelled pictures (`train_extra`) for training, and the fine val pictures for scoring."""
+
+    name = "cityscapes_coarse"
+    layout = Layout(
+        source="https://www.cityscapes-dataset.com",
+        licence=LICENCE,
+        manual="register there, and unpack leftImg8bit_trainextra.zip (44 GB), gtCoarse.zip (1.3 GB), "
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into one folder",
+        splits={"train": _files("train_extra", 19998, "gtCoarse"), "val": _files("val", 500)},
+    )
+
+    @classmethod
+    def default_list(cls, root: Path, split: str) -> Path:
+        """Its own lists: the folder is that of `cityscapes`."""
+        return Path(root) / f"{cls.name}_{split}.txt"

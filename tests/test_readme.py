@@ -67,9 +67,9 @@ def test_other_commands_are_known(command):
     assert known, f"{command}: no test runs this"
 
 
-def test_prepare_names_a_missing_folder(capsys):
-    assert prepare_main(["cityscapes", "--root", "/nowhere/cityscapes"]) == 2
-    assert "/nowhere/cityscapes" in capsys.readouterr().err
+def test_prepare_names_a_missing_folder():
+    with pytest.raises(FileNotFoundError, match="/nowhere/cityscapes: no such folder"):
+        prepare_main(["cityscapes", "--root", "/nowhere/cityscapes"])
 
 
 def test_own_data_as_the_readme_writes_it(tmp_path):

@@ -1,81 +1,167 @@
 """`tool.prepare` on generated trees of the official layouts."""
 
+import os
+import time
+
 import numpy as np
 import pytest
-from PIL import Image
 
-from dataset import build_dataset, dataset_class
+from dataset import DATASETS, build_dataset, dataset_class
 from dataset.prepare.check import check_dataset
-from tool.prepare import list_text, main
+from dataset.read.image import read_label
+from tests.official_trees import TREES, camvid, cityscapes, coco, idd, save, voc, voc_aug
+from tool.prepare import list_text
+from tool.prepare import main as prepare
+from tool.shared.cli import command
 
 
-def save(root, path, value=None):
-    """A picture, or a label full of `value`."""
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    shape, fill = ((8, 12, 3), 100) if value is None else ((8, 12), value)
-    if isinstance(value, tuple):
-        shape, fill = (8, 12, 3), value
-    array = np.empty(shape, np.uint8)
-    array[:] = fill
-    Image.fromarray(array).save(root / path)
-
-
-def cityscapes(root, kind="labelIds"):
-    for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "munster"), ("test", "bonn")):
-        for i in range(2):
-            stem = f"{city}_00000{i}_000019"
-            save(root, f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png")
-            if kind is not None:
-                value = 26 if kind == "labelIds" else 13
-                save(root, f"gtFine/{split}/{city}/{stem}_gtFine_{kind}.png", value)
-
-
-def ade20k(root):
-    for split in ("training", "validation"):
-        for i in range(3):
-            save(root, f"images/{split}/ADE_{i:08}.jpg")
-            save(root, f"annotations/{split}/ADE_{i:08}.png", 150)
-
-
-def rugd(root):
-    for sequence in ("creek", "trail", "trail-3", "trail-5", "park-8"):
-        save(root, f"RUGD_frames-with-annotations/{sequence}/{sequence}_00001.png")
-        save(root, f"RUGD_annotations/{sequence}/{sequence}_00001.png", (108, 64, 20))
-
-
-def camvid(root):
-    for split in ("train", "val"):
-        for i in range(2):
-            save(root, f"{split}/{i}.png")
-            save(root, f"{split}annot/{i}.png", 8)
-
-
-TREES = {"cityscapes": cityscapes, "ade20k": ade20k, "rugd": rugd, "camvid": camvid}
-EXPECTED = {
-    "cityscapes": {"train": 4, "val": 2, "test": 2},
-    "ade20k": {"train": 3, "val": 3},
-    "rugd": {"train": 2, "val": 2, "test": 1},
-    "camvid": {"train": 2, "val": 2},
-}
-CLASS_DRAWN = {"cityscapes": "car", "ade20k": "flag", "rugd": "dirt", "camvid": "car"}
+def main(argv):
+    """The exit status of the command."""
+    with pytest.raises(SystemExit) as ended:
+        command(lambda: prepare(argv))
+    return ended.value.code
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_lists_are_written_and_read(tmp_path, capsys, name):
-    TREES[name](tmp_path)
+    tree, counts, drawn = TREES[name]
+    tree(tmp_path)
     assert main([name, "--root", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for split, count in EXPECTED[name].items():
+    for split, count in counts.items():
         dataset = build_dataset(name, tmp_path, split=split)
         assert len(dataset) == count and f"{count} pictures" in printed
         label = dataset[0].get("label")
-        if label is not None:
-            assert {dataset.classes[i] for i in label.unique()} == {CLASS_DRAWN[name]}
+        if label is not None and drawn:
+            assert {dataset.classes[i] for i in label.unique()} == {drawn}
             assert check_dataset(dataset).labelled == count
     expected = dataset_class(name).layout.splits["train"].count
     assert f"the complete data set has {expected}" in printed
     assert main([name, "--root", str(tmp_path)]) == 0, "a second time nothing changes"
     assert "unchanged" in capsys.readouterr().out
+
+
+def test_every_data_set_has_a_tree():
+    assert set(TREES) == set(DATASETS) - {"custom", "street"}
+
+
+def test_splits_of_one_folder_share_no_picture(tmp_path):
+    for name in ("camvid_full", "kitti", "voc_aug"):
+        root = tmp_path / name
+        TREES[name][0](root)
+        assert main([name, "--root", str(root)]) == 0
+        images = [image for split in ("train", "val") for image, _ in build_dataset(name, root, split=split).samples]
+        assert len(images) == len(set(images))
+
+
+def test_variants_of_a_data_set_have_lists_of_their_own(tmp_path):
+    cityscapes(tmp_path)
+    TREES["cityscapes_coarse"][0](tmp_path)
+    assert main(["cityscapes", "--root", str(tmp_path)]) == 0
+    assert main(["cityscapes_coarse", "--root", str(tmp_path)]) == 0
+    assert len(build_dataset("cityscapes", tmp_path)) == 4
+    assert len(build_dataset("cityscapes_coarse", tmp_path)) == 1
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    camvid(tmp_path)
+    for path in ("train/._0.png", "trainannot/._0.png", "train/.hidden.png"):
+        (tmp_path / path).write_bytes(b"Mac OS X")
+    assert main(["camvid", "--root", str(tmp_path)]) == 0
+    assert len(build_dataset("camvid", tmp_path)) == 2
+
+
+def test_outlines_are_drawn_where_there_are_no_label_pictures(tmp_path):
+    cityscapes(tmp_path, "polygons")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["cityscapes", "--root", str(tmp_path)]) == 0
+    sample = build_dataset("cityscapes", tmp_path)[0]
+    assert sample["label"].unique().tolist() == [13], (
+        "a group is its class; a licence plate and the deleted are not drawn"
+    )
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items()), "the originals are left alone"
+
+
+def test_voc_augmented_takes_the_official_label_and_no_val_picture(tmp_path):
+    voc_aug(tmp_path)
+    assert main(["voc_aug", "--root", str(tmp_path)]) == 0
+    dataset = build_dataset("voc_aug", tmp_path)
+    assert [os.path.basename(image)[:11] for image, _ in dataset.samples] == [
+        "2007_000032",
+        "2007_000039",
+        "2008_000001",
+    ]
+    assert {int(dataset[i]["label"].max()) for i in range(3)} == {15}, "SBD's own label of 2007_000032 holds 3"
+
+
+def test_voc_augmented_from_the_folder_of_labels(tmp_path):
+    voc(tmp_path)
+    for name in ("2007_000032", "2007_000039", "2007_000033", "2008_000001"):
+        save(tmp_path, f"VOCdevkit/VOC2012/SegmentationClassAug/{name}.png", 2)
+    save(tmp_path, "VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg")
+    assert main(["voc_aug", "--root", str(tmp_path)]) == 0
+    assert len(build_dataset("voc_aug", tmp_path)) == 3 and not (tmp_path / "prepared").exists()
+    assert len(build_dataset("voc_aug", tmp_path, split="val")) == 1
+
+
+def test_coco_is_drawn_as_the_reference_training_has_it(tmp_path, capsys):
+    coco(tmp_path)
+    assert main(["coco", "--root", str(tmp_path)]) == 0
+    assert "1 pictures are left out by the rules" in capsys.readouterr().out
+    label = build_dataset("coco", tmp_path)[0]["label"].numpy()
+    expected = np.zeros((40, 120), int)
+    expected[:, :60], expected[:, :10] = 15, 255
+    assert (label == expected).all()
+    assert build_dataset("coco", tmp_path, split="val")[1]["label"].max() == 0, "val keeps pictures of background alone"
+
+
+def test_conversion_goes_on_where_it_stopped(tmp_path, capsys):
+    idd(tmp_path)
+    out = tmp_path / "out"
+    command_line = ["idd", "--root", str(tmp_path), "--out", str(out)]
+    assert main(command_line) == 0
+    labels = sorted((out / "labels").rglob("*.png"))
+    assert len(labels) == 3 and not (tmp_path / "prepared").exists()
+    times = [path.stat().st_mtime_ns for path in labels]
+    labels[0].unlink()
+    assert main(command_line) == 0
+    assert [path.stat().st_mtime_ns for path in labels][1:] == times[1:] and labels[0].is_file()
+    source = next(tmp_path.glob("gtFine/val/*/*.json"))
+    source.write_text(source.read_text().replace("cargroup", "bus"))
+    later = time.time() + 10
+    os.utime(source, (later, later))
+    assert main(command_line) == 0
+    val = next(path for path in labels if "/val/" in str(path))
+    assert (read_label(val) == 11).all(), "a source that has changed is converted again"
+
+
+def test_a_faulty_source_is_named(tmp_path, capsys):
+    idd(tmp_path)
+    source = next(tmp_path.glob("gtFine/val/*/*.json"))
+    source.write_text("{")
+    assert main(["idd", "--root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(source) in error and "not a readable JSON file" in error and "Traceback" not in error
+    assert not (tmp_path / "train.txt").exists(), "no list while labels are missing"
+
+
+def test_what_is_missing_may_be_left_out(tmp_path, capsys):
+    cityscapes(tmp_path)
+    next(tmp_path.glob("gtFine/train/*/*.png")).unlink()
+    for path in tmp_path.glob("leftImg8bit/val/*/*"):
+        path.unlink()
+    assert main(["cityscapes", "--root", str(tmp_path)]) == 2
+    assert "1 of 4 pictures have no label" in capsys.readouterr().err
+    assert main(["cityscapes", "--root", str(tmp_path), "--partial"]) == 0
+    printed = capsys.readouterr().out
+    assert "train 3 pictures" in printed and "1 pictures without a label are left out" in printed
+    assert "val   absent" in printed
+
+
+def test_a_set_behind_a_login_says_what_to_fetch(tmp_path, capsys):
+    assert main(["mapillary", "--root", str(tmp_path), "--download"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be fetched by a program" in error and "register there" in error and error.count("\n") == 1
 
 
 def test_cityscapes_prefers_train_ids_where_they_are_complete(tmp_path):

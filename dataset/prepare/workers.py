@@ -1,0 +1,80 @@
+"""Worker processes that convert files: results in order, few tasks at a time, no process left behind."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any
+
+import cv2
+
+AHEAD = 8  # tasks in flight per worker: enough to keep it busy, few enough for any number of tasks
+
+
+def map_ordered(function: Callable[[Any], Any], tasks: Iterable, workers: int) -> Iterator:
+    """Yield `function(task)` for each task, in the order of the tasks.
+
+    The tasks are drawn as results leave, so that neither is ever held in full.
+
+    Args:
+        function: of a module, so that another process can import it.
+        workers: processes; with 1 the work is done in this process.
+
+    Raises:
+        OSError: where the system has ended a worker.
+        Whatever `function` raises.
+    """
+    if workers <= 1:
+        yield from map(function, tasks)
+        return
+    # Forked from a clean server, not from this process, which may have threads whose locks a fork would copy while
+    # they are held. The server imports PyTorch once, for all workers.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    running: deque = deque()
+    try:
+        for task in tasks:
+            running.append(pool.submit(_answer, function, task))
+            if len(running) >= AHEAD * workers:
+                yield _result(running)
+        while running:
+            yield _result(running)
+    except BrokenProcessPool:
+        raise OSError(
+            "a worker process was ended by the system, probably for lack of memory; the same command goes on "
+            "where it stopped, with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(task), None
+    except (ValueError, OSError) as error:
+        return None, error  # as a value: raised here, it would arrive with the traceback of another process
+
+
+def _result(running: deque) -> Any:
+    result, error = running.popleft().result()
+    if error is not None:
+        raise error
+    return result
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches the whole process group: the parent alone answers it, and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
