@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
 from dataset.read.listfile import Sample, read_list, unique_names
-from dataset.read.skip import BAD_FILE, void
 from dataset.read.source import Files
 
 # Keeps the random streams of the augmentation and of the order apart (see `loader.epoch_order`).
@@ -52,7 +51,6 @@ class SegDataset(Dataset):
         self.samples: list[Sample] = read_list(self.list_file, self.root, needs_label=split != "test")
         self._names = unique_names([image for image, _ in self.samples], self.root)
         self.source = Files(self)
-        self.skip_errors = False  # see `skip.py`; only for a training set, whose transform has a crop and a mean
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
@@ -100,49 +98,31 @@ class SegDataset(Dataset):
     def sample(self, key: int | tuple, own: Callable | None = None) -> dict:
         """As `__getitem__`. own: makes the tensors, of arrays that are not to be written to."""
         own = own or _own_tensor
-        index, image, label, more = self._augmented(key)
+        index, image, label = self._augmented(key)
         sample = {"image": own(image).permute(2, 0, 1), "name": self.sample_name(index)}
         if label is not None:
             sample["label"] = own(label)
-        return {**sample, **more}
+        return sample
 
-    def fill(self, key: int | tuple, image: np.ndarray, label: np.ndarray) -> str | None:
-        """Write sample `key` into `image` uint8 (h,w,3) and `label` uint8 (h,w) of the transform's crop size.
-
-        Why it was skipped, where `skip_errors` is set and it cannot be read; else None.
-        """
-        return self._augmented(key, (image, label))[-1].get("skipped")
+    def fill(self, key: int | tuple, image: np.ndarray, label: np.ndarray) -> None:
+        """Write sample `key` into `image` uint8 (h,w,3) and `label` uint8 (h,w) of the transform's crop size."""
+        self._augmented(key, (image, label))
 
     def _augmented(self, key: int | tuple, out: tuple[np.ndarray, np.ndarray] | None = None):
-        """Index, picture and label of a sample, written to `out` where it is given, and what else is to be said of
-        it: what was drawn for a `DeviceTransform`, and why it was skipped."""
+        """Index, picture and label of a sample, written to `out` where it is given."""
         epoch, index, *place = key if isinstance(key, tuple) else (0, key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index = int(index) % len(self)
         rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, index, *place[:1]])
-        try:
-            image, label = self.source.open(index)
-        except BAD_FILE as error:
-            if not self.skip_errors:
-                raise
-            return index, *self._void(rng, out, str(error))
+        image, label = self.source.open(index)
         if self.transform is None or label is None:
-            return index, image, label, {}
+            return index, image, label
         if not hasattr(self.transform, "crop"):
             image, label = _own(image), _own(label)
         point = [p for p in place[1:] if p is not None]
         target = {} if out is None else {"out": out}
-        image, label, *drawn = self.transform(image, label, rng, *point, **target)
-        return index, image, label, {"drawn": drawn[0]} if drawn else {}
-
-    def _void(self, rng: np.random.Generator, out: tuple[np.ndarray, np.ndarray] | None, reason: str):
-        host = getattr(self.transform, "inner", self.transform)  # that of a `DeviceTransform`
-        image, label = void(host.crop, host.mean, out)
-        if host is self.transform:
-            return image, label, {"skipped": reason}
-        image, label, drawn = self.transform(image, label, rng)
-        return image, label, {"skipped": reason, "drawn": drawn}
+        return index, *self.transform(image, label, rng, *point, **target)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Picture uint8 (H,W,3) and label uint8 (H,W) in training ids, or None, before any augmentation.

@@ -4,7 +4,6 @@ PyTorch's fake tensors have shapes and a device, but no numbers. An operation on
 so does whatever needs a value. Backward passes need a real GPU.
 """
 
-import numpy as np
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -12,9 +11,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dataset.augment import device as device_module
-from dataset.augment.device import DeviceTransform
-from dataset.augment.transform import TrainTransform
 from model import build_model
 from util.loss import LOSSES, SegLoss
 from util.score.metric import ConfusionMatrix
@@ -60,7 +56,6 @@ def copies():
     with torch.backends.cudnn.flags(enabled=False), FakeTensorMode(), Copies() as copies:
         yield copies
     half_pixels.cache_clear()  # what was made once, with tensors
-    device_module._padding.cache_clear()
 
 
 def test_what_would_fail_on_a_gpu_is_found(copies):
@@ -119,18 +114,6 @@ def test_fast_windows(copies):
         sums.add([(0, 0), (0, 16)], zeros(2, 2, CLASSES, 5, 5, dtype=torch.bfloat16))
         ((rows, block),) = enlarged(memory, [sums], (31, 44))
         assert rows == slice(0, 31) and block.shape == (CLASSES, 31, 44) and block.device == GPU
-    assert not copies.found
-
-
-def test_augmentation(copies):
-    """The padding's colour is copied once, for the first batch."""
-    transform = DeviceTransform(TrainTransform((24, 32), jitter=(0.2, 0.2, 0.2, 0.1), photometric=True))
-    rng, sizes = np.random.default_rng(0), [(40, 50), (30, 20), (64, 64), (25, 90)]
-    for _ in range(2):
-        copies.found.clear()
-        images, labels = ([zeros(*shape, *size, dtype=torch.uint8) for size in sizes] for shape in ((3,), ()))
-        image, label = transform.apply(images, labels, [transform(None, each, rng)[2] for each in labels])
-        assert image.device == label.device == GPU and image.shape == (4, 3, 24, 32) and label.dtype == torch.uint8
     assert not copies.found
 
 

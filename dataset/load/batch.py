@@ -18,26 +18,17 @@ class FilledBatch:
         size = (len(key.indices), *dataset.transform.crop)
         self.dataset, self.key = dataset, key
         self.image, self.label = new((*size, 3)), new(size)
-        self.skipped: dict[int, str] = {}
 
     @property
     def jobs(self) -> list[Callable[[], None]]:
-        places = zip(self.key.indices, self.key.keys, self.image.numpy(), self.label.numpy(), strict=True)
+        places = zip(self.key.keys, self.image.numpy(), self.label.numpy(), strict=True)
         return [partial(self._fill, *place) for place in places]
 
-    def _fill(self, index: int, key: tuple, image: np.ndarray, label: np.ndarray) -> None:
-        reason = self.dataset.fill(key, image, label)
-        if reason is not None:
-            self.skipped[index] = reason
+    def _fill(self, key: tuple, image: np.ndarray, label: np.ndarray) -> None:
+        self.dataset.fill(key, image, label)
 
     def finish(self) -> dict:
-        skipped = {"skipped": self.skipped} if self.skipped else {}
-        return {
-            "image": self.image.permute(0, 3, 1, 2),
-            "label": self.label,
-            **_names(self.dataset, self.key),
-            **skipped,
-        }
+        return {"image": self.image.permute(0, 3, 1, 2), "label": self.label, **_names(self.dataset, self.key)}
 
 
 class StackedBatch:
@@ -57,11 +48,6 @@ class StackedBatch:
 
     def finish(self) -> dict:
         first = self.samples[0]
-        if "drawn" in first:
-            lists = {name: [sample[name] for sample in self.samples] for name in ("image", "label", "drawn")}
-            pairs = zip(self.key.indices, self.samples, strict=True)
-            skipped = {index: sample["skipped"] for index, sample in pairs if "skipped" in sample}
-            return {**lists, **_names(self.dataset, self.key), **({"skipped": skipped} if skipped else {})}
         for sample in self.samples[1:]:
             if sample["image"].shape != first["image"].shape:
                 raise ValueError(

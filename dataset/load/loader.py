@@ -18,7 +18,6 @@ from dataset.load.buffers import Buffers, new_pinned
 from dataset.load.sampler import StepSampler
 from dataset.load.threads import run_ahead
 from dataset.load.uniform import ClassUniform
-from dataset.read.skip import Skips
 
 # Samples a thread that are begun before their batch is asked for, but at least one batch; processes have two batches
 # each, as torch does it.
@@ -29,27 +28,16 @@ class TrainLoader:
     """Iterable over training micro-batches, without end; every `iter` begins at the start step.
 
     A batch: dict(image uint8 (n,3,h,w), label uint8 (n,h,w), name list of n, epoch, step); the pictures'
-    memory is channels last. With a `DeviceTransform` image and label are lists of n, of any size, and "drawn"
-    says what is to be done to them. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
+    memory is channels last. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
     """
 
-    def __init__(
-        self,
-        dataset: SegDataset,
-        sampler: StepSampler,
-        workers: int,
-        pin_memory: bool,
-        loader: str,
-        skips: Skips | None = None,
-    ):
-        self.dataset, self.skips = dataset, skips
+    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str):
+        self.dataset = dataset
         self.steps_per_epoch = sampler.steps_per_epoch
         self._open = _opener(partial(begin_batch, dataset), sampler, sampler.part, workers, loader, pin_memory)
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self._open():
-            for index, reason in batch.pop("skipped", {}).items():
-                self.skips.add(index, reason)
             yield batch
             del batch  # its memory serves the next
 
@@ -81,12 +69,11 @@ def build_loader(
     pin_memory: bool = False,
     uniform: ClassUniform | None = None,
     loader: str = "auto",
-    skips: Skips | None = None,
 ) -> TrainLoader:
     """The training batches of process `rank`; `batch_size` counts a step's pictures on all processes.
 
     uniform: class-uniform sampling, see `uniform.py`; None: every sample once an epoch. loader: what the workers
-    are, see `worker_kind`. skips: goes on without samples that cannot be read, and takes note of them.
+    are, see `worker_kind`.
 
     Raises ValueError for a batch size that does not divide or exceeds the data set, and for samples without
     label. A file that cannot be read raises, from the iteration, the same error with and without workers.
@@ -97,12 +84,9 @@ def build_loader(
             f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
             f"(first: {unlabelled[0]}); training needs `image label` on every line"
         )
-    if skips is not None and not hasattr(getattr(dataset.transform, "inner", dataset.transform), "crop"):
-        raise ValueError("samples can be skipped only with a transform that has a crop size")
     sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate, uniform)
-    dataset.skip_errors = skips is not None
     dataset.source.prepare(workers)
-    return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader), skips)
+    return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader))
 
 
 def build_eval_loader(

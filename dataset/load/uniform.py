@@ -29,7 +29,6 @@ from dataset.base import SegDataset
 from dataset.read.identity import fingerprint
 from dataset.read.image import read_label
 from dataset.read.labelmap import IGNORE
-from dataset.read.skip import BAD_FILE
 
 # A part of the key: raise it when the points are found in another way, so that old files no longer count.
 VERSION = 1
@@ -138,12 +137,7 @@ def _points_of(dataset: SegDataset, index: int, tile: int) -> np.ndarray:
     path = dataset.samples[index][1]
     if path is None:
         return np.zeros((0, 4), np.int32)
-    try:
-        label = dataset.map_for(path).apply(read_label(path), path)
-    except BAD_FILE:
-        if not dataset.skip_errors:
-            raise
-        return np.zeros((0, 4), np.int32)
+    label = dataset.map_for(path).apply(read_label(path), path)
     rows, columns = (_cuts(side, tile) for side in label.shape)
     found = [
         (number, index, top + row, left + column)

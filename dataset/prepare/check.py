@@ -17,7 +17,6 @@ from dataset.read.files import read_bytes
 from dataset.read.identity import fingerprint
 from dataset.read.image import apply_rotation, read_header, read_label, upright_size
 from dataset.read.labelmap import IGNORE, LabelMap
-from dataset.read.skip import BAD_FILE
 from dataset.read.source import check_sizes
 
 SHOWN_ERRORS = 5
@@ -31,8 +30,7 @@ class Report:
     """What the check found in one list.
 
     pixels: labelled pixels of each class. ignored: ignored pixels. smallest, largest: (height, width) of the
-    pictures of the fewest and the most pixels. warnings: what is allowed but looks wrong. skipped: why samples
-    cannot be used, where some may be skipped. cached: read from the stamp.
+    pictures of the fewest and the most pixels. warnings: what is allowed but looks wrong. cached: read from the stamp.
     """
 
     name: str
@@ -45,7 +43,6 @@ class Report:
     pixels: tuple[int, ...]
     ignored: int
     warnings: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
     cached: bool = False
 
 
@@ -62,31 +59,26 @@ class _Finding:
     mapped: np.ndarray | None
 
 
-def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None, may_skip: int = 0) -> Report:
+def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None) -> Report:
     """Read every label and every picture's header of a data set, and report the pixels of each class.
 
     workers: threads. stamp: a JSON file that remembers the result; as long as the list, the label map, and
     the size and time of every file are unchanged, the next call returns the remembered report without reading
-    a file. may_skip: samples that may be unusable; the report lists them.
+    a file.
 
     Raises ValueError naming the first offending files and how many there are: a value that is not in the
     label map, a label of another size than its picture, a file that cannot be read.
     """
     key = fingerprint(dataset) if stamp is not None else ""
     remembered = _read_stamp(stamp, key)
-    if (
-        remembered is not None
-        and len(remembered.pixels) == len(dataset.classes)
-        and len(remembered.skipped) <= may_skip
-    ):
+    if remembered is not None and len(remembered.pixels) == len(dataset.classes):
         return remembered
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = list(pool.map(lambda index: _try(_inspect, dataset, index), range(len(dataset))))
-    bad = [result for result in results if isinstance(result, Exception)]
-    errors = [str(error) for error in bad]
-    if len(errors) > may_skip or len(errors) == len(results) or not all(isinstance(e, BAD_FILE) for e in bad):
-        raise ValueError(_summary(errors, dataset))
-    report = replace(_report(dataset, results), skipped=tuple(errors))
+    findings = [result for result in results if isinstance(result, _Finding)]
+    if len(findings) < len(results):
+        raise ValueError(_summary([str(error) for error in results if isinstance(error, Exception)], dataset))
+    report = _report(dataset, findings)
     if stamp is not None:
         _write_stamp(Path(stamp), key, report)
     return report
@@ -148,13 +140,7 @@ def _histogram(label: np.ndarray) -> np.ndarray:
     return np.bincount(label.ravel(), minlength=256 if label.dtype == np.uint8 else 65536)
 
 
-def _report(dataset: SegDataset, results: list[_Finding | Exception]) -> Report:
-    pairs = [
-        (result, label)
-        for result, (_, label) in zip(results, dataset.samples, strict=True)
-        if isinstance(result, _Finding)
-    ]
-    findings = [finding for finding, _ in pairs]
+def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
     labelled = [finding for finding in findings if finding.mapped is not None]
     mapped = sum((finding.mapped for finding in labelled), np.zeros(256, np.int64))
     sizes = sorted((finding.size for finding in findings), key=lambda size: size[0] * size[1])
@@ -172,7 +158,7 @@ def _report(dataset: SegDataset, results: list[_Finding | Exception]) -> Report:
     )
     if not labelled:
         return report
-    warnings = _class_warnings(dataset, report) + _map_warnings(dataset, pairs)
+    warnings = _class_warnings(dataset, report) + _map_warnings(dataset, findings)
     return replace(report, warnings=tuple(warnings))
 
 
@@ -190,10 +176,10 @@ def _class_warnings(dataset: SegDataset, report: Report) -> list[str]:
     return warnings
 
 
-def _map_warnings(dataset: SegDataset, pairs: list[tuple[_Finding, str | None]]) -> list[str]:
+def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
     """What the raw values of the label files, pooled for each label map, tell about the map."""
     pooled: dict[int, tuple[LabelMap, np.ndarray]] = {}
-    for finding, label_path in pairs:
+    for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
         if finding.raw is not None:
             map_ = dataset.map_for(label_path)
             _, counts = pooled.setdefault(id(map_), (map_, np.zeros(65536, np.int64)))

@@ -16,7 +16,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataset.read.skip import BAD_FILE
 from dataset.read.source import sample_size
 
 HEADER_THREADS = 8
@@ -51,7 +50,7 @@ class MemoryCache:
     def __init__(self, dataset):
         self.source = dataset.source
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
-            self.sizes = list(pool.map(lambda pair: _size(dataset, *pair), dataset.samples))
+            self.sizes = list(pool.map(lambda pair: sample_size(*pair), dataset.samples))
         needed = [
             _aligned(height * width * (3 if label is None else 4))
             for (height, width), (_, label) in zip(self.sizes, dataset.samples, strict=True)
@@ -131,16 +130,6 @@ class MemoryCache:
             return image, None
         label = np.frombuffer(self.memory, np.uint8, height * width, start + image.size)
         return image, label.reshape(height, width)
-
-
-def _size(dataset, image_path: str, label_path: str | None) -> tuple[int, int]:
-    """(height, width) of a sample; nothing for one that will be skipped, and so never be in the cache."""
-    try:
-        return sample_size(image_path, label_path)
-    except BAD_FILE:
-        if not dataset.skip_errors:
-            raise
-        return (0, 0)
 
 
 def check_memory(count: int, needed: int, processes: int) -> None:

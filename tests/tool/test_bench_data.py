@@ -95,14 +95,14 @@ def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch)
     assert [len(table["rows"]) >= 5 for table in written["tables"]] == [True] * 5
     assert set(written["figures"]["memory_mib"]) >= {"baseline", "files", "raw"}
     fed = written["tables"][-1]
-    assert {row["name"] for row in fed["rows"]} >= {"packed raw", "packed raw, augmented on the device"}
+    assert {row["name"] for row in fed["rows"]} >= {"packed raw"}
     assert all(0 <= fact["waiting, %"] <= 100 for fact in fed["facts"].values())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cores() < 8, reason="needs 8 cores")
 def test_no_step_on_a_gpu_waits_for_its_pictures(tmp_path):
-    """Cityscapes' size and recipe, 8 workers: from PNG files, packed, cached, and augmented on the device."""
+    """Cityscapes' size and recipe, 8 workers: from PNG files, packed and cached."""
     file = tmp_path / "data.json"
     assert (
         main(

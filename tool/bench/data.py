@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dataset import build_dataset, build_loader
-from dataset.augment.device import DeviceTransform
 from dataset.augment.transform import TrainTransform
 from dataset.prepare.pack import pack
 from dataset.read import image, packed
@@ -160,12 +159,9 @@ class Trial:
             out.source = packed.Packed(self.folder / source, out)
         return out
 
-    def loader(self, source: str, pin_memory: bool = False, on_device: bool = False):
-        """The loader of our data set. on_device: it leaves the augmentation to the device."""
-        dataset = self.dataset(source)
-        if on_device:
-            dataset.transform = DeviceTransform(dataset.transform)
-        return build_loader(dataset, self.batch, workers=self.args.workers, pin_memory=pin_memory)
+    def loader(self, source: str, pin_memory: bool = False):
+        """The loader of our data set."""
+        return build_loader(self.dataset(source), self.batch, workers=self.args.workers, pin_memory=pin_memory)
 
     def baseline_loader(self):
         return DataLoader(BaselineSamples(self), self.args.batch, num_workers=self.args.workers)
@@ -347,8 +343,7 @@ def memory_figures(trial: Trial) -> dict[str, float]:
 
 
 def feeders(trial: Trial) -> dict[str, Callable]:
-    """Loaders for the training step: of each source, and of one whose pictures the device augments."""
+    """Loaders for the training step, of each source."""
     gpu = torch.cuda.is_available()
     names = {source: name for name, (source, _) in trial.contenders().items()}  # of the files the faster decoder's
-    loaders = {name: partial(trial.loader, source, gpu) for source, name in names.items()}
-    return {**loaders, "packed raw, augmented on the device": partial(trial.loader, "raw", gpu, on_device=True)}
+    return {name: partial(trial.loader, source, gpu) for source, name in names.items()}

@@ -7,7 +7,6 @@ from statistics import median
 
 import torch
 
-from dataset.augment.device import DeviceTransform
 from tool.bench.report import Table
 from tool.bench.timing import summarise
 from tool.bench.train import FakeSet
@@ -35,11 +34,8 @@ def feed_table(config: Config, loaders: dict[str, Callable[[], object]], steps: 
     for _ in range(rounds):
         for name, make in {IN_PLACE: None, **loaders}.items():
             batches = itertools.repeat(ready)
-            training.augment = None
             if make is not None:
-                loader = make()
-                batches, transform = iter(loader), loader.dataset.transform
-                training.augment = transform.apply if isinstance(transform, DeviceTransform) else None
+                batches = iter(make())
             spent, waited = feed(training, batches, steps)
             batches = None
             seconds.setdefault(name, []).append(spent / (steps * batch))

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dataset import build_dataset, build_loader
-from dataset.augment.device import DeviceTransform
 from dataset.augment.transform import TrainTransform
 from dataset.load.uniform import ClassUniform, find_points
 from dataset.prepare.check import check_dataset, compare_splits
 from dataset.read import cache, packed
 from dataset.read.identity import facts
-from dataset.read.skip import Skips
 from tool.shared.experiment import RunPaths
 from util import dist
 from util.config.schema import Config
@@ -82,17 +80,14 @@ def build_data(config: Config, run: RunPaths):
         config.data.mean,
         photometric=augment.photometric,
     )
-    if augment.augment == "device":
-        transform = DeviceTransform(transform)
     train_set = dataset_of(config, "train", transform)
     val_set = dataset_of(config, "val") if config.train.val_every else None
-    train_set.skip_errors = config.loader.on_error == "skip"
     sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:
         log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
     if config.data.check:
         run.folder.mkdir(parents=True, exist_ok=True)
-        for warning in dist.main_first(lambda: check_labels(sets, run, config.loader.max_errors)):
+        for warning in dist.main_first(lambda: check_labels(sets, run)):
             log.info("data: %s", warning)
     keep_in_memory(config, sets)
     return train_set, val_set
@@ -104,34 +99,19 @@ def data_of(train_set, val_set) -> Data:
     return Data(tuple(train_set.classes), [list(map(int, color)) for color in train_set.colors], sets)
 
 
-def check_labels(sets: list, run: RunPaths, max_errors: int) -> list[str]:
+def check_labels(sets: list, run: RunPaths) -> list[str]:
     """Reads every label once (remembered in the run's folder); what looks wrong, but is allowed.
-
-    max_errors: samples that may be unusable in a set that goes on without them.
 
     Raises:
         ValueError: names the files that cannot be used.
     """
-    reports = [
-        check_dataset(
-            part, stamp=run.folder / f"check_{part.split}.json", may_skip=max_errors if part.skip_errors else 0
-        )
-        for part in sets
-    ]
+    reports = [check_dataset(part, stamp=run.folder / f"check_{part.split}.json") for part in sets]
     warnings = []
     for part, report in zip(sets, reports, strict=True):
-        warnings += [f"{part.split}: will be skipped (at most {max_errors}): {text}" for text in report.skipped]
         warnings += [f"{part.split}: {text}" for text in report.warnings]
     if len(sets) == 2:
         warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
     return warnings
-
-
-def skips_of(config: Config, train_set, run: RunPaths) -> Skips | None:
-    """What takes note of unreadable training samples, where the run goes on without them."""
-    if config.loader.on_error == "stop":
-        return None
-    return Skips(train_set.list_file, config.loader.max_errors, run.folder / "skipped.txt", log.warning)
 
 
 def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | None:
@@ -161,12 +141,9 @@ def build_batches(training: Training, train_set, run: RunPaths):
         pin_memory=training.device.type == "cuda",
         uniform=class_uniform(config, train_set, run),
         loader=config.loader.loader,
-        skips=skips_of(config, train_set, run),
     )
 
 
 def batches_on_device(training: Training, loader) -> Prefetch:
-    """The loader's batches, step by step; they are augmented on the device if `augment.augment` says so."""
-    if training.config.augment.augment == "device":
-        training.augment = loader.dataset.transform.apply
+    """The loader's batches, step by step, on the device."""
     return Prefetch(iter(loader), training.device, training.config.train.accumulate)

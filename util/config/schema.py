@@ -79,9 +79,6 @@ class AugmentConfig(Section):
     photometric: bool = Field(
         False, description="colour distortion of MMSegmentation (PhotoMetricDistortion), instead of jitter"
     )
-    augment: Literal["host", "device"] = Field(
-        "host", description="where crops are made: loader workers, or the device, from whole decoded pictures"
-    )
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -119,10 +116,6 @@ class LoaderConfig(Section):
     uniform_tile: int | None = Field(
         None, ge=1, description="side of the tiles that each offer one such crop a class; default: the crop"
     )
-    on_error: Literal["stop", "skip"] = Field(
-        "stop", description="a training sample that cannot be read: stop the run, or go on with void pixels instead"
-    )
-    max_errors: int = Field(10, ge=1, description="with skip: the run stops at more unreadable samples than this")
 
     @model_validator(mode="after")
     def _consistent(self):

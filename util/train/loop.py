@@ -39,7 +39,6 @@ class Training:
     step: int = 0
     closed: int = 0  # epochs that are trained and, where it is due, validated
     best: float = -1.0
-    augment: Callable | None = None  # (images, labels, drawn) -> batch, where the device augments
     window: list = field(default_factory=list)  # (step, terms, names) since the last log line
     overflows: torch.Tensor | int = 0  # steps since the last log line that fp16 gradients overflowed in
     skipped: int = 0  # those before, in this process
@@ -84,8 +83,6 @@ def train_epoch(
 def to_device(batch: dict, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised picture (n, 3, h, w) and label (n, h, w) on the device."""
     image, label = (copied(batch[name], training.device) for name in MOVED)
-    if training.augment is not None:
-        image, label = training.augment(image, label, batch["drawn"])
     mean, std = training.mean_std
     image = image.float().sub_(mean).div_(std)
     layout = torch.channels_last if training.config.train.channels_last else torch.contiguous_format

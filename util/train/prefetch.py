@@ -34,8 +34,7 @@ class Prefetch:
                 computing.wait_stream(self.stream)
             for part in ready:
                 for name in MOVED:
-                    for tensor in part[name] if isinstance(part[name], list) else [part[name]]:
-                        tensor.record_stream(computing)  # else the next copy could be given its memory too early
+                    part[name].record_stream(computing)  # else the next copy could be given its memory too early
         return ready
 
     def stage(self, always: bool = False) -> None:
@@ -50,10 +49,8 @@ class Prefetch:
         self.staged = parts
 
 
-def copied(value: torch.Tensor | list[torch.Tensor], device: torch.device) -> torch.Tensor | list[torch.Tensor]:
-    """A tensor, or a list of them, on the device; from pinned memory the host does not wait."""
-    if isinstance(value, list):
-        return [copied(each, device) for each in value]
+def copied(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device; from pinned memory the host does not wait."""
     return value.to(device, non_blocking=True)
 
 

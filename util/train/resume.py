@@ -24,8 +24,6 @@ MAY_CHANGE = (
     "loader.loader",
     "loader.packed",
     "loader.cache",
-    "loader.on_error",
-    "loader.max_errors",
     "data.check",
     "train.checkpointing",
     "train.epochs",

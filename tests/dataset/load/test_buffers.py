@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from dataset import build_dataset, build_loader
-from dataset.augment.device import DeviceTransform
 from dataset.augment.transform import TrainTransform
 from dataset.load import batch as batch_module
 from dataset.load import buffers
@@ -112,11 +111,10 @@ def page_locked(monkeypatch):
     return taken
 
 
-@pytest.mark.parametrize("kind", ["host", "device"])
+@pytest.mark.parametrize("kind", ["host"])
 def test_threads_write_into_page_locked_memory(root, page_locked, kind):
     """Whole batches, and the pictures of any size that the device augments."""
     transform = TrainTransform((16, 20))
-    transform = DeviceTransform(transform) if kind == "device" else transform
     pinned = iter(build_loader(make(root, transform), 2, workers=2, loader="threads", pin_memory=True))
     plain = iter(build_loader(make(root, transform), 2, workers=2, loader="threads"))
     for _ in range(6):
@@ -131,10 +129,9 @@ def test_threads_write_into_page_locked_memory(root, page_locked, kind):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("loader", ["threads", "processes"])
-@pytest.mark.parametrize("kind", ["host", "device"])
+@pytest.mark.parametrize("kind", ["host"])
 def test_on_a_gpu_all_batches_are_page_locked(root, loader, kind):
     transform = TrainTransform((16, 20))
-    transform = DeviceTransform(transform) if kind == "device" else transform
     for workers in (0, 2):
         batches = iter(build_loader(make(root, transform), 2, workers=workers, loader=loader, pin_memory=True))
         for _ in range(4):

@@ -9,9 +9,6 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dataset import build_dataset, build_loader
-from dataset.augment.device import DeviceTransform
-from dataset.augment.transform import TrainTransform
 from model import build_model
 from tests.conftest import CLASSES, make_experiment
 from tests.util.dist.test_dist import run_processes
@@ -255,31 +252,6 @@ def test_a_gpu_that_is_busy_does_not_wait_for_a_slow_loader():
             next(batches)
         waited = batches.waits.take()
         assert waited < 0.02 if busy else 0.08 < waited < 0.2
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("loader", ["threads", "processes"])
-def test_pictures_are_augmented_on_the_gpu_without_a_wait(tmp_path, data, loader):
-    """The same crops as on the CPU, and the host reads nothing back."""
-    transform = DeviceTransform(TrainTransform((48, 64), jitter=(0.2, 0.2, 0.2, 0.1), photometric=True))
-    source = build_dataset("custom", data, transform=transform, classes=CLASSES)
-    expected = iter(build_loader(source, 4))
-    batches = Prefetch(iter(build_loader(source, 4, workers=2, loader=loader, pin_memory=True)), torch.device("cuda"))
-    for number in range(8):
-        (part,) = next(batches)
-        torch.cuda.set_sync_debug_mode("error" if number else "default")  # the padding's colour is copied once
-        try:
-            image, label = transform.apply(part["image"], part["label"], part["drawn"])
-            batches.stage()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        host = next(expected)
-        wanted, truth = transform.apply(host["image"], host["label"], host["drawn"])
-        assert part["name"] == host["name"] and image.is_cuda and image.dtype == torch.float32
-        assert image.is_contiguous(memory_format=torch.channels_last) and label.dtype == torch.uint8
-        # A value that lies between two whole numbers may be rounded either way, and a pixel between two labels.
-        assert float((image.cpu() - wanted).abs().mean()) < 0.1
-        assert float((label.cpu() == truth).float().mean()) > 0.999
 
 
 @pytest.mark.gpu
