@@ -1,36 +1,76 @@
 """List file to samples, samples to tensors, and the facts that every data set declares."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
-from dataset.read.listfile import Sample, read_list, unique_names
-from dataset.read.source import Files
+from dataset.read.listfile import Pair, read_list, unique_names
+from dataset.read.source import Files, Source
 
-# Keeps the random streams of the augmentation and of the order apart (see `loader.epoch_order`).
+# Keeps the random streams of the augmentation and of the order apart (see `sampler.epoch_order`).
 AUGMENTATION_STREAM = 1
 
 
+class Key(NamedTuple):
+    """Which sample a training asks for; with the seed it decides all that is drawn for it.
+
+    epoch: from 0 on. index: line of the list. Where an epoch may hold a sample more than once, also position: the
+    sample's place in the epoch, from which its augmentation is drawn too, and point: a pixel (row, column) of the
+    image that the crop must hold, None for any crop.
+    """
+
+    epoch: int
+    index: int
+    position: int | None = None
+    point: tuple[int, int] | None = None
+
+
+class Sample(TypedDict, total=False):
+    """image: uint8 (3, H, W), RGB, its memory laid out (H, W, 3). label: uint8 (H, W), absent where the list names
+    none. name: of outputs, see `SegDataset.sample_name`."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    name: str
+
+
+class Transform(Protocol):
+    """Augments one sample; `dataset.augment.transform.TrainTransform` is the one of training.
+
+    crop: (height, width) of every result, so that they can be stacked.
+    """
+
+    crop: tuple[int, int]
+
+    def __call__(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """New arrays for image uint8 (H, W, 3) and label uint8 (H, W), which must not be written to."""
+
+
 class SegDataset(Dataset):
-    """Pictures and labels named by a list file.
+    """Images and labels named by a list file.
 
     Served as it is, it is the user's own data ("custom"); a subclass declares the facts of a published data
-    set: `name`, `classes`, `colors`, `label_map`.
+    set: `name`, `classes`, `colors`, `label_map`. `source` is where decoded samples come from: the files at first.
 
-    root: the folder that relative paths of the list start from. list_file: None for `root/<split>.txt`.
-    split: "train", "val", "test" or another name; lines of "test" may name a picture without a label.
-    transform: None, or a callable (image (H,W,3), label (H,W), rng[, point]) -> (image, label). One with an
-    attribute `crop`, the (height, width) of all its results, is also called with `out=(image, label)`, arrays to
-    write to; it must read its arguments by `.shape` and `[rows, columns]` only (see `source.py`).
-    classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
+    Args:
+        root: the folder that relative paths of the list start from.
+        list_file: None for `root/<split>.txt`.
+        split: "train", "val", "test" or another name; lines of "test" may name an image without a label.
+        transform: None, or what augments the samples that have a label.
+        seed: of the augmentation.
+        classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
 
-    Raises ValueError for facts that contradict one another and for a faulty list file, naming file and line;
-    FileNotFoundError for a missing list or picture.
+    Raises:
+        ValueError: facts that contradict one another, or a faulty list file, with file and line.
+        FileNotFoundError: a missing list or image.
     """
 
     name: str = "custom"
@@ -40,7 +80,15 @@ class SegDataset(Dataset):
     ignore_label: int = IGNORE
 
     def __init__(
-        self, root, list_file=None, split="train", transform=None, seed=0, classes=None, colors=None, label_map=None
+        self,
+        root: str | Path,
+        list_file: str | Path | None = None,
+        split: str = "train",
+        transform: Transform | None = None,
+        seed: int = 0,
+        classes: Sequence[str] | None = None,
+        colors: Sequence | np.ndarray | None = None,
+        label_map: Mapping | None = None,
     ):
         self.root = Path(root).expanduser()
         self.split = split
@@ -48,16 +96,18 @@ class SegDataset(Dataset):
         self.seed = seed
         self._set_facts(classes, colors, label_map)
         self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
-        self.samples: list[Sample] = read_list(self.list_file, self.root, needs_label=split != "test")
+        self.samples: list[Pair] = read_list(self.list_file, self.root, needs_label=split != "test")
         self._names = unique_names([image for image, _ in self.samples], self.root)
-        self.source = Files(self)
+        self.source: Source = Files(self.samples, self.map_for)
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
         """The list file that is read when none is named."""
         return Path(root) / f"{split}.txt"
 
-    def _set_facts(self, classes: Sequence[str] | None, colors, label_map: Mapping | None) -> None:
+    def _set_facts(
+        self, classes: Sequence[str] | None, colors: Sequence | np.ndarray | None, label_map: Mapping | None
+    ) -> None:
         if classes is not None:
             self.classes = tuple(str(name) for name in classes)
         check_classes(self.classes, self.name)
@@ -83,67 +133,39 @@ class SegDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: int | tuple) -> dict:
-        """Sample `index` or `(epoch, index)`: dict(image uint8 (3,H,W) RGB, label uint8 (H,W), name).
+    def __getitem__(self, key: Key | int) -> Sample:
+        """Give one sample, augmented as its key says; an index alone is that of epoch 0.
 
-        `label` is absent where the list names none. The image's memory is laid out (H,W,3). The augmentation
-        is drawn from (seed, epoch, index) alone; a plain index means epoch 0.
-
-        Where an epoch may hold a sample more than once, the key is `(epoch, index, position, point)`: its
-        position in the epoch, from which the augmentation is drawn too, and None or a pixel (row, column) of
-        the picture, which the transform then gets as its fourth argument.
+        Raises:
+            ValueError: a file that is unreadable, sizes that differ, a value outside the label map.
+            OSError: a file that is missing, or that the system does not give.
         """
-        return self.sample(key)
-
-    def sample(self, key: int | tuple, own: Callable | None = None) -> dict:
-        """As `__getitem__`. own: makes the tensors, of arrays that are not to be written to."""
-        own = own or _own_tensor
-        index, image, label = self._augmented(key)
-        sample = {"image": own(image).permute(2, 0, 1), "name": self.sample_name(index)}
+        if not isinstance(key, Key):
+            key = Key(0, int(key))
+        if not -len(self) <= key.index < len(self):
+            raise IndexError(f"sample {key.index} of {len(self)}")
+        index = key.index % len(self)
+        image, label = self.source.open(index)
+        if self.transform is not None and label is not None:
+            place = [] if key.position is None else [key.position]
+            rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, key.epoch, index, *place])
+            image, label = self.transform(image, label, rng, key.point)
+        sample: Sample = {"image": _tensor(image).permute(2, 0, 1), "name": self.sample_name(index)}
         if label is not None:
-            sample["label"] = own(label)
+            sample["label"] = _tensor(label)
         return sample
 
-    def fill(self, key: int | tuple, image: np.ndarray, label: np.ndarray) -> None:
-        """Write sample `key` into `image` uint8 (h,w,3) and `label` uint8 (h,w) of the transform's crop size."""
-        self._augmented(key, (image, label))
 
-    def _augmented(self, key: int | tuple, out: tuple[np.ndarray, np.ndarray] | None = None):
-        """Index, picture and label of a sample, written to `out` where it is given."""
-        epoch, index, *place = key if isinstance(key, tuple) else (0, key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index = int(index) % len(self)
-        rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, index, *place[:1]])
-        image, label = self.source.open(index)
-        if self.transform is None or label is None:
-            return index, image, label
-        if not hasattr(self.transform, "crop"):
-            image, label = _own(image), _own(label)
-        point = [p for p in place[1:] if p is not None]
-        target = {} if out is None else {"out": out}
-        return index, *self.transform(image, label, rng, *point, **target)
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Picture uint8 (H,W,3) and label uint8 (H,W) in training ids, or None, before any augmentation.
-
-        Raises ValueError naming the file: unreadable, sizes that differ, a value outside the label map.
-        """
-        image, label = self.source.open(index)
-        return _own(image), None if label is None else _own(label)
-
-
-def _own(array) -> np.ndarray:
-    """A contiguous array that may be written to; a copy of one that the source keeps."""
-    return np.require(array, requirements=["C", "W"])
-
-
-def _own_tensor(array) -> torch.Tensor:
-    return torch.from_numpy(_own(array))
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))  # a copy of what the source keeps
 
 
 def check_classes(classes: Sequence[str], owner: str) -> None:
-    """Raise ValueError unless there are 1 to 255 different names."""
+    """Check that there are 1 to 255 different names.
+
+    Raises:
+        ValueError: there are not.
+    """
     if not classes:
         raise ValueError(f"data set {owner}: no class names; give `classes`, a list of names in the order of the ids")
     if len(classes) > MAX_CLASSES:
@@ -156,8 +178,12 @@ def check_classes(classes: Sequence[str], owner: str) -> None:
         raise ValueError(f"data set {owner}: the class name {repeated[0]!r} stands twice in `classes`")
 
 
-def check_colors(colors, count: int, owner: str) -> np.ndarray:
-    """`colors` as uint8 (count, 3) RGB; None draws a palette. Raises ValueError for anything else."""
+def check_colors(colors: Sequence | np.ndarray | None, count: int, owner: str) -> np.ndarray:
+    """Give `colors` as uint8 (count, 3) RGB; None draws a palette.
+
+    Raises:
+        ValueError: they are anything else than RGB colours, one a class.
+    """
     if colors is None:
         return distinct_palette(count)
     try:

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
     record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
-    samples = build_eval_loader(data, mine, loader_workers(config), config.loader.loader)
+    samples = build_eval_loader(data, mine, loader_workers(config))
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
     protocol = predictor.describe()
@@ -70,7 +70,7 @@ def compare_ways(config: Config, model, data, indices, device) -> dict:
     """What windows fast changes, on the first pictures of the selection; on all processes."""
     chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
     fast, exact = (build_predictor(config, model, len(data.classes), device, windows) for windows in WINDOWS[::-1])
-    samples = build_eval_loader(data, chosen, loader_workers(config), config.loader.loader)
+    samples = build_eval_loader(data, chosen, loader_workers(config))
     found = compare(fast, exact, samples, len(data.classes), data.ignore_label)
     log.info("windows fast against exact: %s", found)
     return found
@@ -168,7 +168,7 @@ def score_existing(config: Config, run: RunPaths, data, indices, confusion) -> N
         raise ValueError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
     if not dist.is_main():
         return
-    samples = build_eval_loader(data, indices, loader_workers(config), config.loader.loader)
+    samples = build_eval_loader(data, indices, loader_workers(config))
     labels = ((sample["name"], sample["label"]) for sample in samples)
     number = score_predictions(run.result, labels, confusion)
     timing = Timing(number, float("nan"), float("nan"))

@@ -109,7 +109,7 @@ def fit(
     if training.closed >= train.epochs:
         log.info("nothing to do: %d epochs are done", train.epochs)
         return 0
-    progress = Progress(training.step, train.epochs * loader.steps_per_epoch, train.batch_size)
+    progress = Progress(training.step, train.epochs * training.steps_per_epoch, train.batch_size)
     batches = batches_on_device(training, loader)
     stop.hold()
     status.note(state="running", step=training.step, total=progress.total, epochs=train.epochs)
@@ -124,7 +124,7 @@ def fit(
 
     try:
         for epoch in range(training.closed, train.epochs):
-            train_epoch(training, batches, (epoch + 1) * loader.steps_per_epoch, epoch, progress, writer, border)
+            train_epoch(training, batches, (epoch + 1) * training.steps_per_epoch, epoch, progress, writer, border)
             code = code or close_epoch(training, epoch, val_set, checkpoints, data, writer, stop)
             if code:
                 save(training, checkpoints, data, wait=True)
@@ -194,7 +194,7 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
             writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
 
-    samples = build_eval_loader(val_set, indices, loader_workers(config), config.loader.loader)
+    samples = build_eval_loader(val_set, indices, loader_workers(config))
     with any_size(config.train.compile):
         result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
     if stop.agree():

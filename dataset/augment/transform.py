@@ -141,18 +141,13 @@ class TrainTransform:
         self.photometric = photometric
 
     def __call__(
-        self,
-        image: np.ndarray,
-        label: np.ndarray,
-        rng: np.random.Generator,
-        point: tuple[int, int] | None = None,
-        out: tuple[np.ndarray, np.ndarray] | None = None,
-    ):
-        """image uint8 (H,W,3), label uint8 (H,W) -> the same types at (crop height, crop width).
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a crop and give it: image uint8 (h, w, 3) and label uint8 (h, w) of the size `crop`.
 
-        point: (row, column) of a pixel that the crop must hold; None: any crop. out: see `apply`.
+        point: (row, column) of a pixel that the crop must hold; None: any crop.
         """
-        return self.apply(image, label, self.draw(rng, label.shape, point), out)
+        return self.apply(image, label, self.draw(rng, label.shape, point))
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int], point: tuple[int, int] | None = None) -> Drawn:
         """Draw for a picture of `size` (height, width). Always eleven numbers in this order, and then those
@@ -191,14 +186,9 @@ class TrainTransform:
             left=_offset_around(column, scaled[1], self.crop[1], u[6]),
         )
 
-    def apply(
-        self, image: np.ndarray, label: np.ndarray, drawn: Drawn, out: tuple[np.ndarray, np.ndarray] | None = None
-    ):
-        """The crop of picture and label that `drawn` describes, written to the arrays of `out` if given.
-
-        Of `image` and `label` only the part is read that the crop shows.
-        """
-        image_out, label_out = out or (np.empty((*self.crop, 3), np.uint8), np.empty(self.crop, np.uint8))
+    def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
+        """Give the crop of image and label that `drawn` describes; no more of them is read than it shows."""
+        image_out, label_out = np.empty((*self.crop, 3), np.uint8), np.empty(self.crop, np.uint8)
         warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
         margin = BLUR_MARGIN if drawn.blur else 0
         size = (self.crop[0] + 2 * margin, self.crop[1] + 2 * margin)

@@ -1,60 +1,68 @@
-"""The loaders that carry out the order of `sampler.py`, for training and for evaluation."""
+"""Loaders: PyTorch's DataLoader with the order of `sampler.py` for training, or a given order for evaluation."""
 
 import gc
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from dataset.base import SegDataset
-from dataset.load.batch import Single, begin_batch
-from dataset.load.buffers import Buffers, new_pinned
+from dataset.base import Key, Sample, SegDataset
 from dataset.load.sampler import StepSampler
-from dataset.load.threads import run_ahead
 from dataset.load.uniform import ClassUniform
 
-# Samples a thread that are begun before their batch is asked for, but at least one batch; processes have two batches
-# each, as torch does it.
-AHEAD = 2
+
+class Batch(TypedDict):
+    """A micro-batch. image: uint8 (n, 3, h, w), its memory channels last. label: uint8 (n, h, w). name: n names."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    name: list[str]
 
 
-class TrainLoader:
-    """Iterable over training micro-batches, without end; every `iter` begins at the start step.
+class Loader(DataLoader):
+    """A DataLoader in which the error of a sample arrives as it was raised.
 
-    A batch: dict(image uint8 (n,3,h,w), label uint8 (n,h,w), name list of n, epoch, step); the pictures'
-    memory is channels last. `steps_per_epoch`: optimiser steps of an epoch; a last incomplete one is dropped.
+    DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     """
 
-    def __init__(self, dataset: SegDataset, sampler: StepSampler, workers: int, pin_memory: bool, loader: str):
+    def __iter__(self) -> Iterator:
+        for item in super().__iter__():
+            if isinstance(item, Exception):
+                try:
+                    raise item
+                finally:
+                    del item  # the traceback holds this frame: without the cycle the workers end with the error
+            yield item
+
+
+class ErrorsAsValues(Dataset):
+    """A data set that gives a user's mistake back instead of raising it."""
+
+    def __init__(self, dataset: SegDataset):
         self.dataset = dataset
-        self.steps_per_epoch = sampler.steps_per_epoch
-        self._open = _opener(partial(begin_batch, dataset), sampler, sampler.part, workers, loader, pin_memory)
 
-    def __iter__(self) -> Iterator[dict]:
-        for batch in self._open():
-            yield batch
-            del batch  # its memory serves the next
+    def __getitem__(self, key: Key | int) -> Sample | Exception:
+        try:
+            return self.dataset[key]
+        except (ValueError, OSError) as error:
+            return error
 
 
-class EvalLoader:
-    """Iterable over single samples (as `SegDataset.__getitem__` gives them) in the order of `indices`."""
-
-    def __init__(self, dataset: SegDataset, indices: Sequence[int], workers: int, loader: str):
-        self.dataset = dataset
-        self.indices = [int(index) for index in indices]
-        self._open = _opener(partial(Single, dataset), self.indices, 1, workers, loader)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[dict]:
-        return self._open()
+def stack(samples: list[Sample | Exception]) -> Batch | Exception:
+    """Make a batch of samples of one size, or give the first error among them."""
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return sample
+    # In a worker `default_collate` stacks into memory that the training process sees too: nothing is copied on its way.
+    image = default_collate([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+    label = default_collate([sample["label"] for sample in samples])
+    return {"image": image, "label": label, "name": [sample["name"] for sample in samples]}
 
 
 def build_loader(
@@ -68,15 +76,18 @@ def build_loader(
     accumulate: int = 1,
     pin_memory: bool = False,
     uniform: ClassUniform | None = None,
-    loader: str = "auto",
-) -> TrainLoader:
-    """The training batches of process `rank`; `batch_size` counts a step's pictures on all processes.
+) -> Loader:
+    """Build the loader of a training: the `Batch`es of one process, without end, from `start_step` on.
 
-    uniform: class-uniform sampling, see `uniform.py`; None: every sample once an epoch. loader: what the workers
-    are, see `worker_kind`.
+    Args:
+        dataset: with a transform, which makes all samples one size.
+        workers: processes that read samples; 0: this one does.
+        pin_memory: give batches in page-locked memory, from which a GPU copies while the host goes on.
+        batch_size, rank, world_size, seed, start_step, accumulate, uniform: see `StepSampler`.
 
-    Raises ValueError for a batch size that does not divide or exceeds the data set, and for samples without
-    label. A file that cannot be read raises, from the iteration, the same error with and without workers.
+    Raises:
+        ValueError: the batch size does not divide or exceeds the data set, samples have no label, or there is no
+            transform. Iterating raises the error of a file that cannot be read, the same with and without workers.
     """
     unlabelled = [image for image, label in dataset.samples if label is None]
     if unlabelled:
@@ -84,91 +95,35 @@ def build_loader(
             f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
             f"(first: {unlabelled[0]}); training needs `image label` on every line"
         )
+    if dataset.transform is None:
+        raise ValueError("images of different sizes cannot be stacked; give the data set a transform with a crop")
     sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate, uniform)
-    dataset.source.prepare(workers)
-    return TrainLoader(dataset, sampler, workers, pin_memory, worker_kind(dataset, loader))
-
-
-def build_eval_loader(
-    dataset: SegDataset, indices: Sequence[int], workers: int = 0, loader: str = "auto"
-) -> EvalLoader:
-    """The samples `indices` one by one, not stacked, in that order, whatever the number of workers."""
-    dataset.source.prepare(workers)
-    return EvalLoader(dataset, indices, workers, worker_kind(dataset, loader))
-
-
-def worker_kind(dataset: SegDataset, loader: str = "auto") -> str:
-    """ "threads" or "processes", as `loader` says; for "auto", threads where the data set's source only copies or
-    unpacks (packed data, the memory cache), and processes where files are decoded.
-
-    Threads write straight into the batch, and nothing is sent between processes; but the fast PNG decoder, and a
-    transform written in Python, let only one thread run at a time.
-    """
-    if loader not in ("auto", "threads", "processes"):
-        raise ValueError(f"loader: {loader!r}; auto, threads or processes")
-    if loader == "auto":
-        return "threads" if dataset.source.threads else "processes"
-    return loader
-
-
-# The jobs of a batch are made when asked for: kept in the batch, whose methods they are, they would be a cycle, and its
-# memory would be free only when Python looks for cycles.
-
-
-def _opener(
-    begin: Callable, keys, part: int, workers: int, kind: str, pin_memory: bool = False
-) -> Callable[[], Iterator[dict]]:
-    """What starts an iteration over `begin(key).finish()`, its jobs done here, in threads or in processes.
-
-    part: the samples of a key.
-    """
-    ahead = threads_ahead(workers, part)
-    if kind == "threads" and workers:
-        # Those begun, the one that is handed on, and the one before it, which the consumer still has.
-        return lambda: run_ahead(
-            keys, partial(begin, new=new_pinned if pin_memory else Buffers(ahead + 2).take), workers, ahead
-        )
-    if not workers:
-        begin = partial(begin, new=Buffers(2).take)
-    # Without a generator of its own a loader draws from the global one, and a continued run, which makes
-    # its loaders at other moments, would see other dropout.
-    loader = DataLoader(
-        _Done(begin),
-        batch_size=None,
-        sampler=keys,
+    return Loader(
+        ErrorsAsValues(dataset),
+        batch_sampler=sampler,
+        collate_fn=stack,
         num_workers=workers,
-        collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),
         pin_memory=pin_memory,
-        persistent_workers=workers > 0 and isinstance(keys, list),
+        generator=torch.Generator(),
     )
-    return lambda: _raise_errors(loader)
 
 
-def threads_ahead(workers: int, part: int) -> int:
-    """How many batches of `part` samples threads begin before they are asked for."""
-    return max(1, -(-AHEAD * workers // part))
+def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0) -> Loader:
+    """Build the loader of an evaluation: the `Sample`s `indices`, in this order, one by one."""
+    return Loader(
+        ErrorsAsValues(dataset),
+        batch_size=None,
+        sampler=[int(index) for index in indices],
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+    )
 
 
-class _Done(Dataset):
-    """Keys to finished batches or samples; a user's mistake comes back as a value (see `_raise_errors`)."""
-
-    def __init__(self, begin: Callable):
-        self.begin = begin
-
-    def __getitem__(self, key) -> dict | Exception:
-        try:
-            item = self.begin(key)
-            for job in item.jobs:
-                job()
-            return item.finish()
-        except (ValueError, OSError) as error:
-            return error
-
-
-def _unchanged(item):
-    return item
+# The loaders have a generator of their own: else they draw from PyTorch's global one, and a continued run, which makes
+# its loaders at other moments, would see other dropout.
 
 
 def _start_worker(worker: int) -> None:
@@ -187,16 +142,3 @@ def _end_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def _raise_errors(loader: DataLoader) -> Iterator[dict]:
-    """An error raised inside a worker would arrive wrapped in the worker's traceback; sent as a value it
-    keeps its type and its one line."""
-    for item in loader:
-        if isinstance(item, Exception):
-            try:
-                raise item
-            finally:
-                # The error's traceback holds this frame: without the cycle the workers end with the error.
-                del item
-        yield item

@@ -21,6 +21,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -56,8 +57,7 @@ class Points:
         return [name for index, name in enumerate(self.classes) if index not in seen]
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """The samples of an epoch: indices (N,), and for each the point (row, column) its crop must hold, int32
     (N, 2), -1 for any crop."""
 

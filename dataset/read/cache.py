@@ -45,8 +45,6 @@ class MemoryCache:
     The headers of all pictures are read at once, and say how much memory is needed (`size`, bytes).
     """
 
-    threads = True
-
     def __init__(self, dataset):
         self.source = dataset.source
         with ThreadPoolExecutor(HEADER_THREADS) as pool:

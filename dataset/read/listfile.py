@@ -9,8 +9,7 @@ from pathlib import Path
 
 from dataset.read.files import read_bytes
 
-Sample = tuple[str, str | None]
-
+Pair = tuple[str, str | None]  # paths of a picture and its label
 
 # The longest list file, about two million samples, and its longest line: two of the longest paths Linux has.
 MAX_LIST_BYTES = 1 << 27
@@ -30,12 +29,12 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^\.*$")
 _FIELD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
 
 
-def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Sample]:
+def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
     """The (picture, label) paths of a list file, in its order; label None where a line has only a picture.
 
     Raises FileNotFoundError or ValueError beginning with `LIST:LINE:`.
     """
-    samples: list[Sample] = []
+    samples: list[Pair] = []
     first_line: dict[str, int] = {}
     for number, line in _lines(list_file):
         where = f"{list_file}:{number}"

@@ -127,8 +127,6 @@ class Packed:
     that is not packed, a file or label map that changed since.
     """
 
-    threads = True
-
     def __init__(self, folder: str | Path, dataset):
         self.path = index_file(folder, dataset.split)
         self.index = read_index(self.path)
@@ -164,9 +162,6 @@ class Packed:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._open()
-
-    def prepare(self, workers: int) -> None:
-        pass
 
     def _matching(self, dataset) -> Iterator[Record]:
         """The record of each sample of the data set, if it was made from just these files."""

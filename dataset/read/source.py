@@ -1,58 +1,66 @@
-"""Where the pictures and labels of a data set come from: the files themselves, or a form that is faster to read.
+"""Where decoded samples come from: the files themselves, or a form of them that is faster to read."""
 
-A source has
-
-- `open(index)`: picture uint8 (H,W,3) and label uint8 (H,W) in training ids, or None. Both have `shape` and may be
-  cut by `[rows, columns]`; `np.asarray` gives all of it. They are not to be written to.
-- `prepare(workers)`: what has to be done once before the loaders start.
-- `threads`: whether `open` leaves other threads running, so that a loader needs no processes.
-
-All sources of a data set give the same samples, bit for bit. Sources: `Files` here, `packed.Packed`,
-`cache.MemoryCache`.
-"""
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from dataset.read.image import apply_rotation, read_header, read_image, read_label, upright_size
+from dataset.read.labelmap import LabelMap
+from dataset.read.listfile import Pair
+
+
+class Source(Protocol):
+    """Gives the samples of a data set; all sources of one give the same, bit for bit."""
+
+    def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give image uint8 (H, W, 3) and label uint8 (H, W) in training ids, or None; not to be written to."""
 
 
 class Files:
     """Reads, decodes and maps the files at every visit.
 
-    Its fast PNG decoder holds Python's interpreter lock, so loaders read by processes.
+    Args:
+        samples: the paths of each image and its label.
+        map_for: gives the label map of a label file.
     """
 
-    threads = False
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def prepare(self, workers: int) -> None:
-        pass
+    def __init__(self, samples: Sequence[Pair], map_for: Callable[[str], LabelMap]):
+        self.samples, self.map_for = samples, map_for
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Raises ValueError naming the file: unreadable, sizes that differ, a value outside the label map."""
-        image_path, label_path = self.dataset.samples[index]
+        """Give image and label, see `Source`.
+
+        Raises:
+            ValueError: names the file: unreadable, sizes that differ, a value outside the label map.
+            OSError: it is missing, or the system does not give it.
+        """
+        image_path, label_path = self.samples[index]
         if label_path is None:
             return read_image(image_path), None
-        label = self.dataset.map_for(label_path).apply(read_label(label_path), label_path)
+        label = self.map_for(label_path).apply(read_label(label_path), label_path)
         image = read_image(image_path, label.shape)
         check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return image, label
 
 
 def sample_size(image_path: str, label_path: str | None) -> tuple[int, int]:
-    """(height, width) that `Files.open` will give, from the headers alone.
+    """Give the (height, width) of `Files.open` from the headers alone.
 
-    Raises ValueError or FileNotFoundError naming a file that cannot be read.
+    Raises:
+        ValueError, OSError: names a file that cannot be read.
     """
     size, orientation = read_header(image_path)
     label_size = read_header(label_path)[0] if label_path is not None and orientation != 1 else None
     return upright_size(size, orientation) if apply_rotation(size, orientation, label_size) else size
 
 
-def check_sizes(image_path: str, image_size, label_path: str, label_size) -> None:
-    """Raise ValueError naming both files unless picture and label are of one size, (height, width)."""
+def check_sizes(image_path: str, image_size: Sequence[int], label_path: str, label_size: Sequence[int]) -> None:
+    """Check that image and label are of one size, (height, width).
+
+    Raises:
+        ValueError: names both files and sizes.
+    """
     if tuple(image_size) != tuple(label_size):
         raise ValueError(
             f"{label_path}: the label is {label_size[1]}x{label_size[0]} (width x height), its picture "

@@ -120,5 +120,5 @@ def test_real_camvid():
     report = check_dataset(val)
     assert report.labelled == 101 and min(report.pixels) > 0 and 0 < report.ignored < sum(report.pixels)
     raw = [np.asarray(Image.open(label)) for _, label in val.samples[:5]]
-    mapped = [val.read(i)[1] for i in range(5)]
+    mapped = [val.source.open(i)[1] for i in range(5)]
     assert all(np.array_equal(b, np.where(a == 11, 255, a)) for a, b in zip(raw, mapped, strict=True))

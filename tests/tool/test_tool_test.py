@@ -110,7 +110,7 @@ def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch):
     monkeypatch.setattr(Predictor, "__call__", predict)
     monkeypatch.setattr(SegDataset, "__getitem__", load)
     monkeypatch.setattr(test.PredictionWriter, "__call__", record)
-    score(experiment, run, "loader.workers=1", "loader.loader=threads")
+    score(experiment, run, "loader.workers=1")
     assert (len(started), len(read), late) == (5, 5, [])
 
 

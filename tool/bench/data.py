@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset import build_dataset, build_loader
 from dataset.augment.transform import TrainTransform
+from dataset.base import Key
 from dataset.prepare.pack import pack
 from dataset.read import image, packed
 from dataset.read.cache import MemoryCache
@@ -82,7 +83,9 @@ def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
     memory = {"memory_mib": memory_figures(trial)}
     tables = [sample_table(trial), stage_table(trial), loader_table(trial), growth_table(trial)]
     if args.train:
-        tables.append(data_train.feed_table(config, feeders(trial), args.train, args.rounds, trial.batch))
+        tables.append(
+            data_train.feed_table(config, trial.files.classes, feeders(trial), args.train, args.rounds, trial.batch)
+        )
     source = args.pictures or f"{args.count} synthetic street pictures, {args.size[0]} x {args.size[1]}"
     notes = [
         "ratios are to the first row of a table, within the same rounds; other machines have other ratios",
@@ -214,7 +217,7 @@ def sample_table(trial: Trial) -> Table:
         epoch = next(epochs)
         with decoder(fast):
             for index in range(trial.count):
-                dataset[epoch, index]
+                dataset[Key(epoch, index)]
 
     runs: dict[str, Callable] = {f"baseline {trial.baseline}": all_of_baseline}
     for name, (source, fast) in trial.contenders().items():
@@ -233,9 +236,9 @@ def stage_table(trial: Trial) -> Table:
     """Where the time of our sample goes; the first row is the picture's decoding by OpenCV."""
     dataset, transform = trial.dataset(), trial.dataset().transform
     samples = dataset.samples
-    arrays = [dataset.read(index) for index in range(trial.count)]
+    arrays = [dataset.source.open(index) for index in range(trial.count)]
     drawn = [transform.draw(np.random.default_rng(index), label.shape) for index, (_, label) in enumerate(arrays)]
-    out = np.empty((*trial.crop, 3), np.uint8), np.empty(trial.crop, np.uint8)
+    crop = np.empty((*trial.crop, 3), np.uint8)
     batch = np.empty((trial.count, *trial.crop, 3), np.uint8)
 
     def decode(fast: bool):
@@ -252,9 +255,9 @@ def stage_table(trial: Trial) -> Table:
         stages["picture, kornia-rs"] = partial(decode, True)
     stages |= {
         "label and map": labels,
-        "augmentation": lambda: [transform.apply(*pair, each, out) for pair, each in zip(arrays, drawn, strict=True)],
-        "of it: blur 5x5": lambda: [cv2.GaussianBlur(out[0], (5, 5), 0) for each in drawn if each.blur],
-        "copy into the batch (saved)": lambda: [np.copyto(place, out[0]) for place in batch],
+        "augmentation": lambda: [transform.apply(*pair, each) for pair, each in zip(arrays, drawn, strict=True)],
+        "of it: blur 5x5": lambda: [cv2.GaussianBlur(crop, (5, 5), 0) for each in drawn if each.blur],
+        "copy into the batch": lambda: [np.copyto(place, crop) for place in batch],
     }
     return Table(
         "Stages of our sample, one core",
@@ -326,7 +329,7 @@ def growth_table(trial: Trial) -> Table:
 def _read_all(dataset, epochs) -> None:
     epoch = next(epochs)
     for index in range(len(dataset)):
-        dataset[epoch, index]
+        dataset[Key(epoch, index)]
 
 
 def memory_figures(trial: Trial) -> dict[str, float]:
@@ -338,7 +341,7 @@ def memory_figures(trial: Trial) -> dict[str, float]:
     out = {"baseline": peak_memory_added(twice(lambda epoch, index: trial.load_baseline(index, epoch)))}
     for source in ("files", *trial.codecs):
         dataset = trial.dataset(source)
-        out[source] = peak_memory_added(twice(lambda epoch, index, dataset=dataset: dataset[epoch, index]))
+        out[source] = peak_memory_added(twice(lambda epoch, index, dataset=dataset: dataset[Key(epoch, index)]))
     return {name: round(value, 1) for name, value in out.items()}
 
 

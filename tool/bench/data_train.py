@@ -19,13 +19,15 @@ WARM_STEPS = 5
 IN_PLACE = "a batch that is there already"
 
 
-def feed_table(config: Config, loaders: dict[str, Callable[[], object]], steps: int, rounds: int, batch: int) -> Table:
+def feed_table(
+    config: Config, classes: tuple[str, ...], loaders: dict[str, Callable], steps: int, rounds: int, batch: int
+) -> Table:
     """Wall clock of a picture in the training loop; the first row does without a loader.
 
     loaders: name -> a new loader of batches of `batch` pictures, as `build_loader` makes it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = build(config, next(iter(loaders.values()))().dataset.classes, batch, device)
+    training = build(config, classes, batch, device)
     ready = next(iter(next(iter(loaders.values()))()))
     if device.type == "cuda":
         ready |= {name: ready[name].pin_memory() for name in MOVED}

@@ -140,7 +140,6 @@ def build_batches(training: Training, train_set, run: RunPaths):
         config.train.accumulate,
         pin_memory=training.device.type == "cuda",
         uniform=class_uniform(config, train_set, run),
-        loader=config.loader.loader,
     )
 
 

@@ -20,7 +20,7 @@ from util.record.files import read_text
 MAX_BASES = 10  # files in a chain of `base:`
 MAX_KEY = 200  # letters of an override's key
 AUGMENT = ("crop", "scale", "rotate", "rotate_prob", "blur_prob", "flip_prob", "jitter", "photometric")
-LOADER = ("workers", "loader", "packed", "cache", "uniform", "uniform_tile")
+LOADER = ("workers", "packed", "cache", "uniform", "uniform_tile")
 # Key of an earlier version -> key of today. A checkpoint may still hold the earlier one.
 MOVED = {
     f"data.{key}": f"{section}.{key}" for section, keys in (("augment", AUGMENT), ("loader", LOADER)) for key in keys

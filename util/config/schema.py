@@ -101,9 +101,6 @@ class LoaderConfig(Section):
     """How the training samples are chosen and read."""
 
     workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
-    loader: Literal["auto", "threads", "processes"] = Field(
-        "auto", description="what the workers are; auto: threads for packed or cached data, else processes"
-    )
     packed: str | None = Field(
         None, description="folder of packed data (tool.pack) to read; auto: ROOT/packed, if it holds the split"
     )

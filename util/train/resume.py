@@ -21,7 +21,6 @@ MAY_CHANGE = (
     "data.val_list",
     "data.test_list",
     "loader.workers",
-    "loader.loader",
     "loader.packed",
     "loader.cache",
     "data.check",

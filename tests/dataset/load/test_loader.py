@@ -11,6 +11,7 @@ from PIL import Image
 
 from dataset import build_dataset, build_eval_loader, build_loader
 from dataset.augment.transform import TrainTransform
+from dataset.base import Key
 from dataset.load.sampler import StepSampler, epoch_order
 
 COUNT = 13
@@ -42,26 +43,33 @@ def take(loader, count):
 
 
 def same(a, b):
-    return (
-        torch.equal(a["image"], b["image"])
-        and torch.equal(a["label"], b["label"])
-        and all(a[key] == b[key] for key in ("name", "epoch", "step"))
-    )
+    return torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"]) and a["name"] == b["name"]
 
 
-def test_batches_follow_the_permutation(dataset):
-    loader = build_loader(dataset, 4, seed=9)
-    assert loader.steps_per_epoch == 3
-    for step, batch in enumerate(take(loader, 7)):
-        epoch, place = divmod(step, 3)
-        indices = epoch_order(9, epoch, COUNT)[place * 4 : place * 4 + 4]
-        assert (batch["step"], batch["epoch"]) == (step, epoch)
-        assert batch["name"] == [f"{i:02}" for i in indices]
-        for i, image, label in zip(indices, batch["image"], batch["label"], strict=True):
-            sample = dataset[epoch, int(i)]
-            assert torch.equal(image, sample["image"]) and torch.equal(label, sample["label"])
-        assert batch["image"].shape == (4, 3, 16, 20) and batch["label"].shape == (4, 16, 20)
-        assert batch["image"].dtype == batch["label"].dtype == torch.uint8
+def slow_batches(root, seed, size, count):
+    """Batch after batch as the docstrings promise: read with Pillow, ordered by (seed, epoch), augmented by (seed,
+    epoch, index); no data set, no sampler and no loader."""
+    transform, steps = TrainTransform((16, 20)), COUNT // size
+    for step in range(count):
+        epoch, place = divmod(step, steps)
+        chosen = np.random.default_rng([2, seed, epoch]).permutation(COUNT)[place * size :][:size]
+        pairs = []
+        for i in chosen:
+            image, label = (np.asarray(Image.open(root / f"{i:02}{end}.png")) for end in ("", "_label"))
+            pairs.append(transform(image, label, np.random.default_rng([1, 4, epoch, i])))
+        yield {
+            "image": torch.from_numpy(np.stack([image for image, _ in pairs]).transpose(0, 3, 1, 2)),
+            "label": torch.from_numpy(np.stack([label for _, label in pairs])),
+            "name": [f"{i:02}" for i in chosen],
+        }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_obvious_way(root, dataset, workers):
+    batches = take(build_loader(dataset, 4, workers=workers, seed=9), 7)
+    for batch, expected in zip(batches, slow_batches(root, 9, 4, 7), strict=True):
+        assert same(batch, expected) and batch.keys() == expected.keys()
+        assert batch["image"].shape == (4, 3, 16, 20) and batch["image"].dtype == batch["label"].dtype == torch.uint8
         assert batch["image"].is_contiguous(memory_format=torch.channels_last)
 
 
@@ -69,13 +77,8 @@ def test_epochs_are_different_permutations():
     orders = [epoch_order(1, epoch, 50) for epoch in range(5)] + [epoch_order(2, 0, 50)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
-    seen = Counter(i for batch in itertools.islice(StepSampler(12, 4), 3) for i in batch.indices)
+    seen = Counter(i for keys in itertools.islice(StepSampler(12, 4), 3) for _, i, *_ in keys)
     assert seen == dict.fromkeys(range(12), 1)
-
-
-def test_workers_do_not_change_a_batch(dataset):
-    alone, helped = (take(build_loader(dataset, 4, workers=workers, seed=1), 7) for workers in (0, 2))
-    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_shares_of_the_processes_make_up_the_global_batch(dataset):
@@ -85,20 +88,17 @@ def test_shares_of_the_processes_make_up_the_global_batch(dataset):
         assert torch.equal(one["image"], torch.cat([part["image"] for part in parts]))
         assert torch.equal(one["label"], torch.cat([part["label"] for part in parts]))
         assert one["name"] == [name for part in parts for name in part["name"]]
-        assert {part["step"] for part in parts} == {one["step"]}
 
 
 def test_accumulation_splits_a_step(dataset):
     whole = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1), 2)
     micro = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1, accumulate=3), 6)
-    assert [batch["step"] for batch in micro] == [0, 0, 0, 1, 1, 1]
     for step, one in enumerate(whole):
         parts = micro[3 * step : 3 * step + 3]
         assert torch.equal(one["image"], torch.cat([part["image"] for part in parts]))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("start", [1, 3, 5])
+@pytest.mark.parametrize("start, workers", [(1, 0), (3, 2), (5, 0)])
 def test_resumed_run_continues_the_full_run(dataset, start, workers):
     full = take(build_loader(dataset, 4, seed=2, accumulate=2), 16)
     rest = build_loader(dataset, 4, seed=2, accumulate=2, start_step=start, workers=workers)
@@ -113,24 +113,21 @@ def test_every_iteration_begins_at_the_start_step(dataset):
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(root, dataset):
     torch.manual_seed(0)
-    first = dataset[2, 5]
+    first = dataset[Key(2, 5)]
     torch.manual_seed(1)
     np.random.default_rng()
-    assert torch.equal(first["image"], dataset[2, 5]["image"])
-    assert not torch.equal(first["image"], dataset[3, 5]["image"])
-    assert torch.equal(dataset[5]["image"], dataset[0, 5]["image"])
+    assert torch.equal(first["image"], dataset[Key(2, 5)]["image"])
+    assert not torch.equal(first["image"], dataset[Key(3, 5)]["image"])
+    assert torch.equal(dataset[5]["image"], dataset[Key(0, 5)]["image"])
     other = build_dataset("custom", root, classes=["x", "y", "z"], seed=5, transform=TrainTransform((16, 20)))
-    assert not torch.equal(first["image"], other[2, 5]["image"])
+    assert not torch.equal(first["image"], other[Key(2, 5)]["image"])
 
 
 def test_a_pickled_data_set_gives_the_same_samples(root, dataset):
     """Workers that are started afresh, not forked, receive it so."""
     by_color = build_dataset("custom", root, classes=["x"], label_map={0: 0, 1: 0, 2: 0, "9,9,9": 255})
     for original in (dataset, by_color):
-        assert same(
-            {**original[3, 2], "epoch": 0, "step": 0},
-            {**pickle.loads(pickle.dumps(original))[3, 2], "epoch": 0, "step": 0},
-        )
+        assert same(original[Key(3, 2)], pickle.loads(pickle.dumps(original))[Key(3, 2)])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +170,7 @@ def test_worker_errors_arrive_as_they_were_raised(tmp_path, workers):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{i}.png")
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{i}_label.png")
     (tmp_path / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in range(4)))
-    dataset = build_dataset("custom", tmp_path, classes=["x"])
+    dataset = build_dataset("custom", tmp_path, classes=["x"], transform=TrainTransform((8, 8)))
     bad = tmp_path / "2_label.png"
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(bad)
     for run in (
@@ -189,10 +186,16 @@ def test_worker_errors_arrive_as_they_were_raised(tmp_path, workers):
     assert str(caught.value) == f"{bad}: no such file"
 
 
-def test_pictures_of_different_sizes_need_a_crop(tmp_path):
-    for i, side in enumerate((8, 9)):
-        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(tmp_path / f"{i}.png")
-        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / f"{i}_label.png")
-    (tmp_path / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in range(2)))
-    with pytest.raises(ValueError, match="different sizes cannot be stacked"):
-        take(build_loader(build_dataset("custom", tmp_path, classes=["x"]), 2), 1)
+def test_training_needs_a_transform(root):
+    """Which makes samples of one size of images of any size."""
+    with pytest.raises(ValueError, match="give the data set a transform with a crop"):
+        build_loader(build_dataset("custom", root, classes=["x", "y", "z"]), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_are_page_locked(dataset, workers):
+    pinned, pageable = (build_loader(dataset, 4, workers=workers, pin_memory=pin) for pin in (True, False))
+    for found, plain in zip(take(pinned, 4), take(pageable, 4), strict=True):
+        assert found["image"].is_pinned() and found["label"].is_pinned()
+        assert same(found, plain) and found["image"].stride() == plain["image"].stride()

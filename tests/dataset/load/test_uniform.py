@@ -11,6 +11,7 @@ from PIL import Image
 
 from dataset import build_dataset, build_loader
 from dataset.augment.transform import TrainTransform
+from dataset.base import Key
 from dataset.load.sampler import StepSampler
 from dataset.load.uniform import ClassUniform, Points, find_points, points_of_tile
 from tests.conftest import CLASSES, make_experiment
@@ -84,7 +85,7 @@ def test_points_of_a_data_set(dataset, points):
     """60 x 100 in tiles of 50: one row of two tiles."""
     rows = points.table
     for number, index, row, column in rows:
-        assert dataset.read(index)[1][row, column] == number
+        assert dataset.source.open(index)[1][row, column] == number
     count = Counter(rows[:, 0].tolist())
     assert count == {0: 2 * COUNT, 1: COUNT // 2, 2: 1}
     assert points.absent == ["d"]
@@ -166,7 +167,7 @@ def test_crops_hold_the_class_they_were_drawn_for(dataset, points):
     uniform = ClassUniform(points, COUNT, 0.5)
     keys = itertools.islice(StepSampler(COUNT, 4, uniform=uniform), 30)
     held = 0
-    for key in itertools.chain.from_iterable(batch.keys for batch in keys):
+    for key in itertools.chain.from_iterable(keys):
         epoch, index, position, point = key
         sample = dataset[key]
         assert sample["label"].shape == (30, 40) and 0 <= position < COUNT
@@ -181,7 +182,6 @@ def test_batches_do_not_depend_on_processes_workers_or_where_the_run_began(datas
         return build_loader(dataset, 4, seed=7, uniform=ClassUniform(points, COUNT, 0.6), **options)
 
     whole = take(loader(), 8)
-    assert [batch["step"] for batch in whole] == list(range(8)) and whole[3]["epoch"] == 1
     assert all(same(a, b) for a, b in zip(whole, take(loader(workers=2), 8), strict=True))
     assert all(same(a, b) for a, b in zip(whole[5:], take(loader(start_step=5, workers=1), 3), strict=True))
     shares = [take(loader(rank=rank, world_size=2), 8) for rank in range(2)]
@@ -193,15 +193,15 @@ def test_batches_do_not_depend_on_processes_workers_or_where_the_run_began(datas
 
 
 def test_a_picture_that_comes_twice_in_an_epoch_is_augmented_anew(dataset):
-    twice = [dataset[3, 4, position, (42, 33)] for position in (0, 1, 0)]
+    twice = [dataset[Key(3, 4, position, (42, 33))] for position in (0, 1, 0)]
     assert not torch.equal(twice[0]["image"], twice[1]["image"])
     assert torch.equal(twice[0]["image"], twice[2]["image"])
-    assert not torch.equal(dataset[3, 4, 0, None]["image"], dataset[3, 4]["image"])
+    assert not torch.equal(dataset[Key(3, 4, 0)]["image"], dataset[Key(3, 4)]["image"])
 
 
 def test_without_it_nothing_changes(dataset):
-    keys = [key for batch in itertools.islice(StepSampler(COUNT, 4), 3) for key in batch.keys]
-    assert all(len(key) == 2 for key in keys)
+    keys = [key for keys in itertools.islice(StepSampler(COUNT, 4), 3) for key in keys]
+    assert all(key.position is None and key.point is None for key in keys)
 
 
 def test_the_file_of_points_is_used_while_the_data_are_the_same(tmp_path, root, dataset, points, monkeypatch):
