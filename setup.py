@@ -16,8 +16,7 @@ REQUIRES = [
 OPENCV = "opencv-python-headless>=4.9"  # either build serves; a present opencv-python is kept
 EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.2"],  # other engines for inference
-    # kornia-rs decodes PNG twice as fast as OpenCV, with the same pixels; lz4 is a codec of packed data
-    "fast": ["kornia-rs>=0.1.8", "lz4>=4.3"],
+    "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
     "data": ["scipy>=1.11"],  # the labels of SBD are MATLAB files
     "test": [
         "pytest>=8.0",
@@ -26,7 +25,6 @@ EXTRAS = {
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "hypothesis>=6.100",
-        "lz4>=4.3",
         "psutil>=5.9",
     ],
 }

@@ -14,11 +14,12 @@ LONGEST_FUNCTION = 60
 # floors below its own, and itself; "*" is every room that is not named.
 FLOORS = {
     "model": (("layer", "table"), ("backbone", "base"), ("*", "inference"), ("__init__",), ("published",)),
-    # Data sets that others take their classes from stand below the rest.
+    # Data sets that others take their classes from stand below the rest; data are prepared with the loader's workers.
     "dataset": (
         ("read", "scene"),
         ("base", "augment"),
-        ("prepare", "load"),
+        ("load",),
+        ("prepare",),
         ("cityscapes", "voc"),
         ("bdd100k", "idd", "mapillary"),
         ("*",),

@@ -6,7 +6,7 @@
 # A step that fails does not keep the others from running; the exit status says whether one did.
 cd "$(dirname "$0")/.." || exit 1
 . tool/env.sh
-install_env "[test]" "pytest ruff sklearn hypothesis lz4 psutil"
+install_env "[test]" "pytest ruff sklearn hypothesis psutil"
 folder=${1:-exp/gpu}
 mkdir -p "$folder" || exit 1
 "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {

@@ -44,10 +44,10 @@ class Loader(DataLoader):
 class ErrorsAsValues(Dataset):
     """A data set that gives a user's mistake back instead of raising it."""
 
-    def __init__(self, dataset: SegDataset):
+    def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
-    def __getitem__(self, key: Key | int) -> Sample | Exception:
+    def __getitem__(self, key: Key | int) -> object:
         try:
             return self.dataset[key]
         except (ValueError, OSError) as error:
@@ -109,7 +109,7 @@ def build_loader(
     )
 
 
-def build_eval_loader(dataset: SegDataset, indices: Sequence[int], workers: int = 0) -> Loader:
+def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0) -> Loader:
     """Build the loader of an evaluation: the `Sample`s `indices`, in this order, one by one."""
     return Loader(
         ErrorsAsValues(dataset),

@@ -14,7 +14,6 @@ stops, are left out.
 
 import hashlib
 import lzma
-import os
 import struct
 import zipfile
 import zlib
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 
 from dataset.base import SegDataset
+from dataset.read.files import replacing
 from dataset.read.identity import fingerprint
 from dataset.read.image import read_label
 from dataset.read.labelmap import IGNORE
@@ -201,8 +201,5 @@ def _read(file: str | Path | None, key: str, samples: int) -> np.ndarray | None:
 
 
 def _write(file: Path, key: str, table: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with open(partial, "wb") as stream:
+    with replacing(file) as stream:
         np.savez_compressed(stream, key=np.array(key), table=table)
-    os.replace(partial, file)

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from dataset.base import SegDataset
-from dataset.read.files import read_bytes
+from dataset.read.files import read_bytes, replacing
 from dataset.read.identity import fingerprint
 from dataset.read.image import apply_rotation, read_header, read_label, upright_size
 from dataset.read.labelmap import IGNORE, LabelMap
@@ -246,8 +246,6 @@ def _read_stamp(stamp: str | Path | None, expected: str) -> Report | None:
 
 
 def _write_stamp(stamp: Path, key: str, report: Report) -> None:
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    partial = stamp.with_name(f"{stamp.name}.{os.getpid()}.tmp")
     content = {"fingerprint": key, "report": asdict(report)}
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, stamp)
+    with replacing(stamp) as file:
+        file.write(json.dumps(content, indent=1).encode())

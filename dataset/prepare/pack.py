@@ -1,272 +1,146 @@
-"""Writes the packed form of a data set, see `packed.py`.
+"""Writes the packed form of a data set, see `dataset/read/packed.py`, for good or for one run.
 
-The data grow in `SPLIT.part` beside a journal of what is in it; both reach the disk before the journal tells of it,
-so a writing that was killed goes on behind the last sample of the journal, and ends in the same bytes. The data file
-gets its name, which comes from its contents, when it is complete, and the index that makes it valid comes last.
+Each file gets its name when all of it is on the disk, the image's after the label's. So the names tell what is done,
+and a packing that was killed goes on with the same command.
 """
 
+import atexit
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import astuple
-from itertools import islice
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
+from torch.utils.data import Dataset
 
-from dataset.read import packed
-from dataset.read.identity import describe
-from dataset.read.packed import CODECS, PAGE, TILE, Index, Record, index_file, read_index
-from dataset.read.source import sample_size
-
-LEVEL = 9  # of LZ4's high compression
-SYNC_EVERY = 16  # samples
-PROBES = 8  # samples that tell how much room LZ4 will need
+from dataset.base import SegDataset
+from dataset.load.loader import build_eval_loader
+from dataset.read.files import replacing
+from dataset.read.identity import facts
+from dataset.read.packed import FORMAT, IMAGE, LABEL, Packed, manifest_file, packed_stems
+from dataset.read.source import Source, sample_size
 
 
 def pack(
-    dataset,
-    folder: str | Path,
-    codec: str = "raw",
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> Index:
-    """Write the packed form of all samples of `dataset`, or finish one that was begun; its index.
+    dataset: SegDataset, folder: str | Path, workers: int = 0, progress: Callable[[], object] = lambda: None
+) -> int:
+    """Pack what is not packed yet, remove what is of other samples; the bytes of all.
 
-    workers: processes that read and encode. progress: called with (samples done, samples).
+    A second process that packs the same split waits for the first.
 
-    Raises ValueError for a file of the data set that cannot be read; OSError where the disk has not enough room,
-    before anything is written, or where another process is packing this split.
+    Args:
+        dataset: its `source` is read, its transform is not applied.
+        folder: holds a folder for each split.
+        workers: processes that read and write; 0: this one does.
+        progress: called after each sample.
+
+    Raises:
+        ValueError: a file of the data set that cannot be read.
+        OSError: the disk has not enough room, which is known before anything is written.
     """
-    if codec not in CODECS:
-        raise ValueError(f"codec: {codec!r}; {' or '.join(CODECS)}")
-    if codec == "lz4" and packed.lz4_block is None:
-        raise ValueError("codec: lz4 is not installed: python -m pip install lz4; or pack with --codec raw")
-    path = index_file(folder, dataset.split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entries = list(describe(dataset))
-    if (done := _finished(path, codec, entries)) is not None:
-        return done
-    with _locked(path.with_suffix(".journal")) as journal:
-        part = path.with_suffix(".part")
-        records = _resume(journal, part, codec, entries)
-        _check_room(dataset, path.parent, codec, len(records))
-        _write(dataset, codec, workers, entries, records, (part, journal), progress)
-        index = _publish(path, part, codec, entries, records)
-    path.with_suffix(".journal").unlink()
-    return index
+    manifest = manifest_file(folder, dataset.split)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    with open(manifest.with_name("lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stems = packed_stems(folder, dataset)
+        missing = [index for index, stem in enumerate(stems) if not os.path.isfile(stem + IMAGE)]
+        _check_room(manifest.parent, sum(_bytes(dataset, index) for index in missing))
+        for _ in range(len(dataset) - len(missing)):
+            progress()
+        for _ in build_eval_loader(PackedWhenRead(dataset.source, stems), missing, workers):
+            progress()
+
+        files = {stem + end for stem in stems for end in (IMAGE, LABEL)}
+        for path in manifest.parent.glob("??/*"):
+            if str(path) not in files:
+                path.unlink()
+        size = sum(path.stat().st_size for path in manifest.parent.glob("??/*"))
+        content = {"format": FORMAT, "data set": dataset.name, "split": dataset.split, "bytes": size, **facts(dataset)}
+        with replacing(manifest) as file:
+            file.write(json.dumps(content, indent=1).encode())
+    return size
 
 
-def _finished(path: Path, codec: str, entries: list[list]) -> Index | None:
-    """The index that is there, if it is of just these samples and its data are there."""
-    if not path.is_file():
-        return None
-    index = read_index(path)
-    data = path.with_name(index.data)
-    same = index.codec == codec and index.entries == entries
-    return index if same and data.is_file() and data.stat().st_size == index.size else None
+class PackedWhenRead(Dataset):
+    """Writes the files of a sample when it is asked for that sample, and gives its index."""
+
+    def __init__(self, source: Source, stems: list[str]):
+        self.source, self.stems = source, stems
+
+    def __getitem__(self, index: int) -> int:
+        image, label = self.source.open(index)
+        for array, end in ((label, LABEL), (image, IMAGE)):
+            if array is not None:
+                array = np.ascontiguousarray(array)
+                with replacing(Path(self.stems[index] + end)) as file:
+                    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+                    file.write(array.data)
+        return index
 
 
-@contextmanager
-def _locked(path: Path):
-    """The open journal, which no other process has; a killed process's lock is free."""
-    with open(path, "a+", encoding="utf-8") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(f"{path}: another process is packing this split; wait for it") from None
-        yield journal
+def _bytes(dataset: SegDataset, index: int) -> int:
+    height, width = sample_size(*dataset.samples[index])
+    return height * width * (3 if dataset.samples[index][1] is None else 4)
 
 
-def _resume(journal, part: Path, codec: str, entries: list[list]) -> list[Record]:
-    """The records that are written already; cuts journal and data behind them."""
-    journal.seek(0)
-    head = {"format": packed.FORMAT, "codec": codec}
-    lines = journal.read().split("\n")[:-1]  # what follows the last line end was cut short
-    records: list[Record] = []
-    if lines and json.loads(lines[0]) == head:
-        for line, entry in zip(lines[1:], entries, strict=False):
-            written, record = json.loads(line)
-            if written != entry:
-                break
-            records.append(Record(*record))
-    named = part.with_name(_name(part.stem, codec, entries, records))
-    if named.is_file() and not part.is_file():
-        os.replace(named, part)  # it was killed between the name and the index
-    if not part.is_file():
-        records = []
-    journal.seek(0)
-    journal.truncate()
-    _append(journal, [json.dumps(head), *map(_line, entries, records)])
-    with open(part, "ab") as data:
-        data.truncate(records[-1].start + records[-1].length if records else 0)
-    return records
-
-
-def _write(
-    dataset,
-    codec: str,
-    workers: int,
-    entries: list[list],
-    records: list[Record],
-    files,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Append the samples that are missing to the data and to `records`."""
-    part, journal = files
-    first = noted = len(records)
-    try:
-        with open(part, "ab") as data:
-            for parts, facts in _encoded(dataset, codec, range(first, len(entries)), workers):
-                start = _end(records)
-                data.write(b"\0" * (start - data.tell()))
-                checksum = 0
-                for piece in parts:
-                    data.write(piece)
-                    checksum = zlib.crc32(piece, checksum)
-                records.append(Record(start, sum(map(len, parts)), *facts, checksum))
-                if len(records) - noted >= SYNC_EVERY or len(records) == len(entries):
-                    data.flush()
-                    os.fsync(data.fileno())
-                    _append(journal, map(_line, entries[noted:], records[noted:]))
-                    noted = len(records)
-                if progress is not None:
-                    progress(len(records), len(entries))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"{part}: no space left on the disk after {noted} of {len(entries)} samples; "
-            "make room and give the same command again, it goes on there",
-        ) from None
-
-
-def _end(records: list[Record]) -> int:
-    """Where the next record starts."""
-    end = records[-1].start + records[-1].length if records else 0
-    return -(-end // PAGE) * PAGE
-
-
-def _line(entry: list, record: Record) -> str:
-    return json.dumps([entry, astuple(record)])
-
-
-def _append(journal, lines) -> None:
-    journal.write("".join(line + "\n" for line in lines))
-    journal.flush()
-    os.fsync(journal.fileno())
-
-
-def _publish(path: Path, part: Path, codec: str, entries: list[list], records: list[Record]) -> Index:
-    """Give the complete data their name, write the index, and remove the data of the index before."""
-    before = None
-    if path.is_file():
-        before = path.with_name(read_index(path).data)
-    data = path.with_name(_name(path.stem, codec, entries, records))
-    index = Index(codec, data.name, part.stat().st_size, entries, records)
-    os.replace(part, data)
-    index.save(path)
-    if before is not None and before != data:
-        before.unlink(missing_ok=True)
-    return index
-
-
-def _name(split: str, codec: str, entries: list[list], records: list[Record]) -> str:
-    content = json.dumps([codec, entries, [astuple(record) for record in records]])
-    return f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.pack"
-
-
-def _encoded(dataset, codec: str, indices, workers: int) -> Iterator[tuple[list[bytes], tuple[int, int, bool]]]:
-    """The pieces of each record, and (height, width, labelled), in order, by processes that work ahead."""
-    if workers < 2:
-        yield from (encode(dataset, codec, index) for index in indices)
-        return
-    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(dataset, codec)) as pool:
-        left = iter(indices)
-        waiting = deque(pool.submit(_encode_in_worker, index) for index in islice(left, 2 * workers))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(_encode_in_worker, index) for index in islice(left, 1))
-                yield result
-        except BrokenProcessPool:
-            raise OSError(
-                "packing: a worker was killed, perhaps for want of memory; give the same command again, it "
-                "goes on behind what is written, and --workers 1 takes the least"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_worker: tuple = ()
-
-
-def _start_worker(dataset, codec: str) -> None:
-    global _worker
-    _worker = (dataset, codec)
-    cv2.setNumThreads(0)
-
-
-def _encode_in_worker(index: int):
-    return encode(*_worker, index)
-
-
-def encode(dataset, codec: str, index: int) -> tuple[list[bytes], tuple[int, int, bool]]:
-    """The pieces of a sample's record, and (height, width, labelled)."""
-    image, label = dataset.source.open(index)
-    arrays = [np.ascontiguousarray(array) for array in (image, label) if array is not None]
-    facts = (*arrays[0].shape[:2], label is not None)
-    if codec == "raw":
-        return [array.tobytes() for array in arrays], facts
-    tiles = [
-        packed.lz4_block.compress(tile.tobytes(), mode="high_compression", compression=LEVEL, store_size=False)
-        for array in arrays
-        for tile in cut(array)
-    ]
-    table = np.array([(len(tile), zlib.crc32(tile)) for tile in tiles], "<u4")
-    return [table.tobytes(), *tiles], facts
-
-
-def cut(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The tiles of a picture or label, row by row."""
-    height, width = TILE
-    for top in range(0, array.shape[0], height):
-        for left in range(0, array.shape[1], width):
-            yield array[top : top + height, left : left + width]
-
-
-def _check_room(dataset, folder: Path, codec: str, done: int) -> None:
-    """Raise OSError unless the disk has room for the samples from number `done` on."""
-    left = range(done, len(dataset))
-    needed = 0
-    for index in left:
-        image, label = dataset.samples[index]
-        height, width = sample_size(image, label)
-        needed += -(-height * width * (3 if label is None else 4) // PAGE) * PAGE
-    about = ""
-    if codec == "lz4" and left:
-        probes = [left[len(left) * number // PROBES] for number in range(min(PROBES, len(left)))]
-        pieces = [encode(dataset, codec, index) for index in probes]
-        ratio = sum(len(piece) for parts, _ in pieces for piece in parts) / sum(
-            height * width * (4 if labelled else 3) for _, (height, width, labelled) in pieces
-        )
-        needed, about = int(needed * ratio * 1.1), "about "
+def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        hint = ", or choose --codec lz4, which takes about two thirds" if codec == "raw" else ""
-        raise OSError(
-            errno.ENOSPC,
-            f"{folder}: packing needs {about}{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-            f"free; make room, or give another folder with --out DIR{hint}",
-        )
+        sizes = f"packing needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        raise OSError(errno.ENOSPC, f"{folder}: {sizes}; make room, or give another folder")
+
+
+def verify(dataset: SegDataset, folder: str | Path) -> None:
+    """Compare all packed samples with the files of the data set.
+
+    Raises:
+        ValueError, OSError: one differs, is damaged or missing, or a file of the data set cannot be read.
+    """
+    packed = Packed(folder, dataset)
+    for index, stem in enumerate(packed.stems):
+        for one, other, end in zip(packed.open(index), dataset.source.open(index), (IMAGE, LABEL), strict=True):
+            if not np.array_equal(one, other):
+                raise ValueError(f"{stem}{end}: differs from {dataset.samples[index]}; remove it and {packed.advice}")
+
+
+def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Path:
+    """Let data sets read from packed data in memory that are gone after the run; the folder.
+
+    They are in shared memory, or, where that is too small, in the temporary folder, whose files the system keeps in
+    memory as long as there is room.
+
+    Args:
+        run: a number that the processes of this run on this machine have in common: they share the packed data.
+        workers: processes that read and write.
+
+    Raises:
+        ValueError, OSError: as `pack`.
+    """
+    needed = sum(_bytes(dataset, index) for dataset in datasets for index in range(len(dataset)))
+    places = [Path(place) for place in ("/dev/shm", tempfile.gettempdir()) if os.path.isdir(place)]
+    place = next((place for place in places if shutil.disk_usage(place).total > 2 * needed), places[-1])
+    prefix = f"segmentation-{os.getuid()}-"
+    folder = place / f"{prefix}{run}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    users = os.open(folder / "users", os.O_CREAT | os.O_RDWR)  # open, and so locked, as long as this process lives
+    fcntl.flock(users, fcntl.LOCK_SH)
+    atexit.register(lambda: (os.close(users), _remove_unused(folder)))
+    for other in place.glob(f"{prefix}*"):
+        _remove_unused(other)  # what a killed run has left; not this folder, whose users are locked
+    for dataset in datasets:
+        pack(dataset, folder, workers)
+        dataset.source = Packed(folder, dataset)
+    return folder
+
+
+def _remove_unused(folder: Path) -> None:
+    try:
+        with open(folder / "users", encoding="ascii") as users:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    except (BlockingIOError, FileNotFoundError):
+        pass  # a process reads there, or another one has removed it

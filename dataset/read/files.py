@@ -2,7 +2,10 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def require_file(path: str | Path, what: str = "file") -> int:
@@ -32,3 +35,21 @@ def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
         raise ValueError(f"{path}: {size:,} bytes; a {what} of more than {limit:,} is not read")
     with open(path, "rb") as file:
         return file.read(size)  # asking for `limit` would take that much memory first
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` once all of it is on the disk.
+
+    Whoever reads sees the old file or the new one. A process that is killed leaves `NAME.PID.tmp` behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

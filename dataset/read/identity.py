@@ -11,45 +11,11 @@ if TYPE_CHECKING:
     from dataset.base import SegDataset
 
 # A part of the fingerprint: raise it when the check learns something, so that old stamps no longer count.
-VERSION = 1
+VERSION = 2
 
 
-def fingerprint(dataset: "SegDataset") -> str:
-    """SHA-256 over all that the check's result depends on: paths, sizes and times of the files, classes,
-    maps."""
-    digest = hashlib.sha256(
-        repr((VERSION, dataset.name, dataset.split, str(dataset.list_file), dataset.classes)).encode()
-    )
-    maps = {id(map_): map_ for _, label in dataset.samples if label for map_ in [dataset.map_for(label)]}
-    for map_ in maps.values():
-        digest.update(repr((map_.ids, map_.colors)).encode())
-    for paths in dataset.samples:
-        for path in filter(None, paths):
-            status = os.stat(path)
-            digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()
-
-
-def facts(dataset: "SegDataset") -> dict[str, object]:
-    """What makes two data sets the same to a run: JSON values that stay when the root folder moves.
-
-    pictures: how many. list: SHA-256 of the samples in their order, below the root. classes: names.
-    label_map: SHA-256 of the maps from the values on disk to classes.
-    """
-    root = os.path.abspath(dataset.root) + os.sep
-    names = [[path and os.path.abspath(path).removeprefix(root) for path in paths] for paths in dataset.samples]
-    maps = {id(map_): map_ for _, label in dataset.samples if label for map_ in [dataset.map_for(label)]}
-    known = repr([(map_.ids, map_.colors) for map_ in maps.values()])
-    return {
-        "pictures": len(dataset),
-        "list": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-        "classes": list(dataset.classes),
-        "label_map": hashlib.sha256(known.encode()).hexdigest(),
-    }
-
-
-def describe(dataset) -> Iterator[list]:
-    """For each sample what its packed form depends on: path, size and time (ns) of picture and label, label map.
+def describe(dataset: "SegDataset") -> Iterator[list]:
+    """Give what each decoded sample depends on: path, size and time (ns) of image and label, label map.
 
     Paths are relative to the data root, so that a data set may be moved.
     """
@@ -68,3 +34,27 @@ def describe(dataset) -> Iterator[list]:
 def _file_facts(path: str, root: Path) -> list:
     status = os.stat(path)
     return [Path(os.path.relpath(path, root)).as_posix(), status.st_size, status.st_mtime_ns]
+
+
+def fingerprint(dataset: "SegDataset") -> str:
+    """Give a SHA-256 over all that the result of a check depends on."""
+    known = [VERSION, dataset.name, dataset.split, str(dataset.list_file), dataset.classes, *describe(dataset)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def facts(dataset: "SegDataset") -> dict[str, object]:
+    """Give what makes two data sets the same to a run: JSON values that stay when the root folder moves.
+
+    pictures: how many. list: SHA-256 of the samples in their order, below the root. classes: names.
+    label_map: SHA-256 of the maps from the values on disk to classes.
+    """
+    root = os.path.abspath(dataset.root) + os.sep
+    names = [[path and os.path.abspath(path).removeprefix(root) for path in paths] for paths in dataset.samples]
+    maps = {id(map_): map_ for _, label in dataset.samples if label for map_ in [dataset.map_for(label)]}
+    known = repr([(map_.ids, map_.colors) for map_ in maps.values()])
+    return {
+        "pictures": len(dataset),
+        "list": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "classes": list(dataset.classes),
+        "label_map": hashlib.sha256(known.encode()).hexdigest(),
+    }

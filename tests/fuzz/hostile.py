@@ -7,11 +7,9 @@ of `HANG`, or `MEMORY` bytes more than before, is a defect.
 import faulthandler
 import io
 import json
-import re
 import resource
 import struct
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -33,7 +31,7 @@ from dataset.prepare.check import check_dataset
 from dataset.prepare.pack import pack
 from dataset.read.image import PNG_SIGNATURE, read_header, read_image, read_label
 from dataset.read.listfile import read_list
-from dataset.read.packed import Packed
+from dataset.read.packed import IMAGE, Packed
 from util import checkpoint
 from util.checkpoint import store
 from util.config import legacy
@@ -426,37 +424,26 @@ def read_street(path: Path):
     street._read_stamp(path.parent)
 
 
-def packed_set(folder: Path) -> Packed:
-    dataset = data_set(folder)
-    if not (folder / "packed").is_dir():
-        pack(dataset, folder / "packed")
-    return Packed(folder / "packed", dataset)
-
-
-def indices() -> list[bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        packed_set(Path(folder))
-        return [(Path(folder) / "packed" / "train.json").read_bytes()]
+def packed_images() -> list[bytes]:
+    out = []
+    for array in (np.zeros((24, 40, 3), np.uint8), np.zeros((2, 2), np.float64)):
+        file = io.BytesIO()
+        np.save(file, array)
+        out.append(file.getvalue())
+    return out
 
 
 def read_packed(path: Path):
-    """The index of packed data; what it says of the files of the data set is made to agree."""
     folder = path.parent / "set"
     folder.mkdir(exist_ok=True)
-    good = folder / "good.json"
-    if not good.is_file():
-        packed_set(folder)
-        (folder / "packed" / "train.json").rename(good)
-    index = folder / "packed" / "train.json"
-    old, new = (re.search(rb'"data": "([^"]*)"', text) for text in (path.read_bytes(), good.read_bytes()))
-    text = path.read_bytes().replace(old[1], new[1]) if old else path.read_bytes()
-    times = [re.findall(rb"1[0-9]{18}", each) for each in (text, good.read_bytes())]
-    for there, own in zip(*times, strict=False):
-        text = text.replace(there, own)
-    index.write_bytes(text)
+    dataset = data_set(folder)
+    if not (folder / "packed").is_dir():
+        pack(dataset, folder / "packed")
+    packed = Packed(folder / "packed", dataset)
+    Path(packed.stems[0] + IMAGE).write_bytes(path.read_bytes())
     try:
-        image, label = Packed(folder / "packed", data_set(folder)).open(0)
-        assert image[:].shape[:2] == label[:].shape
+        image, label = packed.open(0)
+        assert image.dtype == np.uint8 and image.ndim == 3 and label.ndim == 2
     except (ValueError, OSError) as error:
         assert "packed" in str(error), error
         raise ValueError(f"{path.name}: {error}") from None
@@ -586,7 +573,7 @@ READERS = {
     "stamps of the check": Reader(".json", stamps, read_stamp, 300, JSON_TOKENS),
     "points of class-uniform sampling": Reader(".npz", points, read_remembered_points, 300),
     "points that are found anew": Reader(".npz", points, read_points, 100),
-    "indices of packed data": Reader(".json", indices, read_packed, 300, JSON_TOKENS),
+    "images of packed data": Reader(".npy", packed_images, read_packed, 300),
     "manifests of checkpoints": Reader(".json", manifests, read_manifest, 200, JSON_TOKENS),
     "stamps of the street scenes": Reader(
         ".json", lambda: [b'{"version": 1, "size": [1, 2], "seed": 0}'], read_street, 200, JSON_TOKENS

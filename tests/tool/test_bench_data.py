@@ -91,18 +91,18 @@ def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch)
         == 0
     )
     shown, written = capsys.readouterr().out, json.loads(file.read_text())
-    assert "synthetic street pictures, 64 x 96" in shown and "packed raw" in shown
+    assert "synthetic street pictures, 64 x 96" in shown and "packed" in shown
     assert [len(table["rows"]) >= 5 for table in written["tables"]] == [True] * 5
-    assert set(written["figures"]["memory_mib"]) >= {"baseline", "files", "raw"}
+    assert set(written["figures"]["memory_mib"]) >= {"baseline", "files", "packed"}
     fed = written["tables"][-1]
-    assert {row["name"] for row in fed["rows"]} >= {"packed raw"}
+    assert {row["name"] for row in fed["rows"]} >= {"packed"}
     assert all(0 <= fact["waiting, %"] <= 100 for fact in fed["facts"].values())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cores() < 8, reason="needs 8 cores")
 def test_no_step_on_a_gpu_waits_for_its_pictures(tmp_path):
-    """Cityscapes' size and recipe, 8 workers: from PNG files, packed and cached."""
+    """Cityscapes' size and recipe, 8 workers: from PNG files, and packed."""
     file = tmp_path / "data.json"
     assert (
         main(

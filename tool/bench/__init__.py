@@ -10,7 +10,7 @@
 
 `params` counts parameters and multiply-accumulates (MACs) for one picture of any size; nothing is computed
 and no data is needed. docs/benchmark.md says what is counted and compares it with published figures. `data` times
-the training samples, from files, packed and cached, against the older pipelines. `eval` measures evaluation outside
+the training samples, from files and packed, against the older pipelines. `eval` measures evaluation outside
 the network against the ways of older repositories. `train` runs the training step against the obvious loop.
 `infer` times one forward pass: as PyTorch runs it plainly, and in every faster way that this machine has. `page`
 writes the page of the measurements that --json left in docs/performance/.

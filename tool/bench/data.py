@@ -18,8 +18,8 @@ from dataset import build_dataset, build_loader
 from dataset.augment.transform import TrainTransform
 from dataset.base import Key
 from dataset.prepare.pack import pack
-from dataset.read import image, packed
-from dataset.read.cache import MemoryCache
+from dataset.read import image
+from dataset.read.packed import Packed
 from tool.bench import data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
 from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
@@ -108,7 +108,7 @@ def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
 
 
 class Trial:
-    """The data that all tables measure: the pictures as files, packed and in memory."""
+    """The data that all tables measure: the pictures as files, and packed."""
 
     def __init__(self, args: argparse.Namespace, config: Config, folder: Path):
         self.args, self.config = args, config
@@ -121,15 +121,13 @@ class Trial:
         self.list.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.folder = folder
         self.files = self.dataset()
-        self.codecs = [codec for codec in packed.CODECS if codec == "raw" or packed.lz4_block is not None]
-        for codec in self.codecs:
-            pack(self.files, folder / codec, codec, args.workers)
+        pack(self.files, folder / "packed", args.workers)
         map_ = self.files.map_for(self.files.samples[0][1])
         self.mapping = {key: value for key, value in sorted(map_.ids.items()) if key < 256}
         self.count, self.crop, self.batch = len(lines), tuple(self.config.augment.crop), min(args.batch, len(lines))
 
     def dataset(self, source: str = "files", crop: tuple[int, int] | None = None):
-        """The data set with the experiment's augmentation. source: files, memory, or a codec."""
+        """The data set with the experiment's augmentation. source: files or packed."""
         data, augment = self.config.data, self.config.augment
         transform = TrainTransform(
             crop or augment.crop,
@@ -155,11 +153,8 @@ class Trial:
             None,
             data.label_map if own else None,
         )
-        if source == "memory":
-            out.source = MemoryCache(out)
-            out.source.prepare(0)
-        elif source != "files":
-            out.source = packed.Packed(self.folder / source, out)
+        if source == "packed":
+            out.source = Packed(self.folder / "packed", out)
         return out
 
     def loader(self, source: str, pin_memory: bool = False):
@@ -182,8 +177,7 @@ class Trial:
         out = {"files, OpenCV": ("files", False)}
         if image.fast_png is not None:
             out["files, kornia-rs"] = ("files", True)
-        out |= {f"packed {codec}": (codec, True) for codec in self.codecs}
-        return {**out, "memory cache": ("memory", True)}
+        return {**out, "packed": ("packed", True)}
 
 
 def nearest_baseline(config: Config) -> str:
@@ -318,7 +312,7 @@ def _steady(loader, batches: int) -> float:
 def growth_table(trial: Trial) -> Table:
     """How the cost of a sample grows with the crop, from packed data and from files."""
     runs = {}
-    for source in ("raw", "files"):
+    for source in ("packed", "files"):
         for side in (256, 512, 1024):
             dataset = trial.dataset(source, (side, side))
             runs[f"{source}, crop {side}"] = partial(_read_all, dataset, itertools.count())
@@ -339,7 +333,7 @@ def memory_figures(trial: Trial) -> dict[str, float]:
         return lambda: [read(epoch, index) for epoch in range(2) for index in range(trial.count)]
 
     out = {"baseline": peak_memory_added(twice(lambda epoch, index: trial.load_baseline(index, epoch)))}
-    for source in ("files", *trial.codecs):
+    for source in ("files", "packed"):
         dataset = trial.dataset(source)
         out[source] = peak_memory_added(twice(lambda epoch, index, dataset=dataset: dataset[Key(epoch, index)]))
     return {name: round(value, 1) for name, value in out.items()}

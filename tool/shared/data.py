@@ -1,14 +1,15 @@
 """From an experiment to its data: data sets, checked and packed, and the batches of a training."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from dataset import build_dataset, build_loader
+from dataset import SegDataset, build_dataset, build_loader
 from dataset.augment.transform import TrainTransform
+from dataset.base import Transform
 from dataset.load.uniform import ClassUniform, find_points
 from dataset.prepare.check import check_dataset, compare_splits
-from dataset.read import cache, packed
+from dataset.prepare.pack import pack_for_a_run
+from dataset.read import packed
 from dataset.read.identity import facts
 from tool.shared.experiment import RunPaths
 from util import dist
@@ -20,45 +21,47 @@ from util.train.prefetch import Prefetch
 from util.train.resume import Data
 
 
-def dataset_of(config: Config, split: str, transform: Callable | None = None):
-    """The data set of one split, as the experiment describes it."""
+def files_of(config: Config, split: str, transform: Transform | None = None) -> SegDataset:
+    """Build the data set of one split, as the experiment describes it, from its files."""
     data = config.data
     list_file = {"train": data.train_list, "val": data.val_list, "test": data.test_list}[split]
-    dataset = build_dataset(
+    return build_dataset(
         data.name, data.root, list_file, split, transform, config.seed, data.classes, data.colors, data.label_map
     )
-    if config.loader.packed is not None:
-        read_packed(dataset, config.loader.packed)
-    return dataset
 
 
-def read_packed(dataset, folder: str) -> None:
-    """Lets the data set read from the packed data in `folder`; "auto": those in its root, if any.
+def dataset_of(config: Config, split: str, transform: Transform | None = None) -> SegDataset:
+    """Build the data set of one split, which reads packed data if `loader.packed` says so.
 
-    A split that is not packed is read from its files, but for that of a training from a folder that was named.
+    A split without packed data is read from its files, except when a folder was named and this is the training split.
 
     Raises:
         FileNotFoundError, ValueError: the packed data are missing, damaged, or do not fit the files.
     """
+    dataset, folder = files_of(config, split, transform), config.loader.packed
+    if folder is None:
+        return dataset
     place = dataset.root / "packed" if folder == "auto" else Path(folder)
-    if packed.index_file(place, dataset.split).is_file() or (folder != "auto" and dataset.split == "train"):
+    there = packed.manifest_file(place, split).is_file() or packed.is_older(place, split)
+    if there or (folder != "auto" and split == "train"):
         dataset.source = packed.Packed(place, dataset)
-        log.info("%s: packed data %s", dataset.split, dataset.source.path)
+        log.info("%s: packed data %s", split, place)
     else:
-        log.info("%s: no packed data in %s, the files are read", dataset.split, place)
+        log.info("%s: no packed data in %s, the files are read", split, place)
+    return dataset
 
 
-def keep_in_memory(config: Config, sets: list) -> None:
-    """Reads the data sets into memory, if `loader.cache` says so.
+def keep_in_memory(config: Config, sets: list[SegDataset]) -> None:
+    """Pack the data sets into memory for this run, if `loader.cache` says so.
 
     Raises:
-        ValueError: the memory does not suffice, with the arithmetic.
+        ValueError, OSError: a file cannot be read, or there is not enough room.
     """
     if config.loader.cache == "memory":
-        size = cache.keep_in_memory(sets, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        log.info("loader.cache: reading %d pictures, %.1f GiB decoded, into memory", sum(map(len, sets)), size / 2**30)
-        for part in sets:
-            part.source.prepare(loader_workers(config))
+        several = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
+        run = os.getppid() if several else os.getpid()  # the launcher's, whose processes share the packed data
+        folder = pack_for_a_run(sets, run, loader_workers(config))
+        log.info("loader.cache: %d decoded images are in %s until the run ends", sum(map(len, sets)), folder)
 
 
 def loader_workers(config: Config) -> int:

@@ -25,6 +25,13 @@ LOADER = ("workers", "packed", "cache", "uniform", "uniform_tile")
 MOVED = {
     f"data.{key}": f"{section}.{key}" for section, keys in (("augment", AUGMENT), ("loader", LOADER)) for key in keys
 }
+# Key of an earlier version that is no more -> how it is now.
+GONE = {
+    "data.on_error": "an unreadable sample always stops a run",
+    "data.max_errors": "an unreadable sample always stops a run",
+    "data.loader": "loader workers are always processes",
+    "data.augment": "augmentation is always made by the loader workers",
+}
 SHOWN_ERRORS = 20
 SHOWN_LETTERS = 200  # of a value in an error
 
@@ -100,6 +107,8 @@ def _explain(error: dict) -> str:
     """One pydantic error as `key: what is wrong, and what to write instead`."""
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
+    if key in GONE:
+        return f"key '{key}' is no more: {GONE[key]}; remove it"
     if key in MOVED:
         return f"key '{key}' has a new name; write '{MOVED[key]}'"
     if error["type"] == "extra_forbidden":
@@ -152,6 +161,8 @@ def renewed(raw: dict) -> dict:
         (section, key), (new_section, new_key) = before.split("."), after.split(".")
         if key in out.get(section, {}):
             out.setdefault(new_section, {})[new_key] = out[section].pop(key)
+    for section, key in (name.split(".") for name in GONE):
+        out.get(section, {}).pop(key, None)
     return out
 
 

@@ -105,7 +105,7 @@ class LoaderConfig(Section):
         None, description="folder of packed data (tool.pack) to read; auto: ROOT/packed, if it holds the split"
     )
     cache: Literal["none", "memory"] = Field(
-        "none", description="memory: keep all decoded pictures in memory, in each training process"
+        "none", description="memory: decode all pictures once, into memory that the processes of a machine share"
     )
     uniform: float = Field(
         0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"

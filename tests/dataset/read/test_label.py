@@ -71,22 +71,22 @@ def test_255_stays_ignored_unless_mapped(tree):
 def test_label_of_three_channels(tree):
     ids = np.asarray(Image.open(tree / "label/a.png"))
     save(tree / "label/a.png", np.dstack([ids] * 3))
-    fails(["label/a.png", "three channels are equal: save one of them"], build(tree).read, 0)
+    fails(["label/a.png", "three channels are equal: save one of them"], build(tree).__getitem__, 0)
     colors = np.array([[10, 20, 30], [200, 0, 7], [0, 0, 1]], np.uint8)
     save(tree / "label/a.png", colors[ids])
-    fails(["label/a.png", 'label_map with the keys "r,g,b"'], build(tree).read, 0)
+    fails(["label/a.png", 'label_map with the keys "r,g,b"'], build(tree).__getitem__, 0)
     by_color = {"10,20,30": 0, (200, 0, 7): 1, "0, 0, 1": 255}
     expected = np.where(ids == 2, 255, ids)
     dataset = build(tree, label_map=by_color)
     assert np.array_equal(dataset[0]["label"].numpy(), expected)
-    fails("a label of ids, but custom maps colours only", dataset.read, 1)
+    fails("a label of ids, but custom maps colours only", dataset.__getitem__, 1)
     save(tree / "label/a.png", colors[ids] + np.uint8(1))
-    fails(["(1, 1, 2), (11, 21, 31), (201, 1, 8)", "rgb (10, 20, 30) -> 0"], dataset.read, 0)
+    fails(["(1, 1, 2), (11, 21, 31), (201, 1, 8)", "rgb (10, 20, 30) -> 0"], dataset.__getitem__, 0)
 
 
 def test_label_of_another_size(tree):
     save(tree / "label/a.png", np.zeros((11, 16), np.uint8))
-    fails(["label/a.png: the label is 16x11", "image/a.png 16x12"], build(tree).read, 0)
+    fails(["label/a.png: the label is 16x11", "image/a.png 16x12"], build(tree).__getitem__, 0)
 
 
 @pytest.mark.parametrize(
