@@ -17,7 +17,7 @@ class FCN(SegModel):
     Args:
         num_classes: channels of the logits.
         backbone: any name that `build_backbone` knows.
-        output_stride: stride of the last features; 8 as usual for FCN on ResNet, 32 is the fastest.
+        output_stride: stride of the last features; None takes 8, or the smallest above it that the backbone can have.
         auxiliary: whether there is an auxiliary head, whose output "aux" is given while training.
         dropout: probability of dropping a channel before the last convolution.
         in_channels: channels of the pictures.
@@ -27,12 +27,12 @@ class FCN(SegModel):
         self,
         num_classes: int,
         backbone: str = "resnet50",
-        output_stride: int = 8,
+        output_stride: int | None = None,
         auxiliary: bool = True,
         dropout: float = 0.1,
         in_channels: int = 3,
     ):
-        super().__init__(build_backbone(backbone, output_stride, in_channels=in_channels))
+        super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         *_, middle, last = self.backbone.channels
         self.classifier = FCNHead(last, last // 4, num_classes, dropout)
         self.aux = FCNHead(middle, middle // 4, num_classes, dropout) if auxiliary else None

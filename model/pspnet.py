@@ -21,7 +21,7 @@ class PSPNet(SegModel):
     Args:
         num_classes: channels of the logits.
         backbone: any name that `build_backbone` knows.
-        output_stride: stride of the last features.
+        output_stride: stride of the last features; None takes 8, or the smallest above it that the backbone can have.
         bins: cells per side of the pooled maps.
         auxiliary: whether there is an auxiliary head, whose output "aux" is given while training.
         dropout: probability of dropping a channel before the last convolution.
@@ -32,13 +32,13 @@ class PSPNet(SegModel):
         self,
         num_classes: int,
         backbone: str = "resnet50",
-        output_stride: int = 8,
+        output_stride: int | None = None,
         bins: Sequence[int] = (1, 2, 3, 6),
         auxiliary: bool = True,
         dropout: float = 0.1,
         in_channels: int = 3,
     ):
-        super().__init__(build_backbone(backbone, output_stride, in_channels=in_channels))
+        super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         *_, middle, last = self.backbone.channels
         width = last // len(bins)
         self.ppm = PPM(last, width, bins)

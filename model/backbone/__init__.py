@@ -1,5 +1,6 @@
 """Feature extractors: (N,in_channels,H,W) to a list of maps from fine to coarse, with `channels` and `strides`."""
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -36,25 +37,45 @@ BACKBONES = {
 }
 
 # "timm/<name>" is not listed one by one: the names are timm's.
-TIMM_PREFIX, TIMM_BACKBONE = "timm/", "model.backbone.timm.TimmBackbone"
+TIMM_PREFIX = "timm/"
+TIMM_BACKBONE, TIMM_FACTS = "model.backbone.timm.TimmBackbone", "model.backbone.timm.describe"
 
 
-def build_backbone(name: str, output_stride: int = 32, **options: object) -> nn.Module:
+def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, **options: object) -> nn.Module:
     """Build a feature extractor with freshly initialised weights.
 
     It maps (N,in_channels,H,W) to a list of feature maps from fine to coarse, and says their widths in `channels` and
     their strides in `strides`. `output_stride` is the stride of the coarsest map where the network can be
     dilated, `in_channels` (3) the number of channels of the pictures.
 
+    `output_stride` None takes the smallest that the backbone can have, but none below `finest`.
+
     Raises:
         ValueError: for an unknown name or option (with the nearest known one) or an output stride it cannot
             have.
     """
-    if name.startswith(TIMM_PREFIX):
-        builder = partial(load(TIMM_BACKBONE), name.removeprefix(TIMM_PREFIX))
-    else:
-        builder = resolve("backbone", name, BACKBONES, (f"{TIMM_PREFIX}<name>",))
+    builder = _builder(name)
+    if output_stride is None:
+        output_stride = min(stride for stride in output_strides(name) if stride >= finest)
     options = complete("backbone", name, builder, {"output_stride": output_stride, **options})
     backbone = builder(**options)
     backbone.spec = {"name": name, "options": plain(options)}
     return backbone
+
+
+def output_strides(name: str) -> tuple[int, ...]:
+    """Strides that the coarsest features of a backbone can have, from fine to coarse.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    builder = _builder(name)
+    if name.startswith(TIMM_PREFIX):
+        return load(TIMM_FACTS)(name.removeprefix(TIMM_PREFIX)).output_strides
+    return getattr(builder, "func", builder).output_strides
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name.startswith(TIMM_PREFIX):
+        return partial(load(TIMM_BACKBONE), name.removeprefix(TIMM_PREFIX))
+    return resolve("backbone", name, BACKBONES, (f"{TIMM_PREFIX}<name>",))

@@ -31,6 +31,8 @@ class DFNet(nn.Module):
         ValueError: for another output stride.
     """
 
+    output_strides = (32,)
+
     def __init__(
         self, stages: Sequence[tuple[int, int, int]], taps: Sequence[int], output_stride: int = 32, in_channels: int = 3
     ):

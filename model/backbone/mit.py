@@ -127,6 +127,8 @@ class MixTransformer(nn.Module):
         ValueError: for another output stride, or not two epsilons.
     """
 
+    output_strides = (32,)
+
     def __init__(
         self,
         width: int,

@@ -54,6 +54,8 @@ class MobileNetV2(nn.Module):
         ValueError: for another output stride.
     """
 
+    output_strides = (8, 16, 32)
+
     def __init__(self, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride not in (8, 16, 32):

@@ -95,6 +95,8 @@ class ResNet(nn.Module):
 
     stem_widths = (64, 64, 128)
 
+    output_strides = (8, 16, 32)
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],

@@ -55,6 +55,8 @@ class STDC(nn.Module):
         ValueError: for another output stride.
     """
 
+    output_strides = (32,)
+
     def __init__(self, depths: Sequence[int], output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride != 32:

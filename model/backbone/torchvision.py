@@ -27,6 +27,8 @@ class TorchvisionResNet(ResNet):
         ValueError: for another output stride.
     """
 
+    output_strides = (8, 16, 32)
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from timm.models import adapt_input_conv
 from torch import nn
 
 from model.published.layout import Layout, Tensors, rename, same
@@ -62,6 +63,8 @@ def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_mis
     given = _translate(model, layout, tensors)
     for head in heads:
         given.drop_misfit(head, target)
+    if "num_classes" not in model.spec:
+        given.adapt_channels(target, model.spec["options"].get("in_channels", 3))
     zeroed = _zeros(layout, target, given.values)
     missing = [name for name in target if name not in given.values and name not in zeroed]
     allowed = {name for name in missing if _may_miss(name, given.values, heads)}
@@ -84,11 +87,12 @@ def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object])
 
     Known files: the deep-stem ResNets of semseg and of SFSegNets, its DFNets and STDC networks, torchvision's
     ResNets and MobileNet-V2, the MobileNet-V2 of the published Sketch-and-Fill code, and any weights of timm
-    for the backbone of that name. Otherwise as `load_published`.
+    for the backbone of that name. Otherwise as `load_published`; but where the backbone takes other pictures than of
+    three channels, its first convolution gets the published kernels repeated, scaled to the same sum (as timm does).
     """
     if "num_classes" in backbone.spec:
         raise ValueError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
-    return load_published(backbone, state_dict)
+    return load_published(backbone, state_dict, getattr(backbone, "own_parts", ()))
 
 
 @dataclass
@@ -99,6 +103,13 @@ class Translation:
     mapped: dict[str, str] = field(default_factory=dict)  # published key -> our name
     dropped: list[str] = field(default_factory=list)  # published keys left out by declaration
     strangers: list[str] = field(default_factory=list)  # published keys without a place
+
+    def adapt_channels(self, target: Tensors, in_channels: int) -> None:
+        """Fit kernels for pictures of three channels to a layer of ours for `in_channels`."""
+        for name, value in self.values.items():
+            wanted = (*value.shape[:1], in_channels, *value.shape[2:])
+            if value.ndim == 4 and value.shape[1] == 3 != in_channels and target[name].shape == wanted:
+                self.values[name] = adapt_input_conv(in_channels, value)
 
     def drop_misfit(self, head: str, target: Tensors) -> None:
         """Drop a head of the checkpoint, as a whole, if its shapes are not ours."""
