@@ -16,6 +16,8 @@ from model.table import complete, plain, resolve
 
 MODELS = {
     "fcn": "model.fcn.FCN",
+    "hrnet": "model.hrnet.HRNet",
+    "hrnet_ocr": "model.hrnet.HRNetOCR",
     "pspnet": "model.pspnet.PSPNet",
     "segformer": "model.segformer.SegFormer",
     "semanticflow": "model.semanticflow.SemanticFlow",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -158,12 +159,17 @@ def which_backbone(layout: Layout, tensors: Tensors, shapes: Mapping[str, torch.
         if name.startswith(prefix) and not name.endswith(COUNTER)
     }
     for backbone in BACKBONES:
-        if re.fullmatch(layout.backbones, backbone):
-            with torch.device("meta"):
-                state = build_backbone(backbone).state_dict()
-            if given == {name: value.shape for name, value in state.items() if not name.endswith(COUNTER)}:
-                return backbone
+        if re.fullmatch(layout.backbones, backbone) and given == shapes_of(backbone):
+            return backbone
     return None
+
+
+@lru_cache
+def shapes_of(backbone: str) -> dict[str, torch.Size]:
+    """Shapes of a backbone's parameters and buffers."""
+    with torch.device("meta"):
+        state = build_backbone(backbone).state_dict()
+    return {name: value.shape for name, value in state.items() if not name.endswith(COUNTER)}
 
 
 def shorten(names: Iterable[str], most: int = 8) -> str:

@@ -1,5 +1,12 @@
 """Every layout of published checkpoints, one file of keys a family; `load.py` does the rest."""
 
-from model.published import backbone, segformer, semanticflow, semseg, sketchfill
+from model.published import backbone, hrnet, segformer, semanticflow, semseg, sketchfill
 
-LAYOUTS = (*sketchfill.LAYOUTS, *semseg.LAYOUTS, *semanticflow.LAYOUTS, *segformer.LAYOUTS, *backbone.LAYOUTS)
+LAYOUTS = (
+    *sketchfill.LAYOUTS,
+    *semseg.LAYOUTS,
+    *semanticflow.LAYOUTS,
+    *segformer.LAYOUTS,
+    *hrnet.LAYOUTS,
+    *backbone.LAYOUTS,
+)

@@ -22,7 +22,13 @@ BACKBONE_SAMPLE = ("resnet18", "mobilenet_v2", "timm/mobilenetv3_small_050")
 SIZES = ((65, 97), (33, 47))
 # The deeper ResNets differ in the number of blocks alone.
 ONE_OF_EACH = tuple(name for name in BACKBONES if not re.search(r"resnet(34|101|152)|mit_b[2-5]", name))
-NEVER_DILATED = ("dfnet_v1", "dfnet_v2", "stdc1", "stdc2", *(f"mit_b{size}" for size in range(6)))
+NEVER_DILATED = (
+    "dfnet_v1",
+    "dfnet_v2",
+    "stdc1",
+    "stdc2",
+    *(name for name in BACKBONES if name.startswith(("mit_", "hrnet_"))),
+)
 
 
 def takes_backbone(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Transformers under the keys of their authors, of MMSegmentation and of transformers."""
+"""Transformers, and the HRNet they are compared with, under the keys of their publishers."""
 
 import importlib.util
 
@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from model import build_model
 from model.backbone import build_backbone
+from model.backbone.hrnet import Fusion
 from model.backbone.mit import ReducedAttention
+from model.hrnet import ObjectContext
 from model.published import load_published, recognise_family
 from model.published.recognise import build_on_meta
 from tests.published_keys import PARITY, key_list, meta
@@ -19,6 +21,9 @@ NETWORKS = {
     "nvlabs_segformer_b2": ("segformer", 19, "mit_b2", {"project_norm": False, "norm_eps": [1e-5, 1e-6]}),
     "mmseg_segformer_mit-b0": ("segformer", 19, "mit_b0", {"project_norm": True, "norm_eps": [1e-6, 1e-6]}),
     "hf_segformer_b0": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-5]}),
+    "hrnet_w18_small_v2": ("hrnet", 19, "hrnet_w18_small_v2", {"align_corners": False}),
+    "hrnet_w48": ("hrnet", 19, "hrnet_w48", {"align_corners": False}),
+    "hrnet_ocr_w48": ("hrnet_ocr", 19, "hrnet_w48", {"align_corners": True}),
     "hf_segformer_b0_hub": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-5]}),
 }
 
@@ -89,3 +94,26 @@ def test_reduced_attention_is_attention_to_the_reduced_map():
 def test_mix_transformer_takes_pictures_smaller_than_its_reductions():
     features = build_backbone("mit_b0").eval()(torch.randn(1, 3, 5, 9))
     assert [tuple(feature.shape[2:]) for feature in features] == [(2, 3), (1, 2), (1, 1), (1, 1)]
+
+
+def test_fusion_gives_every_branch_the_sum_of_all():
+    torch.manual_seed(0)
+    fusion = Fusion([4, 8], align_corners=False).eval()
+    fine, coarse = torch.randn(1, 4, 6, 7), torch.randn(1, 8, 3, 4)
+    enlarged = F.interpolate(fusion.fuse_layers[0][1](coarse), size=(6, 7), mode="bilinear")
+    reduced = fusion.fuse_layers[1][0](fine)
+    assert reduced.shape == coarse.shape
+    torch.testing.assert_close(fusion([fine, coarse]), [(fine + enlarged).relu(), (coarse + reduced).relu()])
+
+
+def test_pixels_attend_to_the_regions_of_the_classes():
+    torch.manual_seed(0)
+    module = ObjectContext(6, 4, dropout=0.0).eval()
+    x, logits = torch.randn(1, 6, 3, 5), torch.randn(1, 2, 3, 5)
+    pixels = x[0].flatten(1).T  # 15 pixels of 6 channels
+    regions = torch.stack([torch.softmax(logits[0, place].flatten(), 0) @ pixels for place in range(2)])
+    column = regions.T[None, :, :, None]
+    query, key, value = (y[0].flatten(1).T for y in (module.query(x), module.key(column), module.value(column)))
+    context = torch.softmax(query @ key.T / 4**0.5, 1) @ value
+    expected = module.project(torch.cat([module.expand(context.T.reshape(1, 4, 3, 5)), x], 1))
+    torch.testing.assert_close(module(x, logits), expected)
