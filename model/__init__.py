@@ -15,9 +15,16 @@ from model.base import SegModel
 from model.table import complete, plain, resolve
 
 MODELS = {
+    "cgnet": "model.cgnet.CGNet",
+    "dfanet": "model.dfanet.DFANet",
+    "enet": "model.enet.ENet",
+    "espnet": "model.espnet.ESPNet",
+    "espnetv2": "model.espnetv2.ESPNetV2",
+    "fastscnn": "model.fastscnn.FastSCNN",
     "fcn": "model.fcn.FCN",
     "hrnet": "model.hrnet.HRNet",
     "hrnet_ocr": "model.hrnet.HRNetOCR",
+    "lednet": "model.lednet.LEDNet",
     "pspnet": "model.pspnet.PSPNet",
     "segformer": "model.segformer.SegFormer",
     "semanticflow": "model.semanticflow.SemanticFlow",

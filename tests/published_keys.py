@@ -14,6 +14,18 @@ PORT = {"flow_align_corners": False}
 LITE = {"context": "ppm", "gate": True, "gate_input": "pooled"}
 SKETCH, SKETCH_BARE = ({"auxiliary": True, "fine_conv": fine_conv} for fine_conv in (True, False))
 
+CGNET = {"eps": 1e-5, "align_corners": True, "classifier_bias": True, "blocks2": 3, "blocks3": 21}
+FASTSCNN = {"stem_padding": 0, "depthwise_relu": True, "context_kernel": 1, "fusion_dilation": 1, "align_corners": True}
+FASTSCNN_PORT = {
+    "auxiliary": True,
+    "auxiliary_context": True,
+    "stem_padding": 1,
+    "depthwise_relu": False,
+    "context_kernel": 3,
+    "fusion_dilation": 1,
+    "align_corners": False,
+}
+
 # Key list -> how the network is built for it, and that network's options which the keys decide.
 NETWORKS = {
     "sketchfill_resnet50": ("sketchfill", "resnet50", SKETCH),
@@ -36,6 +48,29 @@ NETWORKS = {
     "mmseg_sfnet_r18_dsn": ("semanticflow", "resnet18", {"deep_supervision": True, **PORT}),
     "mmseg_sfnet_r50": ("semanticflow", "resnet50", {"deep_supervision": False, **PORT}),
     "mmseg_sfnet_r101": ("semanticflow", "resnet101", {"deep_supervision": False, **PORT}),
+    "fast_scnn": ("fastscnn", None, {"auxiliary": False, **FASTSCNN}),
+    "fast_scnn_aux": ("fastscnn", None, {"auxiliary": True, **FASTSCNN}),
+    "mmseg_fastscnn": ("fastscnn", None, FASTSCNN_PORT),
+    "cgnet": ("cgnet", None, CGNET),
+    "espnet": ("espnetv2", None, {"scale": 1.0}),
+    "enet": ("enet", None, {"all_blocks": False}),
+    "lednet": ("lednet", None, {}),
+    "dfanet": ("dfanet", None, {}),
+}
+# Beginning of the name of a key list -> beginning of its family; the longest beginning counts.
+FAMILIES = {
+    "sketchfill": "Sketch-and-Fill",
+    "pspnet": "PSPNet",
+    "sfnet": "Semantic Flow (lxtGH/SFSegNets)",
+    "sfnet_lite": "SFNet-Lite",
+    "mmseg_sfnet": "Semantic Flow in MMSegmentation",
+    "fast_scnn": "Fast-SCNN (Tramac/Fast-SCNN-pytorch)",
+    "mmseg_fastscnn": "Fast-SCNN (MMSegmentation)",
+    "cgnet": "CGNet (Tramac/awesome",
+    "espnet": "ESPNetv2 (Tramac/awesome",
+    "enet": "ENet (Tramac/awesome",
+    "lednet": "LEDNet (Tramac/awesome",
+    "dfanet": "DFANet (Tramac/awesome",
 }
 
 

@@ -39,8 +39,9 @@ class PPM(nn.Module):
     averaged to bin x bin cells, a 1x1 convolution with norm and ReLU, resized back.
     """
 
-    def __init__(self, in_channels: int, width: int, bins: Sequence[int] = (1, 2, 3, 6)):
+    def __init__(self, in_channels: int, width: int, bins: Sequence[int] = (1, 2, 3, 6), align_corners: bool = True):
         super().__init__()
+        self.align_corners = align_corners
         self.stages = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(size), *ConvBNReLU(in_channels, width, 1)) for size in bins
         )
@@ -48,4 +49,4 @@ class PPM(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,in + width*len(bins),H,W)."""
-        return torch.cat([x, *(resize(stage(x), x.shape[-2:]) for stage in self.stages)], 1)
+        return torch.cat([x, *(resize(stage(x), x.shape[-2:], self.align_corners) for stage in self.stages)], 1)

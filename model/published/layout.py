@@ -70,13 +70,19 @@ class Layout:
         default_factory=lambda: {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
     )
 
+    # Numbers of classes that this layout is for, where the same names with another number have another one
+    # (preprocessing, classes); any where empty.
+    for_classes: tuple[int, ...] = ()
+
     @property
     def markers(self) -> tuple[str, ...]:
         return (self.marker,) if isinstance(self.marker, str) else self.marker
 
     def marks(self, tensors: Tensors) -> bool:
-        """Whether a checkpoint has the marker keys."""
-        return all(key in tensors for key in self.markers)
+        """Whether a checkpoint has the marker keys, and a number of classes that the layout is for."""
+        if not all(key in tensors for key in self.markers):
+            return False
+        return not self.for_classes or self.count_classes(tensors) in self.for_classes
 
     def place(self, key: str) -> str | None:
         """Our name for a published key; None if it has no place."""
@@ -102,7 +108,10 @@ class Layout:
     def count_classes(self, tensors: Tensors) -> int | None:
         """The number of classes; None where the key that says it is absent."""
         if callable(self.num_classes):
-            return self.num_classes(tensors)
+            try:
+                return self.num_classes(tensors)
+            except KeyError:
+                return None
         return tensors[self.num_classes].shape[0] if self.num_classes in tensors else None
 
 
@@ -114,6 +123,12 @@ def same(*names: str) -> dict[str, str]:
 def has(prefix: str) -> Callable[[Tensors], bool]:
     """Whether a checkpoint has keys of that prefix."""
     return lambda tensors: any(f"{key}.".startswith(f"{prefix}.") for key in tensors)
+
+
+def count(prefix: str, more: int = 0) -> Callable[[Tensors], int]:
+    """How many different parts follow a prefix in the keys of a checkpoint, and `more`."""
+    depth = prefix.count(".") + 1
+    return lambda tensors: more + len({key.split(".")[depth] for key in tensors if key.startswith(f"{prefix}.")})
 
 
 def inside(prefix: str, table: Mapping[str, str]) -> dict[str, str]:

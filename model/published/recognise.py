@@ -1,21 +1,24 @@
 """Which published network a checkpoint holds, told by its keys and shapes alone."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from model import build_model
+from model import MODELS, build_model
 from model.backbone import BACKBONES, build_backbone
 from model.published.layout import Layout, Tensors, rename, same
 from model.published.table import LAYOUTS
 
 COUNTER = ".num_batches_tracked"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# The share of weights with a shape that a network has, from which on it is called the nearest.
+LEAST_SHARE = 0.3
 # Weights of a loss, which some trainers save beside the network.
 LOSSES = ("loss.", "sem_loss.", "criterion.")
 
@@ -117,11 +120,16 @@ def attempt(layout: Layout, tensors: Tensors) -> Attempt:
     if layout.backbones is not None and backbone is None:
         out.add("backbone fits", ("none known has these shapes",))
     if layout.model is not None and num_classes is None:
-        out.add("key that says the number of classes is missing", (str(layout.num_classes),))
+        key = layout.num_classes if isinstance(layout.num_classes, str) else "that of the classifier"
+        out.add("key that says the number of classes is missing", (key,))
     if out.problems:
         return out
     heads = {option: any(name.startswith(f"{head}.") for name in shapes) for head, option in layout.heads.items()}
-    options = {**layout.implied, **heads, **layout.read_options(tensors)}
+    try:
+        options = {**layout.implied, **heads, **layout.read_options(tensors)}
+    except KeyError as error:
+        out.add("key that says an option is missing", error.args)
+        return out
     out.found = Recognised(layout.source, layout.model, num_classes, backbone, options)
     expected = {} if layout.model is None else build_on_meta(out.found).state_dict()
     out.add(
@@ -159,17 +167,37 @@ def which_backbone(layout: Layout, tensors: Tensors, shapes: Mapping[str, torch.
         if name.startswith(prefix) and not name.endswith(COUNTER)
     }
     for backbone in BACKBONES:
-        if re.fullmatch(layout.backbones, backbone) and given == shapes_of(backbone):
+        if re.fullmatch(layout.backbones, backbone) and given == shapes_of_backbone(backbone):
             return backbone
     return None
 
 
-@lru_cache
-def shapes_of(backbone: str) -> dict[str, torch.Size]:
-    """Shapes of a backbone's parameters and buffers."""
+def nearest_model(tensors: Tensors) -> str | None:
+    """The network, as it is by default, with the most weights of these shapes; None where few fit any."""
+    given = Counter(value.shape for value in tensors.values() if value.ndim > 1)
+    known = {layout.model for layout in LAYOUTS} - {None}
+    shares = {}
+    for name in (name for name in MODELS if name in known):
+        shapes = shapes_of_model(name)
+        shares[name] = (given & shapes).total() / max(given.total(), shapes.total())
+    best = max(shares, key=shares.get)
+    return best if shares[best] >= LEAST_SHARE else None
+
+
+@cache
+def shapes_of_model(name: str) -> Counter[torch.Size]:
+    """How often each shape occurs among the weights of a network with its defaults and 19 classes."""
     with torch.device("meta"):
-        state = build_backbone(backbone).state_dict()
-    return {name: value.shape for name, value in state.items() if not name.endswith(COUNTER)}
+        state = build_model(name, 19).state_dict()
+    return Counter(value.shape for value in state.values() if value.ndim > 1)
+
+
+@cache
+def shapes_of_backbone(name: str) -> dict[str, torch.Size]:
+    """The shapes of a backbone's tensors, but for counters, by name."""
+    with torch.device("meta"):
+        state = build_backbone(name).state_dict()
+    return {key: value.shape for key, value in state.items() if not key.endswith(COUNTER)}
 
 
 def shorten(names: Iterable[str], most: int = 8) -> str:
@@ -188,8 +216,11 @@ def _refusal(tensors: Tensors, attempts: list[Attempt]) -> str:
     families = "; ".join(dict.fromkeys(layout.source for layout in LAYOUTS))
     text = f"the checkpoint is of no published family known here: it has {shorten(tensors)}. "
     if not attempts:
-        placed = [sum(layout.place(key) is not None for key in tensors) for layout in LAYOUTS]
-        attempts = [attempt(LAYOUTS[placed.index(max(placed))], tensors)] if any(placed) else []
+        near = nearest_model(tensors)
+        layouts = [layout for layout in LAYOUTS if near is None or layout.model == near]
+        placed = [sum(layout.place(key) is not None for key in tensors) for layout in layouts]
+        if near is not None or any(placed):
+            attempts = [attempt(layouts[placed.index(max(placed))], tensors)]
     if attempts:
         best = min(attempts, key=lambda one: one.misfits)
         text += f"Nearest: {best.layout.source}, but {'; '.join(best.problems)}. "

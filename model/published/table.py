@@ -1,12 +1,19 @@
 """Every layout of published checkpoints, one file of keys a family; `load.py` does the rest."""
 
-from model.published import backbone, hrnet, segformer, semanticflow, semseg, sketchfill
-
-LAYOUTS = (
-    *sketchfill.LAYOUTS,
-    *semseg.LAYOUTS,
-    *semanticflow.LAYOUTS,
-    *segformer.LAYOUTS,
-    *hrnet.LAYOUTS,
-    *backbone.LAYOUTS,
+from model.published import (
+    backbone,
+    cgnet,
+    espnet,
+    espnetv2,
+    fastscnn,
+    hrnet,
+    segformer,
+    semanticflow,
+    semseg,
+    sketchfill,
+    tramac,
 )
+
+# A layout that comes first wins where a checkpoint fits two.
+FILES = (sketchfill, semseg, semanticflow, cgnet, espnet, espnetv2, fastscnn, hrnet, segformer, tramac, backbone)
+LAYOUTS = tuple(layout for file in FILES for layout in file.LAYOUTS)

@@ -16,6 +16,9 @@ NO_DROPOUT = (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 # What the published code registers but never calls: key list -> prefixes of the keys.
 NEVER_CALLED = {
+    "espnet": ("pretrained.level5", "pretrained.fc.", *(f"pretrained.level{i}_0.eesp.module_act." for i in (2, 3, 4))),
+    "enet": ("bottleneck3_5.",),
+    "dfanet": ("pretrained.fc.",),
     "sfnet_lite_r18": ("head.dsn.", "head.fpn_in.2."),
     **{
         f"sfnet_lite_{kind}": ("head.dsn.", *(f"backbone.{part}." for part in ("conv_last", "fc", "bn", "linear")))
