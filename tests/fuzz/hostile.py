@@ -29,7 +29,7 @@ from dataset.base import SegDataset
 from dataset.load.uniform import find_points
 from dataset.prepare.check import check_dataset
 from dataset.prepare.pack import pack
-from dataset.read.image import PNG_SIGNATURE, read_header, read_image, read_label
+from dataset.read.image import read_header, read_image, read_label
 from dataset.read.listfile import read_list
 from dataset.read.packed import IMAGE, Packed
 from util import checkpoint
@@ -206,7 +206,7 @@ def png(
         )
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, int(interlaced))
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
-    return PNG_SIGNATURE + b"".join(chunk(*each) for each in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

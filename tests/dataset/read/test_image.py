@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from dataset.prepare.check import check_dataset
+from dataset.read import image as reading
 from dataset.read.image import read_header, read_image, read_label
 from tests.three_pictures import build, fails, picture, save
 
@@ -47,6 +48,24 @@ def test_unreadable_pictures_name_the_file(tmp_path):
     fails("none.png: no such file", read_image, tmp_path / "none.png", error=FileNotFoundError)
 
 
+def test_what_follows_the_end_of_a_jpeg_does_not_count(tmp_path):
+    """A camera puts a film behind the picture, and a small picture of its own before it, in the EXIF part."""
+    rng = np.random.default_rng(0)
+    rgb = cv2.resize(rng.integers(0, 256, (3, 4, 3)).astype(np.uint8), (64, 48))
+    small = save(tmp_path / "small.jpg", rgb[:16, :16]).read_bytes()
+    data = save(tmp_path / "a.jpg", rgb, exif=b"Exif\0\0" + small, quality=95).read_bytes()
+    whole = read_image(tmp_path / "a.jpg")
+    film = b"\0\0\0\x20ftypmp42" + b"\xff\xda" + rng.bytes(999)
+    (tmp_path / "a.jpg").write_bytes(data + film)
+    assert np.array_equal(read_image(tmp_path / "a.jpg"), whole)
+    for length in (len(data) - 2, len(data) // 2, len(small) + 30):
+        (tmp_path / "a.jpg").write_bytes(data[:length])
+        fails(str(tmp_path / "a.jpg"), read_image, tmp_path / "a.jpg")
+    data = save(tmp_path / "a.png", rgb).read_bytes()
+    (tmp_path / "a.png").write_bytes(data + film)
+    assert np.array_equal(read_image(tmp_path / "a.png"), rgb)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_follows_the_label(tmp_path, orientation):
     """The upright picture is Pillow's; a label that fits only the stored size keeps the picture as stored."""
@@ -86,9 +105,19 @@ def test_exif_rotation_of_square_pictures_is_applied(tmp_path):
     assert image[:, 40:].min() > 200 and image[:, :24].max() < 50
 
 
-def test_fast_png_decoder_gives_the_same_pixels(tmp_path):
-    pytest.importorskip("kornia_rs", reason="the optional PNG decoder is not installed")
+@pytest.mark.parametrize("fast", [True, False])
+def test_png_decoders_give_the_same_pixels_and_find_the_same_damage(tmp_path, monkeypatch, fast):
+    if fast:
+        pytest.importorskip("kornia_rs", reason="the optional PNG decoder is not installed")
+    else:
+        monkeypatch.setattr(reading, "fast_png", None)
     rng = np.random.default_rng(0)
     rgb, grey = picture(rng, 50, 70), rng.integers(0, 30, (50, 70)).astype(np.uint8)
     assert np.array_equal(read_image(save(tmp_path / "a.png", rgb)), rgb)
     assert np.array_equal(read_label(save(tmp_path / "b.png", grey)), grey)
+    assert np.array_equal(read_image(tmp_path / "b.png"), np.dstack([grey] * 3))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    fails("a.png: not a readable picture", read_image, tmp_path / "a.png")
+    fails("a.png: not a readable", read_label, tmp_path / "a.png")
