@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,10 +74,10 @@ class Packed:
 
     def _map(self, path: str, dimensions: int) -> np.ndarray:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")
         except FileNotFoundError:
             raise ValueError(f"{path}: missing; {self.advice}") from None
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, SyntaxError, TokenError) as error:
             raise ValueError(f"{path}: damaged or cut short ({error}); remove it and {self.advice}") from None
         if array.dtype != np.uint8 or array.ndim != dimensions:
             raise ValueError(f"{path}: holds {array.dtype} {array.shape}; remove it and {self.advice}")

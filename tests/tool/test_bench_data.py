@@ -59,7 +59,7 @@ def test_baselines_give_normalised_crops_of_the_picture(pictures, module, option
     "keys, expected", [({}, "semseg"), ({"rotate_prob": 0.0}, "pil"), ({"jitter": [0.2, 0.2, 0.2, 0.1]}, "sfsegnets")]
 )
 def test_the_baseline_is_the_nearest_recipe(tmp_path, keys, expected):
-    path = make_experiment(tmp_path, tmp_path, data=keys)
+    path = make_experiment(tmp_path, tmp_path, augment=keys)
     assert data.nearest_baseline(load_config(path)) == expected
 
 
@@ -92,7 +92,7 @@ def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch)
     )
     shown, written = capsys.readouterr().out, json.loads(file.read_text())
     assert "synthetic street pictures, 64 x 96" in shown and "packed" in shown
-    assert [len(table["rows"]) >= 5 for table in written["tables"]] == [True] * 5
+    assert [len(table["rows"]) >= 3 for table in written["tables"]] == [True] * 5
     assert set(written["figures"]["memory_mib"]) >= {"baseline", "files", "packed"}
     fed = written["tables"][-1]
     assert {row["name"] for row in fed["rows"]} >= {"packed"}
