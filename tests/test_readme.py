@@ -16,7 +16,7 @@ from tests.paths import ROOT
 from tool import launch
 from tool.doc import config as config_doc
 from tool.prepare import main as prepare_main
-from tool.shared.experiment import load_experiment
+from util.config.load import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", README, re.S | re.M)
@@ -58,7 +58,7 @@ def test_launched_experiments_exist_and_their_overrides_are_valid(command):
     dataset, experiment, *overrides = words[2:]
     if dataset == "mine":  # the experiment that the README writes, tested below
         return
-    load_experiment(str(launch.find_experiment(dataset, experiment)), overrides)
+    load(launch.find_experiment(dataset, experiment), overrides)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in LAUNCHED])

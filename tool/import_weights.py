@@ -20,7 +20,8 @@ from model import build_model
 from model.published import LoadReport, Recognised, load_published, recognise_family
 from tool.shared import cli
 from util import checkpoint
-from util.config.load import check_config, parse_yaml, read_experiment
+from util.config.load import load
+from util.config.yamltext import parse_yaml
 from util.record.files import sha256
 from util.record.log import log, open_log
 
@@ -161,7 +162,7 @@ def scoring_command(dataset: str, found: Recognised, out: Path, root: Path = Pat
         return f"python -m tool.test --config YOUR_EXPERIMENT_ON_{dataset.upper()}.yaml --checkpoint {out}"
 
     def distance(path: Path) -> tuple[bool, bool, float]:
-        model = check_config(read_experiment(path), str(path)).model
+        model = load(path).config.model
         likeness = difflib.SequenceMatcher(None, model.backbone or "", found.backbone).ratio()
         return model.name != found.model, model.backbone != found.backbone, -likeness
 

@@ -14,15 +14,17 @@
     STOP_TIMEOUT   seconds that processes have to save and end after a signal (300)
 """
 
-import argparse
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
 from tool.shared import cli
-from tool.shared.experiment import find_experiment, load_experiment
+from tool.shared.experiment import find_experiment
+from util.config.load import hand_over, load
 from util.dist import agent, signals
 from util.record.machine import cores
 
@@ -76,24 +78,26 @@ def start(module: str, arguments: list[str], count: int, again: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("stage", choices=("train", "test"))
-    args.add_argument("dataset")
-    args.add_argument("experiment")
-    args.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
-    args.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = args.parse_intermixed_args(argv)
+    parser = cli.Parser(description=__doc__, example="sh tool/train.sh street fcn18 train.epochs=2")
+    parser.add_argument("stage", choices=("train", "test"))
+    parser.add_argument("dataset")
+    parser.add_argument("experiment")
+    parser.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+    args = parser.parse_intermixed_args(argv)
     path = find_experiment(args.dataset, args.experiment)
-    # a mistake is told once, not by every process
-    config, _ = load_experiment(str(path), args.overrides, args.exp)
+    experiment = load(path, args.overrides, args.exp)
     count = processes()
-    again = restarts(count, config.train.resume)
-    arguments = ["--config", str(path), *(["--exp", args.exp] if args.exp else []), *args.overrides]
+    again = restarts(count, experiment.config.train.resume)
     stages = ("tool.train", "tool.test") if args.stage == "train" else ("tool.test",)
-    for stage in stages:
-        status = start(stage, arguments, count, again)
-        if status:
-            return status
+    # Every process of every stage reads the same resolved file, so that a mistake is told once, above.
+    with tempfile.TemporaryDirectory(prefix="launch_") as folder:
+        resolved = Path(folder) / path.name
+        hand_over(experiment, resolved)
+        for stage in stages:
+            status = start(stage, ["--config", str(resolved)], count, again)
+            if status:
+                return status
     return 0
 
 

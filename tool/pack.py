@@ -22,7 +22,7 @@ from dataset.prepare.check import check_dataset
 from dataset.prepare.pack import pack, verify
 from tool.shared import cli
 from tool.shared.data import files_of
-from util.config.load import load_config
+from util.config.load import load
 from util.config.schema import Config
 
 SPLITS = ("train", "val", "test")
@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "test")
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
-    config = None if args.config is None else load_config(args.config)
+    config = None if args.config is None else load(args.config).config
     root = Path(args.root if config is None else config.data.root).expanduser()
     folder = Path(args.out).expanduser() if args.out else root / "packed"
     splits = args.split or [split for split in SPLITS if _has_list(root, split, config)]

@@ -14,10 +14,9 @@ import torch
 
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of
-from tool.shared.experiment import RunPaths
 from tool.shared.network import build_training, make_deterministic
 from util import dist
-from util.config.load import apply_overrides, check_config
+from util.config.load import RunPaths, saved_config
 from util.record.log import log, open_log
 from util.train.loop import Training, optimizer_step, to_device
 from util.train.prefetch import Prefetch
@@ -45,7 +44,7 @@ def replay(file: str, overrides: list[str]) -> int:
     """
     record, path = read_record(file), Path(file)
     always = ["train.compile=false", "train.resume=force"]  # hooks see no compiled layer; a change may be tried out
-    config = check_config(apply_overrides(record.config, [*always, *overrides]), file)
+    config = saved_config(record.config, file, [*always, *overrides])
     run = RunPaths(path.parent.parent, path.parent)
     device = dist.init(cli.lost)
     open_log(run.folder / "replay.log")

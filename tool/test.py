@@ -15,9 +15,9 @@ from dataset import build_eval_loader
 from model.inference.optimize import optimize_for_inference
 from tool.shared import cli
 from tool.shared.data import dataset_of, loader_workers
-from tool.shared.experiment import RunPaths, load_experiment
 from tool.shared.network import build_predictor, load_network
 from util import dist
+from util.config.load import RunPaths, load
 from util.config.schema import Config
 from util.record.log import log, open_log
 from util.record.memory import keep_memory
@@ -34,9 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
     args = parser.parse_intermixed_args(argv)
     open_log(None)
-    config, run = load_experiment(args.config, args.overrides, args.exp)
+    experiment = load(args.config, args.overrides, args.exp)
+    config, run = experiment.config, experiment.run
     device = dist.init(cli.lost)
     open_log(run.folder / "test.log")
+    for note in experiment.notes:
+        log.info(note)
     if device.type == "cpu" and config.test.keep_memory:
         keep_memory()
     data = dataset_of(config, config.test.split)

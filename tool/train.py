@@ -17,11 +17,10 @@ from tensorboardX import SummaryWriter
 from dataset import build_eval_loader
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
-from tool.shared.experiment import RunPaths, load_experiment
 from tool.shared.network import build_training, make_deterministic
 from util import dist
 from util.checkpoint.store import Store
-from util.config.load import dump_config
+from util.config.load import Experiment, RunPaths, describe, load
 from util.config.schema import Config
 from util.dist import signals
 from util.record import lock, status
@@ -44,9 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parser(__doc__).parse_intermixed_args(argv)
     open_log(None)
     with signals.Stop() as stop:
-        config, run = load_experiment(args.config, args.overrides, args.exp)
+        experiment = load(args.config, args.overrides, args.exp)
+        config, run = experiment.config, experiment.run
         device = dist.init(cli.lost)
         open_folder(run)
+        for note in experiment.notes:
+            log.info(note)
         if device.type == "cpu":
             keep_memory()
             if config.train.amp == "fp16":
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoints = Store(run.last.parent, config.train.keep_last, config.train.keep_every)
         data = data_of(train_set, val_set)
         resume(training, checkpoints, data)
-        writer = open_run(config, run, device, training.step)
+        writer = open_run(experiment, device, training.step)
         loader = build_batches(training, train_set, run)
         try:
             code = fit(training, loader, val_set, checkpoints, data, writer, stop)
@@ -90,15 +92,16 @@ def explained(error: NotFinite, config: Config, run: RunPaths, checkpoints: Stor
     return told
 
 
-def open_run(config: Config, run: RunPaths, device: torch.device, step: int) -> SummaryWriter:
+def open_run(experiment: Experiment, device: torch.device, step: int) -> SummaryWriter:
     """Writes config.yaml and env.json into the run's folder; the TensorBoard writer (a dummy off rank 0).
 
     step: where the run continues; TensorBoard leaves out what was recorded after it before.
     """
+    folder = experiment.run.folder
     if dist.is_main():
-        (run.folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        write_json(run.folder / "env.json", environment(device))
-    return SummaryWriter(str(run.folder), purge_step=step + 1 if step else None, write_to_disk=dist.is_main())
+        (folder / "config.yaml").write_text(describe(experiment), encoding="utf-8")
+        write_json(folder / "env.json", environment(device))
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None, write_to_disk=dist.is_main())
 
 
 def fit(

@@ -35,7 +35,7 @@ from dataset.read.packed import IMAGE, Packed
 from util import checkpoint
 from util.checkpoint import store
 from util.config import legacy
-from util.config.load import apply_overrides, check_config, read_experiment, read_yaml
+from util.config.load import load, saved_config
 
 HANG = 60  # seconds for one input, on a busy machine
 MEMORY = 1 << 30  # bytes that the resident memory may grow by
@@ -325,24 +325,19 @@ def experiments() -> list[bytes]:
 
 
 def read_config(path: Path):
-    return check_config(read_experiment(path), str(path))
-
-
-def read_old(path: Path):
-    raw, _, _ = legacy.translate(read_yaml(path), [], str(path))
-    return check_config(raw, str(path))
+    return load(path).config
 
 
 def read_override(path: Path):
     pair = path.read_bytes().decode("utf-8", "surrogateescape")
-    return check_config(apply_overrides(EXPERIMENT, [pair]), str(path))
+    return saved_config(EXPERIMENT, str(path), [pair])
 
 
 def read_old_override(path: Path):
     words = path.read_bytes().decode("utf-8", "surrogateescape").split(" ")
-    pairs, new = legacy.split_overrides(words)
-    raw, _, _ = legacy.translate(OLD, pairs, str(path))
-    return check_config(apply_overrides(raw, new), str(path))
+    old = path.with_name("old.yaml")
+    old.write_text(yaml.safe_dump(OLD))
+    return load(old, words).config
 
 
 def read_names(path: Path):
@@ -556,7 +551,7 @@ READERS = {
     "PNG labels with right checksums": Reader(".png", png_pictures, read_label, 700, build=with_checksums),
     "list files": Reader(".txt", lists, read_lines, 900, LIST_TOKENS),
     "YAML of experiments": Reader(".yaml", experiments, read_config, 900, YAML_TOKENS),
-    "YAML of the older style": Reader(".yaml", lambda: [yaml.safe_dump(OLD).encode()], read_old, 500, YAML_TOKENS),
+    "YAML of the older style": Reader(".yaml", lambda: [yaml.safe_dump(OLD).encode()], read_config, 500, YAML_TOKENS),
     "overrides": Reader(
         ".txt",
         lambda: [b"train.epochs=2", b"data.label_map={0: 1}", b"test.scales=[0.5, 1]"],

@@ -12,8 +12,9 @@ import yaml
 from dataset.base import SegDataset
 from dataset.read.listfile import read_list, unique_names
 from tests.fuzz import hostile
-from util.config.load import ConfigError, apply_overrides, check_config, load_config, read_experiment
-from util.config.yamltext import parse_yaml
+from util.config.check import check_config
+from util.config.load import load, saved_config
+from util.config.yamltext import ConfigError, parse_yaml
 from util.report.result import PredictionWriter, write_submission
 
 
@@ -132,49 +133,37 @@ def test_a_name_that_leads_out_is_refused(tmp_path, name):
 
 # --- YAML ---
 
-LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
-MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60))
-
 
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (LAUGHS, "more than 100,000 values"),
-        (MERGES, "more than 100,000 values"),
-        ("data: &a [*a]", ":1: the alias '*a' leads into itself"),
-        ("data: &a {<<: *a}", "leads into itself"),
-        ("data: " + "[" * 100_000, "nested deeper than 20"),
-        ("- " * 100_000, "nested deeper than 20"),
-        ("{" * 50 + "}" * 50, "nested deeper than 20"),
-        ("x: !!python/object/apply:os.system [id]", "could not determine a constructor"),
-        ("x: !!python/name:os.system", "could not determine a constructor"),
-        ("x: !!int abc", "not a value of the kind"),
-        ("x: !!bool maybe", "not a value of the kind"),
-        ("x: 2001-99-99", "not a value of the kind"),
-        ("x: !!binary 'ä'", ":1: not valid YAML"),
-        ("x: " + "9" * 5000, "a number of 5000 letters"),
-        ("x: " + "1:" * 60 + "1", "a number of"),
-        ("x: .nan", "not a finite number"),
-        ("x: -.inf", "not a finite number"),
-        ("x: 1e999", "not a finite number"),
-        ('x: "a\\0b"', "text with a NUL"),
-        ('x: "\\ud800"', "half a character"),
+        ("data: &a {x: 1}\ny: *a", ":2: an alias"),
+        ("data: &a [*a]", ":1: an alias"),
+        ("data: " + "[" * 100_000, "not valid YAML"),
+        ("x: !!python/object/apply:os.system [id]", "the tag"),
+        ("x: !!binary 'ä'", "the tag"),
+        ("x: !!int abc", "not valid YAML"),
+        ("x: !!int [1]", "not valid YAML"),
+        ("x: !!bool maybe", "not valid YAML"),
+        ("x: " + "9" * 5000, "not valid YAML"),
+        ("x: 010", "'010' can be read in two ways"),
+        ("x: 1:0", "'1:0' can be read in two ways"),
         ("x: a\0b", "not valid YAML"),
         ("x: 1\nx: 2", ":2: key 'x' was given before, on line 1"),
         ("1: 1\n'1': 2", ":2: key '1' was given before"),
-        ("2001-01-01: 1", "a key is a word or a number"),
+        ("1.5: 1", "a key is a word or a whole number"),
         ("? [a]\n: 1", "a key is a word"),
         ("x:\n\t- 1", ":2: not valid YAML"),
         ("@", "not valid YAML"),
-        ("*a", "not valid YAML"),
+        ("*a", "an alias"),
         ("---\na: 1\n---\nb: 1", "not valid YAML"),
         ("- 1", "expected sections"),
         ("", "expected sections"),
         ("5", "expected sections"),
-        ("base: hostile.yaml", "'base' leads back to this file"),
+        ("base: hostile.yaml", "base: more than 2 levels"),
         ("base: /dev/zero", "pipe or device"),
         ("base: huge.yaml", "bytes; more than 524,288 are not read"),
-        ("base: [a]", "base: expected the path"),
+        ("base: [3]", "base: expected the path"),
         ("#" * 600_000, "bytes; more than 524,288"),
     ],
 )
@@ -184,7 +173,7 @@ def test_hostile_yaml_is_refused_by_name(tmp_path, text, reason):
     with open(tmp_path / "huge.yaml", "wb") as file:
         file.truncate(1 << 40)
     with hostile.bounded(), pytest.raises(ConfigError) as error:
-        check_config(read_experiment(path), str(path))
+        load(path)
     assert "hostile.yaml" in str(error.value) and reason in str(error.value)
 
 
@@ -194,27 +183,10 @@ def test_other_encodings_pipes_and_folders_are_no_yaml(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     for name in ("utf16.yaml", "folder.yaml", "pipe.yaml", "none.yaml"):
         with pytest.raises(ConfigError, match=name):
-            load_config(tmp_path / name)
+            load(tmp_path / name)
 
 
-def test_a_long_chain_of_bases_is_refused(tmp_path):
-    for i in range(2000):
-        (tmp_path / f"{i}.yaml").write_text(f"base: {i + 1}.yaml\n")
-    with pytest.raises(ConfigError, match=r"longer than 10 files.*base of .*/0\.yaml"):
-        read_experiment(tmp_path / "0.yaml")
-
-
-def test_what_yaml_is_for_still_works():
-    text = "a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, y: 3}\nc: *a\nd: &d [1]\ne: [*d, *d]\nf: 1e-4\ng: 'ä'\n"
-    assert parse_yaml(text, "x") == {
-        "a": {"x": 1, "y": [1, 2]},
-        "b": {"x": 1, "y": 3},
-        "c": {"x": 1, "y": [1, 2]},
-        "d": [1],
-        "e": [[1], [1]],
-        "f": 1e-4,
-        "g": "ä",
-    }
+def test_many_classes_are_read():
     classes = {"classes": [f"class {i}" for i in range(255)], "label_map": {i: i % 255 for i in range(20_000)}}
     assert parse_yaml(yaml.safe_dump(classes), "x") == classes
 
@@ -226,17 +198,19 @@ def test_what_yaml_is_for_still_works():
         "a." * 5000 + "a=1",
         "x",
         "=",
-        "data=\udcff",
         "x=[" + "[" * 10_000,
-        "data.root=\0",
         "train.epochs=" + "9" * 5000,
         "train.epochs=.nan",
         "train=&a [*a]",
+        "data=\udcff",
     ],
 )
 def test_hostile_overrides_are_refused(pair):
-    with hostile.bounded(), pytest.raises(ConfigError, match=r"override|x\.yaml"):
-        check_config(apply_overrides(hostile.EXPERIMENT, [pair]), "x.yaml")
+    with (
+        hostile.bounded(),
+        pytest.raises(ConfigError, match=r"expected section\.key=value|cut off|an alias|not valid YAML|x\.yaml"),
+    ):
+        saved_config(hostile.EXPERIMENT, "x.yaml", [pair])
 
 
 def test_hundreds_of_mistakes_are_told_shortly():

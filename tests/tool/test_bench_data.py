@@ -10,7 +10,7 @@ from dataset.cityscapes import Cityscapes
 from tests.conftest import make_experiment
 from tool.bench import data, data_train, main, synthetic
 from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
-from util.config.load import load_config
+from util.config.load import load
 from util.record.machine import cores
 
 MAPPING = dict(Cityscapes.label_map)
@@ -60,7 +60,7 @@ def test_baselines_give_normalised_crops_of_the_picture(pictures, module, option
 )
 def test_the_baseline_is_the_nearest_recipe(tmp_path, keys, expected):
     path = make_experiment(tmp_path, tmp_path, augment=keys)
-    assert data.nearest_baseline(load_config(path)) == expected
+    assert data.nearest_baseline(load(path).config) == expected
 
 
 def test_the_command_prints_and_writes_its_tables(tmp_path, capsys, monkeypatch):

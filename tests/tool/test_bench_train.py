@@ -7,14 +7,15 @@ import torch
 
 from tool import bench
 from tool.bench import train
-from tool.shared.experiment import find_experiment, load_experiment
+from tool.shared.experiment import find_experiment
+from util.config.load import load
 
 SMALL = ["model.weights=none", "train.ema=null", "train.batch_size=2", "train.accumulate=1"]
 
 
 def task_of(experiment, *overrides):
-    path = str(find_experiment("camvid", experiment))
-    return train.Task(load_experiment(path, [*SMALL, *overrides])[0], 11, 2, (64, 96), "cpu", 1)
+    path = find_experiment("camvid", experiment)
+    return train.Task(load(path, [*SMALL, *overrides]).config, 11, 2, (64, 96), "cpu", 1)
 
 
 @pytest.mark.parametrize("experiment", ["sfnet_mobile", "semflow18"])

@@ -86,11 +86,12 @@ MISTAKES = {
     "misspelt experiment": (["street", "fnc18"], ["no experiment 'fnc18'", "did you mean 'fcn18'", "sfnet_mobile"]),
     "misspelt data set": (["steet", "fcn18"], ["steet", "did you mean 'street'", "cityscapes"]),
     "misspelt key": (["street", "fcn18", "train.epohcs=3"], ["unknown key 'train.epohcs'", "train.epochs"]),
+    "nothing named": ([], ["required: dataset, experiment", "sh tool/train.sh street fcn18"]),
     "missing data root": (["cityscapes", "sfnet101", "data.root=/nowhere"], ["/nowhere", "tool.prepare"]),
 }
 
 
-@pytest.mark.parametrize("name", ["misspelt experiment", "misspelt data set", "misspelt key", "missing data root"])
+@pytest.mark.parametrize("name", list(MISTAKES))
 def test_a_mistake_is_one_message_and_a_status(tmp_path, name):
     arguments, parts = MISTAKES[name]
     result = call("sh", "tool/train.sh", *arguments, "--exp", str(tmp_path / "run"))

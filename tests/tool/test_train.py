@@ -10,9 +10,9 @@ import model
 from tests.conftest import make_experiment
 from tests.faults.runs import TOY, same
 from tool import test, train
-from tool.shared.experiment import load_experiment
 from tool.shared.network import load_initial_weights, load_network, network_of
 from util import checkpoint
+from util.config.load import load
 from util.record.files import sha256
 from util.train import loop
 
@@ -179,7 +179,7 @@ def test_a_mistake_is_told_before_the_first_step(tmp_path, experiment, overrides
 
 def test_a_checkpoint_alone_rebuilds_the_network(tmp_path, experiment):
     run(experiment, tmp_path / "run")
-    config, _ = load_experiment(str(experiment), ["model.name=pspnet", "model.backbone=resnet34"])
+    config = load(experiment, ["model.name=pspnet", "model.backbone=resnet34"]).config
     model = load_network(tmp_path / "run" / "model" / "last.pth", config, 3)
     assert type(model).__name__ == "FCN"
     with pytest.raises(ValueError, match="trained for 3 classes"):
@@ -190,7 +190,7 @@ def test_a_run_can_start_from_another_run(tmp_path, data):
     first = make_experiment(tmp_path, data)
     run(first, tmp_path / "first")
     start = str(tmp_path / "first" / "model" / "last.pth")
-    config, _ = load_experiment(str(first), [f"model.init={start}", "model.init_skip=[head]"])
+    config = load(first, [f"model.init={start}", "model.init_skip=[head]"]).config
     model = network_of(config, 3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     load_initial_weights(model, config)

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--threads {args.threads}: at least one")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    rate = config.test.stride_rate or (1 / 2 if config.test.protocol == "sketchfill" else 2 / 3)
+    rate = config.test.stride_rate
     picture = picture_of(args.picture, args.size)
     crop = max(config.augment.crop)
     task = Task(picture, class_count(config), crop, rate, tuple(config.data.mean), tuple(config.data.std))

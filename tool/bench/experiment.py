@@ -7,7 +7,8 @@ import torch
 
 from dataset import dataset_class
 from dataset.base import check_classes
-from tool.shared.experiment import find_experiment, load_experiment
+from tool.shared.experiment import find_experiment
+from util.config.load import load
 from util.config.schema import Config
 
 
@@ -52,7 +53,7 @@ def _positive(text: str) -> int:
 def experiment_of(args: argparse.Namespace) -> Config:
     """The checked config of the experiment that a subcommand names."""
     path = find_experiment(args.dataset, args.experiment)
-    return load_experiment(str(path), args.overrides)[0]
+    return load(path, args.overrides).config
 
 
 def class_count(config: Config) -> int:

@@ -4,14 +4,17 @@ import argparse
 import errno
 import logging
 import os
+import re
 import socket
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
+from typing import NoReturn
 
 import torch
 
-from util import dist
+from util import UserError, dist
 from util.dist import signals
 from util.record import status
 from util.record.log import log
@@ -19,13 +22,38 @@ from util.record.log import log
 OURS = ("model", "dataset", "util", "tool")
 
 
-def parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
-    """The arguments that every command with an experiment has."""
-    out = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
+class Parser(argparse.ArgumentParser):
+    """Parses a command line; a mistake is one line that says what to type, and `UserError`."""
+
+    def __init__(self, *args, example: str = "", **kwargs):
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self.example = example
+
+    def parse_intermixed_args(self, args=None, namespace=None) -> argparse.Namespace:
+        words = sys.argv[1:] if args is None else [*args]
+        for word, following in pairwise([*words, "VALUE"]):
+            slip = re.fullmatch(r"--(\w+\.\w+)(?:=(.*))?", word)
+            if slip:
+                value = following if slip[2] is None else slip[2]
+                raise UserError(f"{word}: an override has no dashes; write {slip[1]}={value}")
+        return super().parse_intermixed_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        example = f"; for example: {self.example}" if self.example else ""
+        raise UserError(f"{message}{example} (--help lists the arguments)")
+
+
+def parser(description: str) -> Parser:
+    """Build the parser of a command with an experiment: --config, --exp and overrides."""
+    out = Parser(description=description, example="--config config/street/street_fcn18.yaml train.epochs=2")
+    out.add_argument("--config", required=True, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     out.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="changes to the experiment, e.g. train.epochs=2"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="changes to the experiment, e.g. train.epochs=2",
     )
     return out
 

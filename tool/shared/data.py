@@ -11,8 +11,8 @@ from dataset.prepare.check import check_dataset, compare_splits
 from dataset.prepare.pack import pack_for_a_run
 from dataset.read import packed
 from dataset.read.identity import facts
-from tool.shared.experiment import RunPaths
 from util import dist
+from util.config.load import RunPaths
 from util.config.schema import Config
 from util.record.log import log
 from util.record.machine import cores

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.config.load import ConfigError
+from util.config.yamltext import ConfigError
 from util.record.files import read_text
 
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")

@@ -1,180 +1,238 @@
-"""Experiments: YAML -> the frozen, typed sections of `util.config.schema`.
+"""Experiments: from a YAML file, or the name of one that is composed, to a checked config and the folders of its run.
 
-`load_config(path, overrides)` reads one experiment, merges the file named by its `base:` first, applies
-`section.key=value` overrides and checks everything before anything is built. A mistake raises `ConfigError`, a
-`ValueError` that names the file, the key and the nearest valid key.
+`load` is the one way in. An experiment is made of layers, the lowest first: the files of its `base:`, the file itself,
+and the `section.key=value` overrides of the command line. A mistake names the layer in which it stands.
 """
 
-import difflib
-import json
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from util.config.schema import Config
-from util.config.yamltext import MAX_BYTES, ConfigError, parse_yaml
+from util.config import legacy
+from util.config.check import check_config, renewed
+from util.config.schema import PROTOCOLS, Config
+from util.config.yamltext import ConfigError, parse_yaml
 from util.record.files import read_text
 
-MAX_BASES = 10  # files in a chain of `base:`
-MAX_KEY = 200  # letters of an override's key
-AUGMENT = ("crop", "scale", "rotate", "rotate_prob", "blur_prob", "flip_prob", "jitter", "photometric")
-LOADER = ("workers", "packed", "cache", "uniform", "uniform_tile")
-# Key of an earlier version -> key of today. A checkpoint may still hold the earlier one.
-MOVED = {
-    f"data.{key}": f"{section}.{key}" for section, keys in (("augment", AUGMENT), ("loader", LOADER)) for key in keys
-}
-# Key of an earlier version that is no more -> how it is now.
-GONE = {
-    "data.on_error": "an unreadable sample always stops a run",
-    "data.max_errors": "an unreadable sample always stops a run",
-    "data.loader": "loader workers are always processes",
-    "data.augment": "augmentation is always made by the loader workers",
-}
-SHOWN_ERRORS = 20
-SHOWN_LETTERS = 200  # of a value in an error
+MAX_BYTES = 1 << 19
+DEPTH = 2  # levels of `base:`, as from an experiment to its network and on to the network's recipe
+COMMAND_LINE = "command line"
 
 
-def read_yaml(path: str | Path) -> dict:
-    """The mapping in a YAML file.
+@dataclass(frozen=True)
+class RunPaths:
+    """Where a run's files are: derived from the experiment's own path, or from what an older file says."""
+
+    folder: Path
+    result: Path
+    checkpoint: Path | None = None
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "model" / "last.pth"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "model" / "best.pth"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked config, the folders of its run, what the log should say of it, and where each value comes from."""
+
+    config: Config
+    run: RunPaths
+    notes: tuple[str, ...]
+    sources: dict[str, str]  # section.key -> files, or "command line"; a key that is missing has its default
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
+    """Read, compose and check an experiment, in today's style or the older one.
+
+    Args:
+        path: the YAML file. Where config/DATASET/DATASET_NETWORK.yaml does not exist, the experiment is composed of
+            config/base/data/DATASET.yaml and config/base/network/NETWORK.yaml.
+        overrides: `section.key=value`; an older file also takes its own KEY VALUE pairs.
+        folder: of the run; by default derived from the path.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or is no mapping.
+        ConfigError: one line for each mistake, with file, key and the nearest valid key.
     """
+    path, overrides, notes = Path(path), list(overrides), []
+
+    # The layers, the lowest first.
+    layers = _composed(path)
+    if layers:
+        notes.append("composed of " + ", ".join(name for name, _ in layers))
+    else:
+        layers = _layers(path)
+    top = layers[-1][1]
+    handed_over = top.pop("resolved", None)
+    older = None
+    if legacy.is_legacy(top):
+        pairs, overrides = legacy.split_overrides(overrides)
+        translated, older, dropped = legacy.translate(top, pairs, str(path))
+        notes += [f"{path}: {note}" for note in dropped]
+        layers = [(str(path), translated)]
+    layers.append((COMMAND_LINE, _parse_overrides(overrides)))
+
+    # One mapping of them, checked.
+    raw, sources = _stack(layers)
+    config = check_config(raw, str(path), sources)
+    if handed_over:
+        run = RunPaths(*(Path(place) if place else None for place in handed_over["run"]))
+        return Experiment(config, run, tuple(handed_over["notes"]), handed_over["sources"])
+    for key in PROTOCOLS[config.test.protocol]:
+        sources.setdefault(f"test.{key}", f"protocol {config.test.protocol}")
+
+    # The folders of the run.
+    if folder:
+        run = RunPaths(Path(folder), Path(folder) / "result")
+    elif older:
+        run = RunPaths(older.folder, older.result or older.folder / "result", older.checkpoint)
+    else:
+        place = _run_folder(path, config.data.name)
+        run = RunPaths(place, place / "result")
+    return Experiment(config, run, tuple(notes), sources)
+
+
+def saved_config(raw: dict, name: str, overrides: Iterable[str] = ()) -> Config:
+    """Check the config that a checkpoint or record holds, also one of an earlier version.
+
+    Raises:
+        ConfigError: as `check_config` does.
+    """
+    return check_config(merge(renewed(raw), _parse_overrides(overrides)), name)
+
+
+def hand_over(experiment: Experiment, path: str | Path) -> None:
+    """Write a resolved experiment as one plain file, which `load` reads back whole."""
+    run = experiment.run
+    places = [place and str(place) for place in (run.folder, run.result, run.checkpoint)]
+    resolved = {"run": places, "notes": list(experiment.notes), "sources": experiment.sources}
+    raw = experiment.config.model_dump(mode="json") | {"resolved": resolved}
+    Path(path).write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+
+
+def describe(experiment: Experiment) -> str:
+    """Write the resolved config as YAML, with a comment behind each value that says where it comes from."""
+    lines = []
+
+    def add(indent: str, dotted: str, value: Any) -> None:
+        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=1 << 20)
+        entry = f"{indent}{dotted.rpartition('.')[2]}: " + text.removesuffix("...\n").strip()
+        lines.append(f"{entry:<48}  # {experiment.sources.get(dotted, 'default')}\n")
+
+    for section, content in experiment.config.model_dump(mode="json").items():
+        if not isinstance(content, dict):
+            add("", section, content)
+            continue
+        lines.append(f"{section}:\n")
+        for key, value in content.items():
+            add("  ", f"{section}.{key}", value)
+    return "".join(lines)
+
+
+def merge(low: dict, high: dict) -> dict:
+    """Put `high` over `low`, key by key; `options` belong to a section's `name` and go with it."""
+    out = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merge(_inherited(out[key], value), value) if both else value
+    return out
+
+
+def _inherited(low: dict, high: dict) -> dict:
+    """Leave out of a section what the section over it does not inherit."""
+    renamed = "name" in low and high.get("name", low["name"]) != low["name"]
+    return {key: value for key, value in low.items() if not (renamed and key == "options")}
+
+
+def _stack(layers: list[tuple[str, dict]]) -> tuple[dict, dict[str, str]]:
+    """Merge the layers; the mapping, and for each section.key the names of the layers that it comes from."""
+    raw: dict = {}
+    sources: dict[str, str] = {}
+    for name, layer in layers:
+        for section, content in layer.items():
+            if not isinstance(content, dict):
+                sources[section] = name
+                continue
+            below = raw.get(section) if isinstance(raw.get(section), dict) else {}
+            kept = _inherited(below, content)
+            for key in below.keys() - kept.keys():
+                del sources[f"{section}.{key}"]
+            for key, value in content.items():
+                joined = isinstance(value, dict) and isinstance(kept.get(key), dict) and kept[key]
+                dotted = f"{section}.{key}"
+                sources[dotted] = f"{sources[dotted]}, {name}" if joined else name
+        raw = merge(raw, layer)
+    return raw, sources
+
+
+def _layers(path: Path, depth: int = 0) -> list[tuple[str, dict]]:
+    """Read an experiment and the files of its `base:`; their names and mappings, the lowest first."""
+    raw = _read(path)
+    bases = raw.pop("base", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: base: expected the path of a YAML file or a list of paths, found {bases!r}")
+    if bases and depth == DEPTH:
+        raise ConfigError(f"{path}: base: more than {DEPTH} levels; name {bases[0]} in the experiment itself")
+    layers = []
+    for base in bases:
+        try:
+            layers += _layers(Path(os.path.normpath(path.parent / base)), depth + 1)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (base of {path})") from None
+    return [*layers, (str(path), raw)]
+
+
+def _composed(path: Path) -> list[tuple[str, dict]]:
+    """Read the layers of an experiment that has no file of its own; none if it has one, or cannot be composed."""
+    dataset, base = path.parent.name, path.parent.parent / "base"
+    network = path.stem.removeprefix(f"{dataset}_")
+    files = [base / "data" / f"{dataset}.yaml", base / "network" / f"{network}.yaml"]
+    if path.exists() or network == path.stem or not all(file.is_file() for file in files):
+        return []
+    return [layer for file in files for layer in _layers(file, 1)]
+
+
+def _read(path: Path) -> dict:
+    """Read the mapping in a YAML file."""
     try:
         text = read_text(path, MAX_BYTES)
     except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from None
+        where = "" if path.is_absolute() or path.exists() else f" in {os.getcwd()}"
+        raise ConfigError(f"{error}{where}") from None
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected sections (data, model, train, ...), found {type(value).__name__}")
     return value
 
 
-def merge(low: dict, high: dict) -> dict:
-    """`low` with the entries of `high` over it, section by section."""
-    out = dict(low)
-    for key, value in high.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if both else value
-    return out
-
-
-def read_experiment(path: str | Path, _chain: tuple[str, ...] = ()) -> dict:
-    """The mapping of an experiment, its `base:` merged in; `base` is relative to the file that names it."""
-    path = Path(path)
-    if os.path.realpath(path) in _chain:
-        raise ConfigError(f"{path}: 'base' leads back to this file")
-    if len(_chain) > MAX_BASES:
-        raise ConfigError(f"{path}: the chain of 'base' is longer than {MAX_BASES} files")
-    raw = read_yaml(path)
-    base = raw.pop("base", None)
-    if base is None:
-        return raw
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: expected the path of a YAML file, found {base!r}")
-    try:
-        low = read_experiment(path.parent / base, (*_chain, os.path.realpath(path)))
-    except ConfigError as error:
-        raise ConfigError(f"{error} (base of {path})") from None
-    return merge(low, raw)
-
-
-def apply_overrides(raw: dict, overrides: list[str]) -> dict:
-    """`raw` with `section.key=value` pairs over it; values are read as YAML."""
+def _parse_overrides(overrides: list[str]) -> dict:
+    """Read `section.key=value` pairs, the values as YAML, into one mapping."""
+    out: dict = {}
     for pair in overrides:
         key, equals, text = pair.partition("=")
-        if not equals or not key or len(key) > MAX_KEY:
-            raise ConfigError(f"override '{pair}': expected section.key=value, for example train.epochs=2")
-        value = parse_yaml(text, f"override '{pair}'") if text else None
+        if not equals or not key or key.count(".") > 3:
+            raise ConfigError(f"'{pair}': expected section.key=value, for example train.epochs=2")
+        if text.count("[") != text.count("]") or text.count("{") != text.count("}"):
+            raise ConfigError(f"'{pair}': the list is cut off; write it without blanks or in quotes: '{key}=[1, 2]'")
+        value = parse_yaml(text, f"'{pair}'") if text else None
         for part in reversed(key.split(".")):
             value = {part: value}
-        raw = merge(raw, value)
-    return raw
-
-
-def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Every key of the schema as a dotted path."""
-    keys = []
-    for name, field in section.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        keys += valid_keys(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]
-    return keys
-
-
-def _explain(error: dict) -> str:
-    """One pydantic error as `key: what is wrong, and what to write instead`."""
-    path = [str(part) for part in error["loc"]]
-    key = ".".join(path)
-    if key in GONE:
-        return f"key '{key}' is no more: {GONE[key]}; remove it"
-    if key in MOVED:
-        return f"key '{key}' has a new name; write '{MOVED[key]}'"
-    if error["type"] == "extra_forbidden":
-        parent = ".".join(path[:-1])
-        siblings = [k for k in valid_keys() if k.rpartition(".")[0] == parent] if parent else [*Config.model_fields]
-        last = [k.rpartition(".")[2] for k in siblings]
-        near = difflib.get_close_matches(path[-1], last, 1, cutoff=0.5)
-        elsewhere = [k for k in valid_keys() if k.rpartition(".")[2] == path[-1]]
-        if elsewhere:
-            hint = f"did you mean '{elsewhere[0]}'?"
-        elif near:
-            hint = f"did you mean '{'.'.join([*path[:-1], near[0]])}'?"
-        else:
-            hint = "valid here: " + ", ".join(last)
-        return f"unknown key '{key}'; {hint}"
-    if error["type"] == "missing":
-        return f"missing key '{key}'"
-    if error["type"] == "value_error":
-        message = str(error["ctx"]["error"])
-        return f"{key}.{message}" if key else message
-    found = repr(error["input"])
-    found = found if len(found) <= SHOWN_LETTERS else f"{found[:SHOWN_LETTERS]}..."
-    return f"{key}: {error['msg'].lower()}, found {found}"
-
-
-def check_config(raw: dict, name: str) -> Config:
-    """`raw` as a checked `Config`; `name` is the file that an error names.
-
-    Raises:
-        ConfigError: lists every mistake, one a line.
-    """
-    try:
-        # Strict JSON rules: a list is a tuple and 1 is a float, but neither true nor "1" is an integer.
-        return Config.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(e) for e in error.errors()))
-        if len(lines) > SHOWN_ERRORS:
-            lines[SHOWN_ERRORS:] = [f"and {len(lines) - SHOWN_ERRORS} more mistakes"]
-        raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from None
-
-
-def renewed(raw: dict) -> dict:
-    """Give the mapping of an earlier version its keys of today.
-
-    Args:
-        raw: sections as a checkpoint holds them; an experiment of the user's is refused instead, by `check_config`.
-    """
-    out = {name: dict(value) if isinstance(value, dict) else value for name, value in raw.items()}
-    for before, after in MOVED.items():
-        (section, key), (new_section, new_key) = before.split("."), after.split(".")
-        if key in out.get(section, {}):
-            out.setdefault(new_section, {})[new_key] = out[section].pop(key)
-    for section, key in (name.split(".") for name in GONE):
-        out.get(section, {}).pop(key, None)
+        out = merge(out, value)
     return out
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """The experiment in the YAML file `path`, with `section.key=value` overrides.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, or a key, type, value or combination is wrong.
-    """
-    return check_config(apply_overrides(read_experiment(path), overrides or []), str(path))
-
-
-def dump_config(config: Config) -> str:
-    """YAML of the resolved config, every key written out; `load_config` reads it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+def _run_folder(path: Path, dataset: str) -> Path:
+    """Derive exp/cityscapes/sfnet101 from config/cityscapes/cityscapes_sfnet101.yaml."""
+    group = path.resolve().parent.name
+    if path.stem.startswith(f"{group}_"):
+        return Path("exp") / group / path.stem.removeprefix(f"{group}_")
+    return Path("exp") / dataset / path.stem.removeprefix(f"{dataset}_")

@@ -23,6 +23,16 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+# Published ways to score a network. What they leave to the experiment (several scales) its own keys say.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    # The whole picture as it is.
+    "whole": {"scales": (1.0,), "flip": False, "window": "none", "stride_rate": 2 / 3, "base_size": None},
+    # Sliding windows of the training crop: hszhao/semseg (Zhao et al., CVPR 2017), and Jin et al., IEEE Access 2021.
+    "semseg": {"scales": (1.0,), "flip": True, "window": "crop", "stride_rate": 2 / 3, "base_size": None},
+    "sketchfill": {"scales": (1.0,), "flip": True, "window": "crop", "stride_rate": 1 / 2, "base_size": None},
+}
+
+
 class DataConfig(Section):
     """Which images and labels, and what their ids mean."""
 
@@ -38,6 +48,9 @@ class DataConfig(Section):
     )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
+    long_side: int | None = Field(
+        None, ge=1, description="long side of the images at scale 1, pixels, to which the protocols of semseg resize"
+    )
     check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
 
     @field_validator("label_map", mode="after")
@@ -226,13 +239,20 @@ class TestConfig(Section):
     split: Literal["train", "val", "test"] = Field("val", description="which list; 'test' may have no labels")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints is scored")
     protocol: Literal["whole", "semseg", "sketchfill"] = Field("whole", description="preset of the next five keys")
-    scales: tuple[float, ...] | None = Field(None, description="factors at which each picture is seen")
-    flip: bool | None = Field(None, description="average with the mirrored picture")
-    window: tuple[int, int] | Literal["none"] | None = Field(
-        None, description="height and width of the sliding window; none: whole picture"
+    scales: tuple[float, ...] | None = Field(None, description="factors at which each picture is seen; default: 1")
+    flip: bool | None = Field(
+        None, description="average with the mirrored picture; default: true for semseg and sketchfill"
     )
-    stride_rate: float | None = Field(None, gt=0, le=1, description="step of the window, as a share of its size")
-    base_size: int | None = Field(None, ge=1, description="long side at scale 1, pixels; default: as it is")
+    window: tuple[int, int] | Literal["none"] | None = Field(
+        None,
+        description="height and width of the sliding window, or 'none'; default: the crop for semseg and sketchfill",
+    )
+    stride_rate: float | None = Field(
+        None, gt=0, le=1, description="step of the window, as a share of its size; default: 2/3, for sketchfill 1/2"
+    )
+    base_size: int | None = Field(
+        None, ge=1, description="long side at scale 1, pixels; default: data.long_side for semseg and sketchfill"
+    )
     windows: Literal["exact", "fast"] = Field(
         "exact", description="fast: average logits on the coarse grid, enlarge once; near to the published procedure"
     )
@@ -259,9 +279,13 @@ class TestConfig(Section):
             raise ValueError("scales: a list of positive factors is needed")
         if isinstance(self.window, tuple) and min(self.window) < 1:
             raise ValueError(f"window: {self.window} is not a positive size")
-        if self.protocol != "whole" and self.base_size is None:
-            raise ValueError(f"protocol: {self.protocol} needs base_size, the long side of a picture at scale 1")
         return self
+
+    def resolved(self, crop: tuple[int, int], long_side: int | None) -> "TestConfig":
+        """Fill in what the protocol says of the keys that the experiment leaves open."""
+        sliding = {"window": crop, "base_size": long_side} if self.protocol != "whole" else {}
+        preset = PROTOCOLS[self.protocol] | sliding
+        return self.model_copy(update={key: value for key, value in preset.items() if getattr(self, key) is None})
 
 
 class Config(Section):
@@ -279,6 +303,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        # The one place that may change a frozen section, while it is made: the protocol needs crop and long side.
+        object.__setattr__(self, "test", self.test.resolved(self.augment.crop, self.data.long_side))
+        if self.test.protocol != "whole" and self.test.base_size is None:
+            raise ValueError(f"test.protocol: {self.test.protocol} needs test.base_size or data.long_side, in pixels")
         if self.loss.class_weights is not None and self.data.classes is not None:
             given, classes = len(self.loss.class_weights), len(self.data.classes)
             if given != classes:

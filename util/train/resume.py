@@ -8,7 +8,7 @@ import torch
 from util import checkpoint, dist
 from util.checkpoint import store
 from util.checkpoint.store import Store
-from util.config.load import check_config, renewed
+from util.config.load import saved_config
 from util.config.schema import Config
 from util.record.log import log
 from util.train import random_state
@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "data.train_list",
     "data.val_list",
     "data.test_list",
+    "data.long_side",
     "loader.workers",
     "loader.packed",
     "loader.cache",
@@ -211,7 +212,7 @@ def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
     """Raises ValueError with the list of what makes `config` and `data` another run than the checkpoint's."""
     if not checkpoint.is_ours(state) or "ranks" not in state:
         raise ValueError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
-    earlier = check_config(renewed(state["config"]), path)  # fills in keys that are younger than the checkpoint
+    earlier = saved_config(state["config"], path)  # fills in keys that are younger than the checkpoint
     before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     refused = [f"{k} {before.get(k)} -> {after.get(k)}" for k in changed if not k.startswith(MAY_CHANGE)]

@@ -5,8 +5,8 @@ import copy
 import pytest
 import yaml
 
-from tool.shared.experiment import load_experiment
-from util.config.load import ConfigError
+from util.config.load import load
+from util.config.yamltext import ConfigError
 
 OLD = {  # every key of the older repositories' files
     "DATA": {
@@ -92,7 +92,8 @@ def old(tmp_path):
 
 
 def test_every_key_arrives(old):
-    config, run = load_experiment(old(), [])
+    experiment = load(old(), [])
+    config, run = experiment.config, experiment.run
     assert (config.data.name, config.data.root, config.augment.crop) == ("cityscapes", "/data/cityscapes", (713, 713))
     assert config.data.train_list == "/data/l/fine_train.txt"
     assert (config.augment.scale, config.augment.rotate, config.loader.workers) == ((0.5, 2.0), (-10, 10), 8)
@@ -122,23 +123,23 @@ def test_every_key_arrives(old):
     ],
 )
 def test_apex_becomes_autocast(old, changes, expected):
-    assert load_experiment(old(**changes), [])[0].train.amp == expected
+    assert load(old(**changes), []).config.train.amp == expected
 
 
 def test_the_mobile_network_has_no_depth(old):
-    config, _ = load_experiment(old(arch="sfnet_mobile"), [])
+    config = load(old(arch="sfnet_mobile"), []).config
     assert (config.model.name, config.model.backbone) == ("sketchfill", "mobilenet_v2")
 
 
 def test_pspnet_is_tested_with_its_own_stride(old):
-    config, _ = load_experiment(old(arch="psp", layers=50), [])
+    config = load(old(arch="psp", layers=50), []).config
     assert (config.model.name, config.test.protocol, config.model.options) == ("pspnet", "semseg", {})
 
 
 def test_overrides_in_both_styles(old):
-    config, _ = load_experiment(
+    config = load(
         old(), ["base_lr", "0.02", "TRAIN.epochs", "3", "scales", "[1.0]", "model.weights=none", "data_root", "/other"]
-    )
+    ).config
     assert (config.optim.lr, config.train.epochs, config.test.scales) == (0.02, 3, (1.0,))
     assert (config.model.weights, config.data.root) == ("none", "/other")
 
@@ -153,7 +154,7 @@ def test_overrides_in_both_styles(old):
 )
 def test_a_wrong_override_is_named(old, overrides, part):
     with pytest.raises(ConfigError) as error:
-        load_experiment(old(), overrides)
+        load(old(), overrides)
     assert part in str(error.value)
 
 
@@ -168,16 +169,16 @@ def test_a_wrong_override_is_named(old, overrides, part):
 )
 def test_a_mistake_is_named(old, changes, part):
     with pytest.raises(ConfigError) as error:
-        load_experiment(old(**changes), [])
+        load(old(**changes), [])
     assert part in str(error.value)
 
 
 def test_own_names_and_colors_are_read(old, tmp_path):
     (tmp_path / "names.txt").write_text("grass\nroad\n")
     (tmp_path / "colors.txt").write_text("0 255 0\n90 90 90\n")
-    config, _ = load_experiment(
+    config = load(
         old(classes=2, names_path=str(tmp_path / "names.txt"), colors_path=str(tmp_path / "colors.txt")), []
-    )
+    ).config
     assert config.data.name == "custom"
     assert config.data.classes == ("grass", "road") and config.data.colors == ((0, 255, 0), (90, 90, 90))
 
@@ -185,24 +186,24 @@ def test_own_names_and_colors_are_read(old, tmp_path):
 def test_names_must_match_the_class_count(old, tmp_path):
     (tmp_path / "names.txt").write_text("grass\nroad\n")
     with pytest.raises(ConfigError, match="2 names, but classes is 19"):
-        load_experiment(old(names_path=str(tmp_path / "names.txt")), [])
+        load(old(names_path=str(tmp_path / "names.txt")), [])
 
 
 def test_ade20k_is_shifted_by_what_the_file_says_never_by_a_path(old):
     ade = {"classes": 150, "names_path": "dataset/ade20k/ade20k_names.txt", "colors_path": "x"}
-    shifted, _ = load_experiment(old(**ade, data_root="/data/anything"), [])
+    shifted = load(old(**ade, data_root="/data/anything"), []).config
     assert shifted.data.name == "ade20k" and shifted.data.label_map is None
-    plain, _ = load_experiment(old(**ade, arch="psp", data_root="/data/ade20k"), [])
+    plain = load(old(**ade, arch="psp", data_root="/data/ade20k"), []).config
     assert plain.data.label_map == {i: i for i in range(150)}
-    cityscapes, _ = load_experiment(old(data_root="/home/jade/shade"), [])
+    cityscapes = load(old(data_root="/home/jade/shade"), []).config
     assert cityscapes.data.name == "cityscapes" and cityscapes.data.label_map is None
 
 
 def test_another_test_list_is_the_one_that_is_scored(old):
-    config, _ = load_experiment(old(test_list="/data/l/test.txt"), [])
+    config = load(old(test_list="/data/l/test.txt"), []).config
     assert (config.test.split, config.data.test_list) == ("test", "/data/l/test.txt")
 
 
 def test_exp_folder_wins_over_the_paths_in_the_file(old, tmp_path):
-    _, run = load_experiment(old(), [], str(tmp_path / "run"))
+    run = load(old(), [], str(tmp_path / "run")).run
     assert run.folder == tmp_path / "run" and run.result == tmp_path / "run" / "result" and run.checkpoint is None

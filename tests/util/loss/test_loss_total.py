@@ -9,7 +9,7 @@ import torch
 
 from tests.paths import SHARED
 from tests.slow_loss import WEIGHTS, slow_cross_entropy
-from util.config.load import ConfigError, check_config
+from util.config import ConfigError, check_config
 from util.config.schema import LossConfig
 from util.loss import LOSSES, SegLoss
 from util.loss.pixel import ohem_cross_entropy

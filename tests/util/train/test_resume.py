@@ -12,7 +12,7 @@ from tests.faults.runs import TOY, final, same
 from tests.faults.toy import Toy
 from tool import train
 from util import checkpoint
-from util.config.load import load_config
+from util.config.load import load
 from util.train import random_state, resume
 
 
@@ -168,7 +168,7 @@ def test_moved_data_is_the_same_data(tmp_path):
 
 
 def test_a_run_of_the_version_before_the_section_augment_is_the_same_run(tmp_path, data):
-    config = load_config(small(tmp_path, data))
+    config = load(small(tmp_path, data)).config
     earlier = config.model_dump(mode="json")
     earlier["data"] |= earlier.pop("augment") | earlier.pop("loader")
     state = {"model": {}, "spec": {}, "config": earlier, "classes": ["a"], "data": {}, "ranks": []}

@@ -13,7 +13,7 @@ from model import build_model
 from tests.conftest import CLASSES, make_experiment
 from tests.util.dist.test_dist import run_processes
 from tool import train
-from tool.shared.experiment import load_experiment
+from util.config.load import load
 from util.train import loop
 from util.train import prefetch as prefetch_module
 from util.train.prefetch import Prefetch, Waits
@@ -32,7 +32,7 @@ class Set:
 def start(tmp_path, device="cpu", size=(48, 64), **sections):
     """A training at its first step, and the parts of a step."""
     path = make_experiment(tmp_path, tmp_path, **sections)
-    config, _ = load_experiment(str(path), [])
+    config = load(path).config
     training = train.build_training(config, Set(), torch.device(device))
     training.net.train()
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,103 @@
+"""Checks the mapping of an experiment against the schema, and says what is wrong in the user's terms."""
+
+import difflib
+import json
+
+from pydantic import BaseModel, ValidationError
+
+from util.config.schema import Config
+from util.config.yamltext import ConfigError
+
+AUGMENT = ("crop", "scale", "rotate", "rotate_prob", "blur_prob", "flip_prob", "jitter", "photometric")
+LOADER = ("workers", "packed", "cache", "uniform", "uniform_tile")
+# Key of an earlier version -> key of today. A checkpoint may still hold the earlier one.
+MOVED = {f"data.{key}": f"augment.{key}" for key in AUGMENT} | {f"data.{key}": f"loader.{key}" for key in LOADER}
+# Key of an earlier version that is no more -> how it is now.
+GONE = {
+    "data.on_error": "an unreadable sample always stops a run",
+    "data.max_errors": "an unreadable sample always stops a run",
+    "data.loader": "loader workers are always processes",
+    "data.augment": "augmentation is always made by the loader workers",
+}
+SHOWN_ERRORS = 20
+SHOWN_LETTERS = 200  # of a value in an error
+
+
+def check_config(raw: dict, name: str, sources: dict[str, str] | None = None) -> Config:
+    """Check a mapping of sections against the schema.
+
+    Args:
+        name: what an error calls the mapping, for example the file's path.
+        sources: for each section.key the name of the file that says it, where that is another one.
+
+    Raises:
+        ConfigError: lists every mistake, one a line.
+    """
+    try:
+        # Strict JSON rules: a list is a tuple and 1 is a float, but neither true nor "1" is an integer.
+        return Config.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        lines = []
+        for each in error.errors():
+            key, text = _explain(each)
+            lines.append(f"{(sources or {}).get('.'.join(key.split('.')[:2]), name)}: {text}")
+        lines = list(dict.fromkeys(lines))
+        if len(lines) > SHOWN_ERRORS:
+            lines[SHOWN_ERRORS:] = [f"{name}: and {len(lines) - SHOWN_ERRORS} more mistakes"]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def renewed(raw: dict) -> dict:
+    """Give the config of an earlier version the keys of today."""
+    out = {name: dict(value) if isinstance(value, dict) else value for name, value in raw.items()}
+    for before, after in MOVED.items():
+        (section, key), (new_section, new_key) = before.split("."), after.split(".")
+        if key in out.get(section, {}):
+            out.setdefault(new_section, {})[new_key] = out[section].pop(key)
+    for section, key in (name.split(".") for name in GONE):
+        out.get(section, {}).pop(key, None)
+    return out
+
+
+def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """List every key of the schema as a dotted path."""
+    keys = []
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        keys += valid_keys(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]
+    return keys
+
+
+def _explain(error: dict) -> tuple[str, str]:
+    """Say in one line what pydantic found wrong, and what to write instead; the key, and the line."""
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if key in GONE:
+        return key, f"key '{key}' is no more: {GONE[key]}; remove it"
+    if key in MOVED:
+        return key, f"key '{key}' has a new name; write '{MOVED[key]}'"
+    if error["type"] == "extra_forbidden":
+        return key, f"unknown key '{key}'; {_nearest(path)}"
+    if error["type"] == "missing":
+        return key, f"missing key '{key}'"
+    if error["type"] == "value_error":
+        message = str(error["ctx"]["error"])
+        message = f"{key}.{message}" if key else message
+        return message.partition(":")[0], message
+    found = repr(error["input"])
+    found = found if len(found) <= SHOWN_LETTERS else f"{found[:SHOWN_LETTERS]}..."
+    return key, f"{key}: {error['msg'].lower()}, found {found}"
+
+
+def _nearest(path: list[str]) -> str:
+    """Hint at the valid key that an unknown one probably means."""
+    *parents, last = path
+    siblings = [key for key in valid_keys() if key.rpartition(".")[0] == ".".join(parents)]
+    names = [key.rpartition(".")[2] for key in siblings] if parents else [*Config.model_fields]
+    elsewhere = [key for key in valid_keys() if key.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(last, names, 1, cutoff=0.5)
+    if elsewhere:
+        return f"did you mean '{elsewhere[0]}'?"
+    if near:
+        return f"did you mean '{'.'.join([*parents, near[0]])}'?"
+    return "valid here: " + ", ".join(names)
