@@ -145,7 +145,7 @@ def test_options_that_the_weights_do_not_tell(tmp_path):
 def test_the_nearest_experiment_is_named():
     found = import_weights.Recognised("", "sketchfill", 19, "resnet50", {})
     command = import_weights.scoring_command("cityscapes", found, Path("x.pth"))
-    assert command.split()[4] == str(launch.find_experiment("cityscapes", "sfnet50"))
+    assert command.split()[4] == str(launch.find_experiment("cityscapes", "sfnet101"))
     assert "test.protocol" not in command
     other = import_weights.scoring_command("rugd", found._replace(model="pspnet"), Path("x.pth"))
     assert other.split()[4] == str(launch.find_experiment("rugd", "sfnet50"))

@@ -12,9 +12,10 @@ from util.config.schema import Config
 
 HEAD = """# Every key of an experiment
 
-A YAML file has the sections below and `seed`; `base: other.yaml` (relative to the file) is merged first. On the
-command line a key is `section.key=value`, the value read as YAML. An unknown key, a wrong type or a missing key stops
-the run before anything is built. This page is made from the schema by `python -m tool.doc.config > docs/config.md`.
+A YAML file has the sections below and `seed`. The files that `base:` names are merged first
+([experiments.md](experiments.md)). On the command line a key is `section.key=value`, the value read as YAML. An unknown
+key, a wrong type or a missing key stops the run before anything is built. This page is made from the schema by
+`python -m tool.doc.config > docs/config.md`.
 """
 
 
