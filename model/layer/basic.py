@@ -19,11 +19,8 @@ def init_weights(module: nn.Module) -> None:
     """Initialise one layer, to be used with `Module.apply`.
 
     Convolutions get the normal distribution of He et al., "Delving Deep into Rectifiers" (ICCV 2015), with
-    the fan-out of one group; biases 0; batch norms weight 1 and bias 0. Nothing is done on the meta device,
-    where random numbers would take most of the time that building a network does.
+    the fan-out of one group; biases 0; batch norms weight 1 and bias 0.
     """
-    if getattr(getattr(module, "weight", None), "is_meta", False):
-        return
     if isinstance(module, nn.Conv2d):
         fan_out = module.out_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)

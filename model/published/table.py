@@ -11,9 +11,10 @@ from model.published import (
     semanticflow,
     semseg,
     sketchfill,
+    timm,
     tramac,
 )
 
 # A layout that comes first wins where a checkpoint fits two.
-FILES = (sketchfill, semseg, semanticflow, cgnet, espnet, espnetv2, fastscnn, hrnet, segformer, tramac, backbone)
+FILES = (sketchfill, semseg, semanticflow, cgnet, espnet, espnetv2, fastscnn, hrnet, segformer, tramac, backbone, timm)
 LAYOUTS = tuple(layout for file in FILES for layout in file.LAYOUTS)
