@@ -171,7 +171,7 @@ def _translate(model: nn.Module, layout: Layout, tensors: Tensors) -> Translatio
     for key, value in tensors.items():
         name = layout.place(key)
         if name in ours:
-            if name in out.values and not torch.equal(out.values[name], value):
+            if name in out.values and out.values[name] is not value and not torch.equal(out.values[name], value):
                 raise ValueError(f"{first[name]} and {key} are one tensor in {layout.source}, but differ")
             out.values[name], out.mapped[key] = value, name
             first.setdefault(name, key)
