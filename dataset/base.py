@@ -142,22 +142,21 @@ class SegDataset(Dataset):
         """
         if not isinstance(key, Key):
             key = Key(0, int(key))
-        if not -len(self) <= key.index < len(self):
-            raise IndexError(f"sample {key.index} of {len(self)}")
-        index = key.index % len(self)
+        count = len(self.samples)
+        if not -count <= key.index < count:
+            raise IndexError(f"sample {key.index} of {count}")
+        index = key.index % count
         image, label = self.source.open(index)
         if self.transform is not None and label is not None:
             place = [] if key.position is None else [key.position]
             rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, key.epoch, index, *place])
             image, label = self.transform(image, label, rng, key.point)
-        sample: Sample = {"image": _tensor(image).permute(2, 0, 1), "name": self.sample_name(index)}
+        # A copy of what is not to be written to: of packed data without a transform.
+        image = np.require(image, requirements=["C", "W"])
+        sample: Sample = {"image": torch.from_numpy(image).permute(2, 0, 1), "name": self._names[index]}
         if label is not None:
-            sample["label"] = _tensor(label)
+            sample["label"] = torch.from_numpy(np.require(label, requirements=["C", "W"]))
         return sample
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))  # a copy of what the source keeps
 
 
 def check_classes(classes: Sequence[str], owner: str) -> None:

@@ -19,7 +19,6 @@ thin structures alias. Shrink the files themselves (by area) if a recipe needs m
 """
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -188,50 +187,38 @@ class TrainTransform:
 
     def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
         """Give the crop of image and label that `drawn` describes; no more of them is read than it shows."""
-        image_out, label_out = np.empty((*self.crop, 3), np.uint8), np.empty(self.crop, np.uint8)
+        label_out = np.empty(self.crop, np.uint8)
         warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
         margin = BLUR_MARGIN if drawn.blur else 0
-        size = (self.crop[0] + 2 * margin, self.crop[1] + 2 * margin)
-        plain = not (drawn.blur or any(self.jitter) or drawn.photometric)
-        crop = image_out if plain else _SCRATCH.take("crop", (*size, 3))
+        crop = np.empty((self.crop[0] + 2 * margin, self.crop[1] + 2 * margin, 3), np.uint8)
         if drawn.angle or not resize(image, drawn, self.mean, margin, crop):
             warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, crop)
         if drawn.blur:
-            blurred = cv2.GaussianBlur(crop, (BLUR_SIZE, BLUR_SIZE), 0, dst=_SCRATCH.take("blurred", crop.shape))
-            crop = blurred[margin:-margin, margin:-margin]
+            crop = cv2.GaussianBlur(crop, (BLUR_SIZE, BLUR_SIZE), 0)[margin:-margin, margin:-margin]
         if any(self.jitter):
-            jittered = image_out if drawn.photometric is None else _SCRATCH.take("jittered", image_out.shape)
-            crop = cv2.transform(crop, color_matrix(drawn.jitter, crop), dst=jittered)
+            crop = cv2.transform(crop, color_matrix(drawn.jitter, crop))
         if drawn.photometric is not None:
             crop = drawn.photometric.apply(crop)
-        if crop is not image_out:
-            np.copyto(image_out, crop)
-        return image_out, label_out
+        return np.ascontiguousarray(crop), label_out
 
 
-class Scratch(threading.local):
-    """Memory that a thread uses again for each sample: the system takes longer to give fresh pages than OpenCV to
-    fill them."""
-
-    def __init__(self):
-        self.buffers: dict[str, np.ndarray] = {}
-
-    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].size < size:
-            self.buffers[name] = np.empty(size, np.uint8)
-        return self.buffers[name][:size].reshape(shape)
-
-
-_SCRATCH = Scratch()
-
-
-def warp(source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: int, out: np.ndarray) -> None:
-    """The crop of `source` that `drawn` describes, with `margin` pixels more on all sides, into `out`."""
+def warp(
+    source: np.ndarray, drawn: Drawn, interpolation: int, border: int | Sequence[float], margin: int, out: np.ndarray
+) -> None:
+    """Write the crop of `source` that `drawn` describes, with `margin` pixels more on all sides, to `out`."""
     height, width = out.shape[:2]
-    source, matrix = _window(source, source_matrix(drawn, margin), height, width)
+    matrix = source_matrix(drawn, margin)
+
+    # Only the part of the source that the crop shows: nothing else is ever sampled, so the result is the same up to
+    # rounding, and OpenCV refuses pictures of more than 32,766 pixels a side.
+    corners = matrix @ np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
+    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 2, 0)
+    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 3, [source.shape[1], source.shape[0]])
+    if (low >= high).any():
+        low, high = np.zeros(2, int), np.ones(2, int)
+    matrix[:, 2] -= low
     done = cv2.warpAffine(
-        source,
+        source[low[1] : high[1], low[0] : high[0]],
         matrix,
         (width, height),
         dst=out,
@@ -242,11 +229,12 @@ def warp(source: np.ndarray, drawn: Drawn, interpolation: int, border, margin: i
     assert np.may_share_memory(done, out)
 
 
-def resize(source: np.ndarray, drawn: Drawn, border, margin: int, out: np.ndarray) -> bool:
-    """As a bilinear `warp`, without rotation, in a quarter of the time. False where the window cannot be placed.
+def resize(source: np.ndarray, drawn: Drawn, border: Sequence[float], margin: int, out: np.ndarray) -> bool:
+    """Do as a bilinear `warp` without rotation, or give False where that cannot be done by resizing a window.
 
-    `cv2.resize` takes no offset, so a window of the source is resized that begins a few pixels further out, where a
-    pixel of the scaled picture begins too, all but a few hundredths of a pixel.
+    A resize takes a quarter of the time of a warp, but `cv2.resize` knows no offset. So the window of the source that
+    is resized begins a few pixels further out, where a pixel of the scaled picture begins too, all but `WINDOW_ERROR`
+    of a pixel (see `_Axis.place`), and the crop is cut out of the result.
     """
     height, width = out.shape[:2]
     left = drawn.size[1] - (drawn.left - margin) - width if drawn.flip else drawn.left - margin
@@ -254,40 +242,29 @@ def resize(source: np.ndarray, drawn: Drawn, border, margin: int, out: np.ndarra
     columns = _Axis.place(left, width, drawn.size[1], source.shape[1], drawn.scale)
     if rows is None or columns is None:
         return False
-    part = source[rows.source, columns.source]
-    shape = tuple(max(1, round(side * drawn.scale)) for side in part.shape[:2])
+    scaled = source[rows.source, columns.source]
+    shape = tuple(max(1, round(side * drawn.scale)) for side in scaled.shape[:2])
     if rows.result.stop > shape[0] or columns.result.stop > shape[1]:
         return False
-    if drawn.scale != 1 and part.shape[:2] == shape:
-        return False  # `cv2.resize` would copy it, up to half a pixel off at the far edge
-    scaled = (
-        part
-        if drawn.scale == 1
-        else cv2.resize(
-            part,
-            None,
-            dst=_SCRATCH.take("scaled", (*shape, 3)),
-            fx=drawn.scale,
-            fy=drawn.scale,
-            interpolation=cv2.INTER_LINEAR,
-        )
-    )
+    if drawn.scale != 1:
+        if scaled.shape[:2] == shape:
+            return False  # `cv2.resize` would copy it, up to half a pixel off at the far edge
+        scaled = cv2.resize(scaled, None, fx=drawn.scale, fy=drawn.scale, interpolation=cv2.INTER_LINEAR)
+
     scaled = scaled[rows.result, columns.result]
     if drawn.flip:
         columns = replace(columns, crop=slice(width - columns.crop.stop, width - columns.crop.start))
-        covers = scaled.shape == out.shape
-        scaled = cv2.flip(scaled, 1, dst=out if covers else _SCRATCH.take("flipped", scaled.shape))
-    if scaled is not out:
-        cv2.copyMakeBorder(
-            scaled,
-            rows.crop.start,
-            height - rows.crop.stop,
-            columns.crop.start,
-            width - columns.crop.stop,
-            cv2.BORDER_CONSTANT,
-            dst=out,
-            value=border,
-        )
+        scaled = cv2.flip(scaled, 1)
+    cv2.copyMakeBorder(
+        scaled,
+        rows.crop.start,
+        height - rows.crop.stop,
+        columns.crop.start,
+        width - columns.crop.stop,
+        cv2.BORDER_CONSTANT,
+        dst=out,
+        value=border,
+    )
     return True
 
 
@@ -360,22 +337,6 @@ def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -
     grey = float((_LUMA @ np.array(cv2.mean(image)[:3])).item())
     offset = (1 - contrast) * brightness * grey
     return np.hstack([linear, np.full((3, 1), offset)])
-
-
-def _window(source: np.ndarray, matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of `source` that a (height, width) warp reads, and the matrix for it.
-
-    Nothing outside of the window is ever sampled, so the result is the same up to rounding; without it OpenCV
-    4 refuses pictures of more than 32,766 pixels a side.
-    """
-    corners = matrix @ np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
-    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 2, 0)
-    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 3, [source.shape[1], source.shape[0]])
-    if (low >= high).any():
-        low, high = np.zeros(2, int), np.ones(2, int)
-    shifted = matrix.copy()
-    shifted[:, 2] -= low
-    return source[low[1] : high[1], low[0] : high[0]], shifted
 
 
 def _between(limits: tuple[float, float], u: float) -> float:

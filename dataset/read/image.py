@@ -9,6 +9,7 @@ import io
 import re
 import struct
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -88,7 +89,7 @@ def read_image(path: str | Path, label_size: tuple[int, int] | None = None) -> n
         if channels not in codes:
             raise ValueError(f"{path}: has {channels} channels; pictures have 1, 3 or 4")
         image = cv2.cvtColor(pixels, codes[channels])
-    if apply_rotation(header.size, header.orientation, label_size):
+    if header.orientation != 1 and apply_rotation(header.size, header.orientation, label_size):
         rotation, flip = _UPRIGHT[header.orientation]
         image = image if rotation is None else cv2.rotate(image, rotation)
         image = image if flip is None else cv2.flip(image, flip)
@@ -218,10 +219,8 @@ def _jpeg_ends(data: bytes) -> bool:
     return False
 
 
-class _BareException:
+class _BareException(AbstractContextManager):
     """Lets nothing but an `Exception` of no more special class pass unseen: so the fast decoder reports damage."""
-
-    def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> bool:
         return kind is Exception

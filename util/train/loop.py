@@ -16,7 +16,7 @@ from util.loss import SegLoss
 from util.record import status
 from util.record.log import log
 from util.record.machine import peak_memory
-from util.train.prefetch import MOVED, Prefetch, Waits, copied
+from util.train.prefetch import MOVED, Prefetch, Waits
 from util.train.progress import Progress
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,7 +66,7 @@ def train_epoch(
         dist.at(f"step {training.step}")
         parts = next(batches)
         names = [name for part in parts for name in part["name"]]
-        parts = [to_device(part, training) for part in parts]  # the loader may have the batches' memory again
+        parts = [to_device(part, training) for part in parts]
         terms = optimizer_step(training, parts)
         del parts
         training.window.append((training.step, terms, names))
@@ -82,7 +82,7 @@ def train_epoch(
 
 def to_device(batch: dict, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised picture (n, 3, h, w) and label (n, h, w) on the device."""
-    image, label = (copied(batch[name], training.device) for name in MOVED)
+    image, label = (batch[name].to(training.device, non_blocking=True) for name in MOVED)
     mean, std = training.mean_std
     image = image.float().sub_(mean).div_(std)
     layout = torch.channels_last if training.config.train.channels_last else torch.contiguous_format

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -9,11 +10,16 @@ MOVED = ("image", "label")
 
 
 class Prefetch:
-    """Iterator over optimiser steps: each a list of `parts` micro-batches whose picture and label are on the device.
+    """Give the micro-batches of one optimiser step after the other, image and label on the device.
 
-    On a GPU they are copied from pinned memory on a stream of their own, so that the copy and the step before run at
+    On a GPU these are copied from pinned memory on a stream of their own, so that the copy and the step before run at
     once; `stage` fetches and copies the next step's batches while the GPU still computes. On the CPU nothing is
     copied or fetched ahead. `waits` tells how long the device had nothing to do but to wait for them.
+
+    Args:
+        batches: micro-batches, with their tensors `MOVED`.
+        device: where they go.
+        parts: micro-batches of a step.
     """
 
     def __init__(self, batches: Iterator[dict], device: torch.device, parts: int = 1):
@@ -30,7 +36,7 @@ class Prefetch:
         ready, self.staged = self.staged, None
         if self.stream is not None:
             computing = torch.cuda.current_stream(self.device)
-            with self.waits:
+            with self.waits.measured():
                 computing.wait_stream(self.stream)
             for part in ready:
                 for name in MOVED:
@@ -38,24 +44,20 @@ class Prefetch:
         return ready
 
     def stage(self, always: bool = False) -> None:
-        """Fetches the next step's batches, if that is of use now: on a GPU, whose work goes on meanwhile."""
+        """Fetch the next step's micro-batches, if that is of use now: on a GPU, whose work goes on meanwhile."""
         if self.staged is not None or (self.stream is None and not always):
             return
-        with self.waits:
+        with self.waits.measured():
             parts = [next(self.batches) for _ in range(self.parts)]
         if self.stream is not None:
             with torch.cuda.stream(self.stream):
-                parts = [part | {name: copied(part[name], self.device) for name in MOVED} for part in parts]
+                for part in parts:
+                    part |= {name: part[name].to(self.device, non_blocking=True) for name in MOVED}
         self.staged = parts
 
 
-def copied(value: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on the device; from pinned memory the host does not wait."""
-    return value.to(device, non_blocking=True)
-
-
 class Waits:
-    """Seconds that the device is idle inside of `with waits:`.
+    """Measures the seconds that the device is idle.
 
     On a CPU the host's time. On a GPU the host may well wait for a batch while the GPU is busy with the steps before,
     which costs nothing: so two events are put between the GPU's work, before and after. The GPU comes to the first when
@@ -67,11 +69,12 @@ class Waits:
         self.device = device
         self.spans: list[tuple] = []
 
-    def __enter__(self) -> None:
-        self.begin = self._mark()
-
-    def __exit__(self, *_) -> None:
-        self.spans.append((self.begin, self._mark()))
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Count what is idle inside of the context, unless it ends with an error."""
+        begin = self._mark()
+        yield
+        self.spans.append((begin, self._mark()))
 
     def _mark(self):
         if self.device.type != "cuda":
@@ -81,7 +84,7 @@ class Waits:
         return event
 
     def take(self) -> float:
-        """The seconds since the last call; on a GPU this waits until the work before the last `with` is done."""
+        """Give the seconds since the last call; on a GPU this waits until the work before the last context is done."""
         spans, self.spans = self.spans, []
         if self.device.type != "cuda":
             return sum(end - begin for begin, end in spans)
