@@ -1,9 +1,13 @@
-"""Data sets by name, and the loaders that feed training and evaluation."""
+"""Builds data sets by name, and the loaders that feed training and evaluation."""
 
 import difflib
 import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from dataset.base import SegDataset
+import numpy as np
+
+from dataset.base import SegDataset, Transform
 from dataset.load.loader import build_eval_loader, build_loader
 
 __all__ = ["DATASETS", "SegDataset", "build_dataset", "build_eval_loader", "build_loader", "dataset_class"]
@@ -37,9 +41,10 @@ DATASETS = {
 
 
 def dataset_class(name: str) -> type[SegDataset]:
-    """The class of a data set, which carries its facts: `classes`, `colors`, `label_map`.
+    """Give the class of a data set, which carries its facts: `classes`, `colors`, `label_map`.
 
-    Raises ValueError for an unknown name, listing the names and the nearest one.
+    Raises:
+        ValueError: the name is unknown; the error lists all names and the nearest one.
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
@@ -50,10 +55,17 @@ def dataset_class(name: str) -> type[SegDataset]:
 
 
 def build_dataset(
-    name, root, list_file=None, split="train", transform=None, seed=0, classes=None, colors=None, label_map=None
+    name: str,
+    root: str | Path,
+    list_file: str | Path | None = None,
+    split: str = "train",
+    transform: Transform | None = None,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    colors: Sequence | np.ndarray | None = None,
+    label_map: Mapping | None = None,
 ) -> SegDataset:
-    """The data set `name`, or the user's own one for "custom"; see `SegDataset` for the arguments and
-    errors."""
+    """Build the data set `name`, or the user's own one for "custom"; see `SegDataset` for arguments and errors."""
     return dataset_class(name)(
         root,
         list_file=list_file,

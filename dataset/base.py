@@ -1,4 +1,4 @@
-"""List file to samples, samples to tensors, and the facts that every data set declares."""
+"""A data set: list file to samples, samples to tensors, and the facts that each declares."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class Key(NamedTuple):
     """
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     position: int | None = None
     point: tuple[int, int] | None = None
 
@@ -102,7 +102,7 @@ class SegDataset(Dataset):
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
-        """The list file that is read when none is named."""
+        """Give the list file that is read when none is named."""
         return Path(root) / f"{split}.txt"
 
     def _set_facts(
@@ -119,15 +119,15 @@ class SegDataset(Dataset):
         self._map = LabelMap(self.label_map, len(self.classes), self.name)
 
     def map_for(self, label_path: str) -> LabelMap:
-        """The map of one label file; the same for all unless a data set has several kinds of label files."""
+        """Give the map of one label file; the same for all unless a data set has several kinds of label files."""
         return self._map
 
     def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Training ids uint8 (H, W) to the ids that the data set's test server wants; here unchanged."""
+        """Map training ids uint8 (H, W) to the ids that the data set's test server wants; here unchanged."""
         return prediction
 
     def sample_name(self, index: int) -> str:
-        """A name for outputs that no other sample has; see `unique_names`."""
+        """Give a name for outputs that no other sample has; see `unique_names`."""
         return self._names[index]
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ def check_colors(colors: Sequence | np.ndarray | None, count: int, owner: str) -
 
 
 def distinct_palette(count: int) -> np.ndarray:
-    """`count` (up to 255) different colours, uint8 (count, 3) RGB, none of them black.
+    """Give `count` (up to 255) different colours, uint8 (count, 3) RGB, none of them black.
 
     The bits of the index, dealt in turn to red, green and blue from the highest bit down, as the PASCAL VOC
     development kit numbers its colours; counted from 1, because black is left to ignored pixels.

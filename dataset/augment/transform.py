@@ -1,13 +1,14 @@
-"""Paired augmentation of picture and label: scale, rotation, flip and crop as one affine map, then blur and
-colour. A crop may be asked to hold a given point of the picture.
+"""Augments image and label: scale, rotation, flip and crop as one affine map, then blur and colours.
+
+A crop may be asked to hold a given point of the image.
 
 The distribution is that of the semseg recipe (Zhao et al., PSPNet, CVPR 2017, section 5.1): random scale,
 random rotation about the scaled picture's centre, 5x5 blur, mirror, random crop with centred padding where
 the scaled picture is smaller than the crop. There, every step writes a whole scaled picture; here only the
 crop is computed.
 
-Without a rotation the picture's window is resized, which is faster than a warp and gives the same to a twentieth of
-a pixel.
+Without a rotation a window of the image is resized, which takes a quarter of the time of a warp and gives the same to
+a twentieth of a pixel (`resize`).
 
 Three differences remain. The picture's corners that a rotation carries out of the scaled canvas are kept
 where the crop is larger than the canvas. The blur sees two pixels beyond the crop, and the padding. And
@@ -67,7 +68,7 @@ class Photometric:
         )
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """`image` uint8 (H,W,3) RGB, distorted, and cut to 8 bit after every step."""
+        """Distort `image` uint8 (H, W, 3) RGB, cut to 8 bits after every step."""
         levels = np.arange(256, dtype=np.float32)
         table = _to_8bit(levels + np.float32(self.brightness))
         contrast = _to_8bit(levels * np.float32(self.contrast))
@@ -87,9 +88,12 @@ class Photometric:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The random choices for one sample. angle in degrees, counter-clockwise; top and left: the crop's corner
-    in the scaled picture, negative where it is padded; jitter: factors of brightness, contrast and
-    saturation, and a hue turn as a fraction of a full circle; photometric: see `Photometric`, None: off."""
+    """The random choices for one sample.
+
+    angle: degrees, counter-clockwise. size: (height, width) of the scaled image. top, left: the crop's corner in it,
+    negative where the crop is padded. jitter: factors of brightness, contrast and saturation, and a hue turn as a
+    fraction of a full circle. photometric: None where it is off.
+    """
 
     scale: float
     angle: float
@@ -103,14 +107,21 @@ class Drawn:
 
 
 class TrainTransform:
-    """Random crop of a random similarity map of picture and label.
+    """Gives a random crop of a random similarity map of image and label.
 
-    crop: (height, width) of the result. scale: range of the factor. rotate: range of the angle in degrees,
-    drawn with probability rotate_prob. jitter: (brightness, contrast, saturation, hue), or one number for all
-    four; a factor is drawn from 1 - v to 1 + v, the hue turns by up to v of a full circle. mean: RGB colour
-    of the padding. photometric: distort the colours as `Photometric` says, after the jitter.
+    Args:
+        crop: (height, width) of every result.
+        scale: range of the factor.
+        rotate: range of the angle in degrees, drawn with probability `rotate_prob`.
+        rotate_prob, blur_prob, flip_prob: shares of the samples.
+        jitter: (brightness, contrast, saturation, hue), or one number for all four; a factor is drawn from 1 - v to
+            1 + v, the hue turns by up to v of a full circle.
+        mean: RGB colour of the padding.
+        ignore_label: id of the padding.
+        photometric: distort the colours as `Photometric` says, after the jitter.
 
-    Raises ValueError naming the argument for a value out of range.
+    Raises:
+        ValueError: names the argument whose value is out of range.
     """
 
     def __init__(
@@ -149,8 +160,10 @@ class TrainTransform:
         return self.apply(image, label, self.draw(rng, label.shape, point))
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int], point: tuple[int, int] | None = None) -> Drawn:
-        """Draw for a picture of `size` (height, width). Always eleven numbers in this order, and then those
-        of `Photometric`, so that switching one augmentation off leaves the others as they were.
+        """Draw the choices for an image of `size` (height, width).
+
+        Always eleven numbers in this order, and then those of `Photometric`, so that switching one augmentation off
+        leaves the others as they were.
 
         With a `point` the crop is any of those inside the scaled picture that hold it, and one that leaves
         the scaled picture where the rotation carries the point out of it.
@@ -190,7 +203,7 @@ class TrainTransform:
         label_out = np.empty(self.crop, np.uint8)
         warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
         margin = BLUR_MARGIN if drawn.blur else 0
-        crop = np.empty((self.crop[0] + 2 * margin, self.crop[1] + 2 * margin, 3), np.uint8)
+        crop: np.ndarray = np.empty((self.crop[0] + 2 * margin, self.crop[1] + 2 * margin, 3), np.uint8)
         if drawn.angle or not resize(image, drawn, self.mean, margin, crop):
             warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, crop)
         if drawn.blur:
@@ -270,8 +283,10 @@ def resize(source: np.ndarray, drawn: Drawn, border: Sequence[float], margin: in
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of `resize`: the part of the source, where the wanted pixels stand in that part once it is scaled,
-    and where they go in the crop."""
+    """One axis of `resize`.
+
+    source: the part that is resized. result: where the wanted pixels stand in it then. crop: where they go.
+    """
 
     source: slice
     result: slice
@@ -279,8 +294,12 @@ class _Axis:
 
     @classmethod
     def place(cls, start: int, length: int, scaled: int, side: int, scale: float) -> "_Axis | None":
-        """For the pixels from `start` on, `length` of them, of an axis that has `side` pixels, and `scaled` ones when
-        it is scaled; None where none of them is in the picture, or no window can be placed."""
+        """Place the window for `length` pixels from `start` on, of an axis of `side` pixels, `scaled` ones once scaled.
+
+        A pixel of the result begins where one of the source does if its place divided by the scale is a whole number.
+        The starts before the crop are tried for the one that is nearest to that, first 32 and then 128 of them. None
+        where there is none, or no pixel of the crop is in the image.
+        """
         first, end = max(start, 0), min(start + length, scaled)
         if first >= end:
             return None
@@ -300,7 +319,7 @@ class _Axis:
 
 
 def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
-    """The 2x3 map from pixel centres of the crop (x, y) to pixel centres of the source picture.
+    """Give the 2x3 map from pixel centres of the crop (x, y) to pixel centres of the source image.
 
     From the crop to the scaled picture (shift, mirror, rotation back), then `x -> (x + 0.5) / scale - 0.5`,
     which is the convention of `cv2.resize`. `margin` widens the crop on all sides.
@@ -316,14 +335,14 @@ def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
 
 
 def scaled_point(drawn: Drawn, point: tuple[int, int]) -> tuple[int, int]:
-    """Where the pixel `point` (row, column) of the source lies in the scaled, turned and mirrored picture."""
+    """Give the place of pixel `point` (row, column) of the source in the scaled, turned and mirrored image."""
     to_source = source_matrix(replace(drawn, top=0, left=0))
     column, row = np.linalg.solve(to_source[:, :2], np.array(point[::-1]) - to_source[:, 2])
     return round(float(row)), round(float(column))
 
 
 def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -> np.ndarray:
-    """Brightness, contrast, saturation and hue, in this order, as one 3x4 matrix on (R, G, B, 1).
+    """Give brightness, contrast, saturation and hue, in this order, as one 3x4 matrix on (R, G, B, 1).
 
     Contrast scales about the mean grey of `image`, saturation about each pixel's grey, hue turns the I-Q
     plane. The steps are those of torchvision's ColorJitter, but values are clipped once at the end, and hue
@@ -364,13 +383,13 @@ def _to_8bit(values: np.ndarray) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def _check_crop(crop) -> tuple[int, int]:
+def _check_crop(crop: Sequence[int]) -> tuple[int, int]:
     if isinstance(crop, int) or len(crop) != 2 or any(int(side) != side or side < 1 for side in crop):
         raise ValueError(f"crop: {crop!r} must be (height, width) in whole pixels")
     return int(crop[0]), int(crop[1])
 
 
-def _check_range(name: str, limits) -> tuple[float, float]:
+def _check_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
     if len(limits) != 2 or not limits[0] <= limits[1]:
         raise ValueError(f"{name}: {tuple(limits)} must be (smallest, largest)")
     return float(limits[0]), float(limits[1])
@@ -382,7 +401,7 @@ def _check_probability(name: str, value: float) -> float:
     return float(value)
 
 
-def _check_jitter(jitter) -> tuple[float, float, float, float]:
+def _check_jitter(jitter: float | Sequence[float]) -> tuple[float, float, float, float]:
     values = (jitter,) * 4 if isinstance(jitter, (int, float)) else tuple(jitter)
     if len(values) != 4 or not all(0 <= value <= 1 for value in values) or values[3] > 0.5:
         raise ValueError(

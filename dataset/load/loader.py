@@ -31,7 +31,7 @@ class Loader(DataLoader):
     DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     """
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator:  # type: ignore[override]
         for item in super().__iter__():
             if isinstance(item, Exception):
                 try:
@@ -56,13 +56,15 @@ class ErrorsAsValues(Dataset):
 
 def stack(samples: list[Sample | Exception]) -> Batch | Exception:
     """Make a batch of samples of one size, or give the first error among them."""
+    good: list[Sample] = []
     for sample in samples:
         if isinstance(sample, Exception):
             return sample
+        good.append(sample)
     # In a worker `default_collate` stacks into memory that the training process sees too: nothing is copied on its way.
-    image = default_collate([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-    label = default_collate([sample["label"] for sample in samples])
-    return {"image": image, "label": label, "name": [sample["name"] for sample in samples]}
+    image = default_collate([sample["image"].permute(1, 2, 0) for sample in good]).permute(0, 3, 1, 2)
+    label = default_collate([sample["label"] for sample in good])
+    return {"image": image, "label": label, "name": [sample["name"] for sample in good]}
 
 
 def build_loader(
@@ -132,7 +134,9 @@ def _start_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
     cv2.setNumThreads(0)
     gc.freeze()  # a collection would write to every object of the parent, and so copy its memory
 

@@ -1,9 +1,10 @@
-"""Class-uniform sampling: a share of each epoch in which every class has the same number of crops.
+"""Samples a share of each epoch so that every class has the same number of crops.
 
 As in Zhu et al., "Improving semantic segmentation via video propagation and label relaxation", CVPR 2019, and
 the recipes of SFSegNets: every label is cut into tiles; in every tile each class has one point, near the
 centre of its pixels; the uniform share of an epoch takes the classes in turn, a point of each, and crops the
-picture so that the point is inside. The rest of the epoch are random crops of random pictures.
+image so that the point is inside. The rest of the epoch are random crops of random images. So a rare class is
+seen as often as a frequent one, which the published numbers of these recipes need.
 
 Four differences from the published code. The point is the pixel of the class that is nearest to the centre
 of mass, not the centre itself, which may lie on another class. The tiles cover the whole picture, also one
@@ -36,15 +37,21 @@ VERSION = 1
 # The largest table that is believed: 67 million points.
 MAX_TABLE_BYTES = 1 << 30
 
+# What reading a damaged .npz may raise.
+_DAMAGED: tuple[type[Exception], ...]
+_DAMAGED = (ValueError, OSError, LookupError, EOFError, TypeError, RuntimeError, MemoryError, struct.error)
+_DAMAGED += (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
 # See `base.AUGMENTATION_STREAM`: the random streams must not share a seed.
 UNIFORM_STREAM = 3
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where the classes are: int32 (P, 4), a row for each class in a tile: class, sample, row, column.
+    """Where the classes are.
 
-    Ordered by class, then by sample. `classes`: the names of the classes.
+    table: int32 (P, 4), a row for each class in a tile: class, sample, row, column; by class, then by sample.
+    classes: their names.
     """
 
     table: np.ndarray
@@ -52,24 +59,31 @@ class Points:
 
     @property
     def absent(self) -> list[str]:
-        """The classes that no label holds."""
+        """Give the classes that no label holds."""
         seen = set(np.unique(self.table[:, 0]).tolist())
         return [name for index, name in enumerate(self.classes) if index not in seen]
 
 
 class Order(NamedTuple):
-    """The samples of an epoch: indices (N,), and for each the point (row, column) its crop must hold, int32
-    (N, 2), -1 for any crop."""
+    """The samples of an epoch.
+
+    indices: int32 (N,). points: int32 (N, 2), the pixel (row, column) that each crop must hold, -1 for any crop.
+    """
 
     indices: np.ndarray
     points: np.ndarray
 
 
 class ClassUniform:
-    """Draws the samples of each epoch; the same for every process, since (seed, epoch) alone decide.
+    """Draws the samples of each epoch; the same in every process, since (seed, epoch) alone decide.
 
-    length: samples of the data set and of an epoch. share: part of the epoch, 0 to 1, that is class-uniform.
-    Raises ValueError where no class has a point.
+    Args:
+        points: of the data set.
+        length: samples of the data set, and of an epoch.
+        share: part of the epoch, 0 to 1, that is class-uniform.
+
+    Raises:
+        ValueError: the share is none, or no class has a point.
     """
 
     def __init__(self, points: Points, length: int, share: float):
@@ -83,7 +97,7 @@ class ClassUniform:
         self.of_class = np.split(points.table[:, 1:], starts[1:])
 
     def build_epoch(self, seed: int, epoch: int) -> Order:
-        """The order of epoch `epoch`.
+        """Draw the samples of epoch `epoch`.
 
         Every class has the same number of samples, or one more where they do not divide; its points are
         taken without repetition, and again from the first when all had their turn. So are the pictures of
@@ -111,13 +125,17 @@ def _deal(rng: np.random.Generator, length: int, count: int) -> np.ndarray:
 
 
 def find_points(dataset: SegDataset, tile: int, workers: int = 4, file: str | Path | None = None) -> Points:
-    """One point for each class in each tile of each label; reads every label.
+    """Find one point for each class in each tile of each label.
 
-    tile: side of a tile in pixels; a picture is cut into equal parts of about this size. workers: threads.
-    file: remembers the result (.npz); as long as the list, the label map, the tile, and the size and time of
-    every file are unchanged, the next call reads nothing else.
+    Args:
+        dataset: its labels are read, all of them.
+        tile: side of a tile in pixels; a label is cut into equal parts of about this size.
+        workers: threads.
+        file: remembers the result (.npz); as long as the list, the label map, the tile, and the size and time of
+            every file are unchanged, the next call reads nothing else.
 
-    Raises ValueError or FileNotFoundError naming a label that cannot be read.
+    Raises:
+        ValueError, OSError: names a label that cannot be read.
     """
     if tile < 1:
         raise ValueError(f"tile: {tile} is no size in pixels")
@@ -154,7 +172,7 @@ def _cuts(side: int, tile: int) -> list[int]:
 
 
 def points_of_tile(label: np.ndarray) -> list[tuple[int, int, int]]:
-    """(class, row, column) of each class in `label` uint8 (H,W): its pixel nearest to its centre of mass."""
+    """Give (class, row, column) of each class in `label` uint8 (H, W): its pixel nearest to its centre of mass."""
     label = np.ascontiguousarray(label)
     points = []
     for number in np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256])):
@@ -171,7 +189,7 @@ def points_of_tile(label: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _read(file: str | Path | None, key: str, samples: int) -> np.ndarray | None:
-    """The remembered table, or None where there is none for this key and this number of samples."""
+    """Read the remembered table; None where there is none for this key and this number of samples."""
     if file is None or not Path(file).is_file():
         return None
     try:
@@ -182,20 +200,8 @@ def _read(file: str | Path | None, key: str, samples: int) -> np.ndarray | None:
             if str(content["key"]) != key:
                 return None
             table = content["table"]
-    except (
-        ValueError,
-        OSError,
-        LookupError,
-        EOFError,
-        TypeError,
-        RuntimeError,
-        MemoryError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-    ):
-        return None  # damaged; it is written anew
+    except _DAMAGED:
+        return None  # it is written anew
     sound = table.dtype == np.int32 and table.ndim == 2 and table.shape[1] == 4 and len(table)
     return table if sound and table.min() >= 0 and table[:, 1].max() < samples else None
 

@@ -1,9 +1,7 @@
-"""The check before the first step: every label read once, every size compared, every mistake named by its
-file."""
+"""Checks a data set before the first step: reads every label once, compares sizes, names every mistake's file."""
 
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -60,21 +58,31 @@ class _Finding:
 
 
 def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None) -> Report:
-    """Read every label and every picture's header of a data set, and report the pixels of each class.
+    """Read every label and every image's header of a data set, and report the pixels of each class.
 
-    workers: threads. stamp: a JSON file that remembers the result; as long as the list, the label map, and
-    the size and time of every file are unchanged, the next call returns the remembered report without reading
-    a file.
+    Args:
+        dataset: its files are read.
+        workers: threads.
+        stamp: a JSON file that remembers the result; as long as the list, the label map, and the size and time of
+            every file are unchanged, the next call returns the remembered report without reading a file.
 
-    Raises ValueError naming the first offending files and how many there are: a value that is not in the
-    label map, a label of another size than its picture, a file that cannot be read.
+    Raises:
+        ValueError: names the first offending files and how many there are: a value that is not in the label map, a
+            label of another size than its image, a file that cannot be read.
     """
     key = fingerprint(dataset) if stamp is not None else ""
     remembered = _read_stamp(stamp, key)
     if remembered is not None and len(remembered.pixels) == len(dataset.classes):
         return remembered
+
+    def inspect(index: int) -> _Finding | Exception:
+        try:
+            return _inspect(dataset, index)
+        except (ValueError, OSError) as error:
+            return error  # so that one bad file does not hide the next
+
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = list(pool.map(lambda index: _try(_inspect, dataset, index), range(len(dataset))))
+        results = list(pool.map(inspect, range(len(dataset))))
     findings = [result for result in results if isinstance(result, _Finding)]
     if len(findings) < len(results):
         raise ValueError(_summary([str(error) for error in results if isinstance(error, Exception)], dataset))
@@ -85,7 +93,7 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
 
 
 def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val_report: Report) -> list[str]:
-    """Warnings about two lists used together: classes that only the second holds, pictures that both hold."""
+    """Give warnings about two lists used together: classes that only the second holds, images that both hold."""
     warnings = []
     counts = zip(train.classes, train_report.pixels, val_report.pixels, strict=True)
     absent = [name for name, seen, wanted in counts if wanted and not seen]
@@ -102,14 +110,6 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
             f"{shared[0]}); a score on pictures of the training is no score"
         )
     return warnings
-
-
-def _try(function: Callable, *arguments):
-    """The result, or the user's mistake as a value, so that one bad file does not hide the next."""
-    try:
-        return function(*arguments)
-    except (ValueError, OSError) as error:
-        return error
 
 
 def _inspect(dataset: SegDataset, index: int) -> _Finding:
@@ -133,7 +133,7 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
 
 
 def _histogram(label: np.ndarray) -> np.ndarray:
-    """Pixels of each value, int64 (256,) or, for 16 bit labels, (65536,)."""
+    """Count the pixels of each value, int64 (256,) or, for 16 bit labels, (65536,)."""
     if label.dtype == np.uint8 and label.size <= _EXACT_COUNT:
         # OpenCV lets the other threads run meanwhile, NumPy's bincount does not.
         return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
@@ -141,22 +141,22 @@ def _histogram(label: np.ndarray) -> np.ndarray:
 
 
 def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
-    labelled = [finding for finding in findings if finding.mapped is not None]
-    mapped = sum((finding.mapped for finding in labelled), np.zeros(256, np.int64))
+    labels = [finding.mapped for finding in findings if finding.mapped is not None]
+    mapped = np.sum(labels, axis=0) if labels else np.zeros(256, np.int64)
     sizes = sorted((finding.size for finding in findings), key=lambda size: size[0] * size[1])
     report = Report(
         name=dataset.name,
         split=dataset.split,
         list_file=str(dataset.list_file),
         images=len(findings),
-        labelled=len(labelled),
+        labelled=len(labels),
         smallest=sizes[0],
         largest=sizes[-1],
         pixels=tuple(mapped[: len(dataset.classes)].tolist()),
         ignored=int(mapped[IGNORE]),
         warnings=(),
     )
-    if not labelled:
+    if not labels:
         return report
     warnings = _class_warnings(dataset, report) + _map_warnings(dataset, findings)
     return replace(report, warnings=tuple(warnings))
@@ -177,10 +177,10 @@ def _class_warnings(dataset: SegDataset, report: Report) -> list[str]:
 
 
 def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
-    """What the raw values of the label files, pooled for each label map, tell about the map."""
+    """Give what the raw values of the label files, pooled for each label map, tell about the map."""
     pooled: dict[int, tuple[LabelMap, np.ndarray]] = {}
     for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
-        if finding.raw is not None:
+        if finding.raw is not None and label_path is not None:
             map_ = dataset.map_for(label_path)
             _, counts = pooled.setdefault(id(map_), (map_, np.zeros(65536, np.int64)))
             values, pixels = finding.raw
@@ -203,7 +203,7 @@ def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
 
 
 def looks_mapped(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
-    """Whether pooled raw values `counts` (65536,) look like training ids although `map_` expects other ids.
+    """Tell whether pooled raw values `counts` (65536,) look like training ids although `map_` expects other ids.
 
     They do when nothing but 0..classes-1 and 255 occurs while the map knows higher ids, the map would change
     some of them, and it would ignore half of the pixels or 255 (which the files of such a data set do not
@@ -230,7 +230,7 @@ def _names(names: list[str]) -> str:
 
 
 def _read_stamp(stamp: str | Path | None, expected: str) -> Report | None:
-    """The remembered report, or None where there is none for this fingerprint."""
+    """Read the remembered report; None where there is none for this fingerprint."""
     if stamp is None or not Path(stamp).is_file():
         return None
     try:

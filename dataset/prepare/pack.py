@@ -103,7 +103,7 @@ def verify(dataset: SegDataset, folder: str | Path) -> None:
     packed = Packed(folder, dataset)
     for index, stem in enumerate(packed.stems):
         for one, other, end in zip(packed.open(index), dataset.source.open(index), (IMAGE, LABEL), strict=True):
-            if not np.array_equal(one, other):
+            if one is not None and not np.array_equal(one, np.asarray(other)):
                 raise ValueError(f"{stem}{end}: differs from {dataset.samples[index]}; remove it and {packed.advice}")
 
 
@@ -128,7 +128,8 @@ def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Pa
     folder.mkdir(exist_ok=True, mode=0o700)
     users = os.open(folder / "users", os.O_CREAT | os.O_RDWR)  # open, and so locked, as long as this process lives
     fcntl.flock(users, fcntl.LOCK_SH)
-    atexit.register(lambda: (os.close(users), _remove_unused(folder)))
+    atexit.register(_remove_unused, folder)  # what is registered last runs first: then the lock is given back
+    atexit.register(os.close, users)
     for other in place.glob(f"{prefix}*"):
         _remove_unused(other)  # what a killed run has left; not this folder, whose users are locked
     for dataset in datasets:

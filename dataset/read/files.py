@@ -1,4 +1,4 @@
-"""Files that may be anything: what is opened at all, how much of it is read, and errors that name it."""
+"""Reads files that may be anything, and replaces files in one step."""
 
 import os
 import stat
@@ -9,9 +9,11 @@ from typing import BinaryIO
 
 
 def require_file(path: str | Path, what: str = "file") -> int:
-    """Size in bytes of the ordinary file `path`; nothing is opened, so a pipe without a writer cannot block.
+    """Give the size in bytes of the ordinary file `path`, without opening it, which may block at a pipe.
 
-    Raises FileNotFoundError for a missing one, OSError or ValueError for a name or a kind that cannot be read.
+    Raises:
+        FileNotFoundError: it is missing.
+        OSError, ValueError: a name or a kind of file that cannot be read.
     """
     try:
         status = os.stat(path)
@@ -26,9 +28,10 @@ def require_file(path: str | Path, what: str = "file") -> int:
 
 
 def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
-    """The content of an ordinary file of at most `limit` bytes.
+    """Read an ordinary file of at most `limit` bytes.
 
-    Raises as `require_file`, and ValueError for a larger file, before any of it is read.
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `require_file`, or the file is larger, of which nothing is read.
     """
     size = require_file(path, what)
     if size > limit:

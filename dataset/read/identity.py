@@ -1,4 +1,4 @@
-"""Who a data set is: its files' facts, so that what was found of them before is known to still hold."""
+"""Tells who a data set is, so that what was found of its files before is known to still hold."""
 
 import hashlib
 import json

@@ -11,6 +11,7 @@ import struct
 import zlib
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO, NamedTuple
 
 import cv2
@@ -19,6 +20,7 @@ from PIL import Image
 
 from dataset.read.files import read_bytes, require_file
 
+fast_png: ModuleType | None
 try:
     from kornia_rs import io as fast_png  # optional; decodes the same pixels in less than half the time
 except ImportError:
@@ -33,6 +35,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 # Pillow warns above its own limit, and refuses above twice its limit; it is told ours.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # What Pillow raises for a file that it cannot read, or that is too large to be meant seriously.
+_UNREADABLE: tuple[type[Exception], ...]
 _UNREADABLE = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError)
 _UNREADABLE += (RuntimeError, MemoryError, struct.error, zlib.error)
 _UNREADABLE += (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -81,7 +84,7 @@ def read_image(path: str | Path, label_size: tuple[int, int] | None = None) -> n
         if pixels is None or pixels.shape[:2] != header.size:
             raise ValueError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")
         if pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
+            pixels = np.right_shift(pixels, 8).astype(np.uint8)
         if pixels.dtype != np.uint8:
             raise ValueError(f"{path}: holds {pixels.dtype} values; convert it to 8 or 16 bit integers")
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -178,7 +181,7 @@ def _read(path: str | Path, verify: bool = False) -> tuple[bytes, Header]:
 def _header(path: str | Path, source: str | Path | BinaryIO, verify: bool = False) -> Header:
     try:
         with Image.open(source, formats=FORMATS) as picture:
-            (width, height), kind, mode, info = picture.size, picture.format, picture.mode, picture.info
+            (width, height), kind, mode, info = picture.size, str(picture.format), picture.mode, picture.info
             # Of other formats the orientation is ignored, as OpenCV and most tools do.
             orientation = picture.getexif().get(EXIF_ORIENTATION, 1) if kind in ("JPEG", "MPO") else 1
             frames = getattr(picture, "n_frames", 1) if kind == "PNG" else 1
@@ -227,6 +230,7 @@ class _BareException(AbstractContextManager):
 
 
 def _decode_fast(path: str | Path, data: bytes, header: Header) -> np.ndarray:
+    assert fast_png is not None
     colour = data[25] == 2
     with _BareException():
         pixels = fast_png.decode_image_png_u8(data, header.size, "rgb" if colour else "mono")

@@ -1,4 +1,4 @@
-"""The table from what stands in a label file to the ids that a network is trained with."""
+"""Maps what stands in a label file to the ids that a network is trained with."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,17 @@ Colour = tuple[int, int, int]
 class LabelMap:
     """Maps ids 0..65535, or RGB colours, to training ids 0..C-1 and 255 (ignored).
 
-    `mapping` None is the identity over 0..num_classes-1. A mapping's keys are ids, or colours given as
-    (r, g, b) or as the text "r,g,b"; its values are training ids or 255. An id or colour that is not a key is
-    an error when a label holds it, only 255 on disk stays ignored unless it is mapped.
+    An id or colour that is not a key is an error when a label holds it, only 255 on disk stays ignored unless it is
+    mapped.
 
-    Raises ValueError for a key or value out of range, naming `owner`, the data set the map belongs to.
+    Args:
+        mapping: keys are ids, or colours given as (r, g, b) or as the text "r,g,b"; values are training ids or 255.
+            None: the identity over 0..num_classes-1.
+        num_classes: 1 to 255.
+        owner: the data set the map belongs to, for errors.
+
+    Raises:
+        ValueError: names the owner and the key or value that is out of range.
     """
 
     def __init__(self, mapping: Mapping | None, num_classes: int, owner: str):
@@ -45,9 +51,10 @@ class LabelMap:
         return {**self.__dict__, "_color_table": None}
 
     def apply(self, raw: np.ndarray, path: str = "label") -> np.ndarray:
-        """Ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3), to training ids uint8 (H, W).
+        """Map ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3), to training ids uint8 (H, W).
 
-        Raises ValueError naming `path`, the values that are not in the map, and the map.
+        Raises:
+            ValueError: names `path`, the values that are not in the map, and the map.
         """
         if raw.ndim == 3:
             return self._apply_colors(raw, path)

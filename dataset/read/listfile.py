@@ -1,10 +1,10 @@
-"""List files: lines `image label` to pairs of paths, and a name for each that no other has."""
+"""Reads list files: lines `image label` to pairs of paths, and a name for each that no other has."""
 
 import io
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataset.read.files import read_bytes
@@ -13,26 +13,22 @@ Pair = tuple[str, str | None]  # paths of a picture and its label
 
 # The longest list file, about two million samples, and its longest line: two of the longest paths Linux has.
 MAX_LIST_BYTES = 1 << 27
-
-
 MAX_LINE = 2 * 4096 + 8
 
 
 # The longest name of an output without its suffix; file systems allow 255 bytes with all that is put around it.
 MAX_STEM_BYTES = 180
 
-
 # What is no part of a file name on some system, or leads elsewhere.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^\.*$")
-
-
 _FIELD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
 
 
 def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
-    """The (picture, label) paths of a list file, in its order; label None where a line has only a picture.
+    """Read the (image, label) paths of a list file, in its order; label None where a line has only an image.
 
-    Raises FileNotFoundError or ValueError beginning with `LIST:LINE:`.
+    Raises:
+        FileNotFoundError, ValueError: begins with `LIST:LINE:`.
     """
     samples: list[Pair] = []
     first_line: dict[str, int] = {}
@@ -61,8 +57,8 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
     return samples
 
 
-def _lines(list_file: Path):
-    """Line numbers and lines that are not blank."""
+def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
+    """Give the numbers and the text of lines that are not blank."""
     if os.path.isdir(list_file) or not os.path.exists(list_file):
         raise FileNotFoundError(
             f"{list_file}: no such list file; write it, or for a known data set let "
@@ -115,9 +111,10 @@ def _wrong_count(line: str, fields: list[str], needs_label: bool) -> str:
 
 
 def unique_names(paths: Sequence[str], root: Path) -> list[str]:
-    """A name for each picture that no other has: its stem; where stems collide, its path below `root` without
-    suffix; where these collide too, its number in the list is added.
+    """Give each image a name that no other has.
 
+    That is its stem; where stems collide, its path below `root` without suffix; where these collide too, its number in
+    the list is added.
     Each is a relative path that stays in the folder it is written to, on any system: a part that is no file name
     (dots alone, control characters, a backslash, a drive letter, too long) is written in other letters and numbered.
     """
