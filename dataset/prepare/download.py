@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from dataset.prepare.layout import Archive
 
+DOWNLOADS = "downloads"  # folder below the root
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 TRIES = 8  # times in a row that a connection may end without a byte more
@@ -30,8 +31,8 @@ MAX_RATIO = 20  # bytes unpacked for a byte of an archive; pictures hardly shrin
 MAX_SMALL = 1 << 30  # bytes that any archive may unpack to
 
 
-def fetch(archive: Archive, folder: Path, quiet: bool | None = None) -> Path:
-    """Download an archive into `folder` unless it is there, and return its path.
+def fetch(archive: Archive, root: Path, quiet: bool | None = None) -> Path:
+    """Download an archive into ROOT/downloads unless it is there, and return its path.
 
     A download that breaks off is resumed where it stopped, at once or with the next call.
 
@@ -42,6 +43,7 @@ def fetch(archive: Archive, folder: Path, quiet: bool | None = None) -> Path:
         OSError: the server cannot be reached or refuses, or the disk is full.
         ValueError: the file has not the published checksum; it has been removed.
     """
+    folder = root / DOWNLOADS
     path = folder / archive.name
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f".{archive.name}.lock", archive.name):
@@ -68,7 +70,12 @@ def fetch(archive: Archive, folder: Path, quiet: bool | None = None) -> Path:
     return path
 
 
-def unpack(path: Path, archive: Archive, root: Path, again: bool = False, quiet: bool | None = None) -> int:
+def is_unpacked(archive: Archive, root: Path) -> bool:
+    """Say whether an archive has been unpacked as a whole."""
+    return (root / DOWNLOADS / f".{archive.name}.unpacked").is_file()
+
+
+def unpack(path: Path, archive: Archive, root: Path, quiet: bool | None = None) -> int:
     """Unpack `archive.folder` of an archive below `root`, and return how many files were written.
 
     Files that are there with the right size are kept. Only ordinary files inside the root are written: links and
@@ -78,9 +85,6 @@ def unpack(path: Path, archive: Archive, root: Path, again: bool = False, quiet:
         ValueError: no archive, damaged, a path that leads outside the root, or far larger than it can be.
         OSError: the disk is full.
     """
-    done = path.with_name(f".{path.name}.unpacked")
-    if done.is_file() and not again:
-        return 0
     target = root / archive.into
     limit = max(MAX_SMALL, MAX_RATIO * path.stat().st_size)
     met = written = unpacked = 0
@@ -96,7 +100,7 @@ def unpack(path: Path, archive: Archive, root: Path, again: bool = False, quiet:
                     f"{path}: unpacks to more than {limit:,} bytes, which no data set does; fetch it again"
                 )
             file = target / place
-            if again or _size(file) != size:
+            if _size(file) != size:
                 _write(file, source, size)
                 written += 1
             met += 1
@@ -107,7 +111,7 @@ def unpack(path: Path, archive: Archive, root: Path, again: bool = False, quiet:
         bar.close()
     if not met:
         raise ValueError(f"{path}: holds no file below {archive.folder or '.'}; it is not the archive that was meant")
-    done.write_text(f"{unpacked} bytes\n")
+    path.with_name(f".{path.name}.unpacked").write_text(f"{unpacked} bytes\n")
     return written
 
 

@@ -64,6 +64,12 @@ def server(monkeypatch):
     server.server_close()
 
 
+def part(root, name):
+    """The unfinished file of a download."""
+    (root / "downloads").mkdir(exist_ok=True)
+    return root / "downloads" / f"{name}.part"
+
+
 def test_a_connection_that_breaks_off_is_resumed(tmp_path, server):
     server.cut = 200_000
     path = fetch(server.archive(), tmp_path, quiet=True)
@@ -74,24 +80,24 @@ def test_a_connection_that_breaks_off_is_resumed(tmp_path, server):
 def test_a_download_goes_on_with_the_next_call(tmp_path, server, monkeypatch):
     monkeypatch.setattr(download, "TRIES", 1)
     server.cut = 0
-    (tmp_path / "a.zip.part").write_bytes(CONTENTS[:300_000])
+    part(tmp_path, "a.zip").write_bytes(CONTENTS[:300_000])
     with pytest.raises(OSError, match="goes on from 300,000 bytes"):
         fetch(server.archive(), tmp_path, quiet=True)
     server.cut = None
     assert fetch(server.archive(), tmp_path, quiet=True).read_bytes() == CONTENTS
-    assert server.asked[-1] == "bytes=300000-" and not (tmp_path / "a.zip.part").exists()
+    assert server.asked[-1] == "bytes=300000-" and not part(tmp_path, "a.zip").exists()
 
 
 def test_a_server_that_cannot_resume_begins_anew(tmp_path, server):
     server.ranges = False
-    (tmp_path / "a.zip.part").write_bytes(b"x" * 1000)
+    part(tmp_path, "a.zip").write_bytes(b"x" * 1000)
     assert fetch(server.archive(), tmp_path, quiet=True).read_bytes() == CONTENTS
 
 
 def test_a_download_that_was_complete_is_taken(tmp_path, server):
-    (tmp_path / "a.zip.part").write_bytes(CONTENTS)
+    part(tmp_path, "a.zip").write_bytes(CONTENTS)
     assert fetch(server.archive(), tmp_path, quiet=True).read_bytes() == CONTENTS
-    (tmp_path / "b.zip.part").write_bytes(CONTENTS + b"more than there is")
+    part(tmp_path, "b.zip").write_bytes(CONTENTS + b"more than there is")
     assert fetch(server.archive("b.zip"), tmp_path, quiet=True).read_bytes() == CONTENTS
 
 
@@ -99,7 +105,7 @@ def test_a_corrupt_file_is_removed_and_named(tmp_path, server):
     server.contents = CONTENTS[:-1] + b"!"
     with pytest.raises(ValueError, match="a.zip: the file has the MD5 .* is published; it has been removed"):
         fetch(server.archive(), tmp_path, quiet=True)
-    assert not list(tmp_path.glob("a.zip*"))
+    assert not list(tmp_path.rglob("a.zip*"))
     server.contents = CONTENTS
     assert fetch(server.archive(), tmp_path, quiet=True).read_bytes() == CONTENTS
 
@@ -152,7 +158,7 @@ def test_one_folder_of_an_archive_goes_where_it_should(tmp_path):
     ]
     assert unpack(path, Archive("http://x/x.zip", folder="top", into="in"), tmp_path / "root", quiet=True) == 0
     with pytest.raises(ValueError, match="holds no file below elsewhere"):
-        unpack(path, Archive("http://x/x.zip", folder="elsewhere"), tmp_path / "root", again=True, quiet=True)
+        unpack(path, Archive("http://x/x.zip", folder="elsewhere"), tmp_path / "root", quiet=True)
 
 
 def test_unpacking_goes_on_where_it_stopped(tmp_path):
