@@ -4,6 +4,7 @@
     python -m tool.prepare voc_aug --root /data/voc --download
     python -m tool.prepare camvid --root /data/camvid --out lists/camvid     # where the root is read-only
     python -m tool.prepare street --root data/street                         # draws the pictures, no download
+    python -m tool.prepare custom --root /data/mine --name mine              # your own pictures and masks
 
 The lists go to the root, where training looks for them. Labels that have to be converted go to ROOT/prepared; what
 is there already is only read. An existing list with other contents is kept unless --force is given.
@@ -12,27 +13,47 @@ is there already is only read. An existing list with other contents is kept unle
 import argparse
 import errno
 import importlib
+import math
 import os
+import re
 import sys
 from pathlib import Path
 
+import yaml
 from tqdm import tqdm
 
 from dataset import DATASETS, dataset_class
 from dataset.prepare.convert import convert
-from dataset.prepare.download import fetch, unpack
+from dataset.prepare.custom import (
+    Classes,
+    Pairs,
+    choose_classes,
+    divide,
+    list_images,
+    pair_folders,
+    pair_table,
+    report,
+    split_of,
+)
+from dataset.prepare.download import fetch, is_unpacked, unpack
+from dataset.prepare.exports import draw, read_export
 from dataset.prepare.layout import Drawn, Found, Layout, MissingFiles, collect, either
-from tool.shared.cli import command
+from dataset.prepare.survey import Survey, survey
+from tool.shared.cli import Parser, command
 from util.record.files import replacing
 
-Pairs = list[tuple[str, str | None]]
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+
+Lines = list[tuple[str, str | None]]
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     root = Path(arguments.root).expanduser()
     out = Path(arguments.out).expanduser() if arguments.out else None
-    if arguments.dataset == "street":
+    if arguments.dataset == "custom":
+        lines = prepare_custom(root, out or root, arguments)
+    elif arguments.dataset == "street":
         lines = _prepare_street(root, out)
     else:
         lines = prepare(arguments.dataset, root, out, arguments)
@@ -47,13 +68,7 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
         ValueError, OSError: one line that says what was expected, what is missing, where it is had.
     """
     kind = dataset_class(name)
-    layout: Layout | None = getattr(kind, "layout", None)
-    if layout is None:
-        known = ", ".join(["street", *_with_layout()])
-        raise ValueError(
-            f"{name!r} has no official layout to prepare (those with one: {known}); write its "
-            "list files yourself, one line `image label` a sample, see docs/datasets.md"
-        )
+    layout: Layout = kind.layout
     # What is there, and what can be fetched.
     if options.download:
         _download(name, root, layout, options)
@@ -78,7 +93,7 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
     return [head, *lines, *_where(lists if out else {})]
 
 
-def list_text(pairs: Pairs) -> str:
+def list_text(pairs: Lines) -> str:
     """The list file of (picture, label) paths; a path with white space is quoted."""
     return "".join(" ".join(_quoted(path) for path in pair if path is not None) + "\n" for pair in pairs)
 
@@ -97,10 +112,10 @@ def _download(name: str, root: Path, layout: Layout, options: argparse.Namespace
         return
     print(f"{name} from {layout.source}; licence: {layout.licence}", file=sys.stderr)
     for archive in layout.downloads:
-        path = root / "downloads" / archive.name
-        if not (path.with_name(f".{path.name}.unpacked").is_file() and not path.is_file()):
-            path = fetch(archive, root / "downloads")
-            unpack(path, archive, root, again=options.force)
+        if is_unpacked(archive, root) and not options.force:
+            print(f"{archive.name} was unpacked before; --force fetches and unpacks it again", file=sys.stderr)
+        else:
+            unpack(fetch(archive, root), archive, root)
 
 
 def _is_complete(root: Path, layout: Layout) -> bool:
@@ -128,7 +143,7 @@ def _collect_all(name: str, root: Path, layout: Layout, options: argparse.Namesp
     return found
 
 
-def _pairs(name: str, root: Path, out: Path | None, split: str, found: Found, options: argparse.Namespace) -> Pairs:
+def _pairs(name: str, root: Path, out: Path | None, split: str, found: Found, options: argparse.Namespace) -> Lines:
     """The (picture, label) paths of a split for its list, its labels made first where they are not there."""
     if not isinstance(found.labels, Drawn):
         labels = [None] * len(found.images) if found.labels is None else found.labels
@@ -176,7 +191,7 @@ def _count(text: str) -> int:
     return sum(bool(line.strip()) for line in text.split("\n"))
 
 
-def _told(split: str, pairs: Pairs, found: Found, expected: int, list_name: str, present: bool | None) -> str:
+def _told(split: str, pairs: Lines, found: Found, expected: int, list_name: str, present: bool | None) -> str:
     """The line of the summary about one split."""
     if not pairs:
         return f"  {split:5} absent" + (", which is fine for training" if split == "test" else "")
@@ -220,15 +235,141 @@ def _prepare_street(root: Path, out: Path | None) -> list[str]:
     return [f"street in {root} (drawn here, free of rights)", *counts]
 
 
-def _with_layout() -> list[str]:
-    return [name for name in DATASETS if name != "street" and hasattr(dataset_class(name), "layout")]
+def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[str]:
+    """Pair, count and divide the user's own pictures, write lists and an experiment, and return the report.
+
+    Raises:
+        ValueError, OSError: one message that names the files.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; it holds your pictures and masks")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", options.name) or options.name in DATASETS:
+        raise ValueError(
+            f"--name {options.name}: a new name of letters, digits and dashes, which names the experiments"
+        )
+    if not 0 < options.val < 1:
+        raise ValueError(f"--val {options.val}: a share between 0 and 1")
+    networks = sorted(path.stem for path in (CONFIG / "base/network").glob("*.yaml"))
+    if options.network not in networks:
+        raise ValueError(f"--network {options.network}: none of {', '.join(networks)}")
+    pairs, names = _own_pairs(root, out, options)
+    splits = divide(pairs.splits, options.val, options.seed)
+    chosen = [(image, mask, split) for (image, mask), split in zip(pairs.pairs, splits, strict=True) if split]
+
+    # Every picture and mask is read once; then it is known what the values on disk are.
+    with tqdm(desc="read", total=len(chosen), disable=None) as bar:
+        found = survey(root, chosen, min(options.workers, max(1, len(chosen) // 32)), bar.update)
+    sums = {split: found[split] for split in ("train", "val", "test") if split in found}
+    values = {value for each in sums.values() for value in each.pixels}
+    classes = choose_classes(values, names, [_value(text) for text in options.ignore])
+
+    lists = {split: out / f"{split}.txt" for split in sums}
+    texts = {s: list_text([(image, mask) for image, mask, split in chosen if split == s]) for s in lists}
+    present = {split: _keeps(lists[split], text, options.force) for split, text in texts.items()}
+    config = Path(options.config or CONFIG / options.name) / f"{options.name}_{options.network}.yaml"
+    text = own_experiment(root, out, config, classes, sums, options)
+    kept = _keeps(config, text, options.force)
+    for path, contents, there in [*((lists[s], texts[s], present[s]) for s in lists), (config, text, kept)]:
+        if not there:
+            _write(path, contents)
+    head = f"{options.name}: {len(pairs.pairs)} pictures with masks in {root}"
+    drawn = "as the folders say" if pairs.are_divided else f"drawn with --seed {options.seed}"
+    end = [f"Experiment: {config}", "Train, with further keys as section.key=value:", f"  {_command(config, options)}"]
+    return [head, *report(pairs, classes, sums, drawn), *end]
+
+
+def _own_pairs(root: Path, out: Path, options: argparse.Namespace) -> tuple[Pairs, list[str] | None]:
+    """Pictures with their masks, drawn first where an annotation tool has written outlines, and the classes' names."""
+    names = _names(options.classes)
+    if options.table:
+        return pair_table(root, Path(options.table)), names
+    if not options.annotations:
+        return pair_folders(root, options.images, options.masks), names
+    path = Path(options.annotations) if Path(options.annotations).exists() else root / options.annotations
+    export = read_export(path)
+    images = list_images(root, options.images)
+    drawn = Drawn(lambda *_: str(path.resolve()), draw, lambda *_: export.tasks(root, images))
+    folder = out / "prepared" / options.name
+    with tqdm(desc="masks", total=len(images), disable=None) as bar:
+        made = convert(root, Found(list(images), drawn), folder, options.workers, again=True, progress=bar.update)
+    if not made:
+        first = next(export.items())
+        raise ValueError(
+            f"{path}: none of its pictures (as {first.image}) is among those of {root} (as {next(iter(images))})"
+        )
+    if export.skipped:
+        print(
+            f"{export.skipped} annotations are no areas (points, lines, boxes of detection): not drawn", file=sys.stderr
+        )
+    lone = sorted(set(images) - {image for image, _ in made})
+    masks = [(path.relative_to(root) if path.is_relative_to(root) else path.resolve()).as_posix() for _, path in made]
+    pairs = list(zip((image for image, _ in made), masks, strict=True))
+    return Pairs(pairs, [split_of(image) for image, _ in made], lone, []), names or list(export.classes)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """The names of classes, as a comma-separated list or a file with one a line."""
+    if text is None:
+        return None
+    lines = Path(text).read_text(encoding="utf-8-sig").splitlines() if Path(text).is_file() else text.split(",")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _value(text: str) -> int | tuple[int, int, int]:
+    """An id, or a colour "r,g,b"."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+    except ValueError:
+        raise ValueError(f"--ignore {text}: an id such as 0, or a colour such as 0,0,0") from None
+
+
+def own_experiment(
+    root: Path, out: Path, config: Path, classes: Classes, sums: dict[str, Survey], options: argparse.Namespace
+) -> str:
+    """The YAML of an experiment on the user's own data."""
+    train = sums["train"]
+    near = config.resolve().is_relative_to(CONFIG)
+    base = Path(os.path.relpath(CONFIG / "base", config.resolve().parent)) if near else CONFIG / "base"
+    crop = [max(32, min(512, side // 32 * 32)) for side in (train.height, train.width)]
+    data: dict = {"name": "custom", "root": str(root.resolve())}
+    if out != root:
+        data |= {f"{split}_list": str((out / f"{split}.txt").resolve()) for split in sums}
+    data["classes"] = list(classes.names)
+    if classes.label_map is not None:
+        keys = {key: key if isinstance(key, int) else ",".join(map(str, key)) for key in classes.label_map}
+        data["label_map"] = {keys[key]: value for key, value in classes.label_map.items()}
+    batch = 2 ** int(math.log2(min(8, train.count)))
+    settings = {"data": data, "augment": {"crop": crop}, "train": {"batch_size": batch, "epochs": 100}}
+    weights = train.class_weights(classes.values(train))
+    count = sum(each.count for each in sums.values())
+    return "".join(
+        [
+            f"# {options.name}: {count} pictures, {len(classes.names)} classes.\n#\n",
+            f"# Command:   {_command(config, options)}\n#\n",
+            "# Measured on the training pictures. The normalisation helps where a network starts anew, the\n"
+            "# weights of the classes (median frequency) where rare classes are missed.\n",
+            f"#   data: {{mean: {_rounded(train.mean)}, std: {_rounded(train.deviation)}}}\n",
+            f"#   loss: {{class_weights: {_rounded(weights, 4)}}}\n",
+            f"base: [{base}/network/{options.network}.yaml, {base}/recipe/scratch.yaml]\n",
+            yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True),
+        ]
+    )
+
+
+def _rounded(numbers, digits: int = 2) -> list[float]:
+    return [round(float(number), digits) for number in numbers]
+
+
+def _command(config: Path, options: argparse.Namespace) -> str:
+    if config.resolve() == CONFIG / options.name / config.name:
+        return f"sh tool/train.sh {options.name} {options.network}"
+    return f"python -m tool.train --config {config}"
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", help=f"one of {', '.join(name for name in DATASETS if name != 'custom')}")
+    parser = Parser(prog="python -m tool.prepare", description=__doc__, example="voc --root /data/voc --download")
+    parser.add_argument("dataset", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--root", required=True, metavar="DIR", help="folder that the data set was unpacked in")
     parser.add_argument("--download", action="store_true", help="fetch the data set first, where its terms allow it")
     parser.add_argument("--out", metavar="DIR", help="folder for lists and converted labels (default: the root)")
@@ -237,6 +378,22 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that convert labels"
     )
+    own = parser.add_argument_group("custom", "your own pictures: two folders, a table, or the export of a tool")
+    own.add_argument("--name", default="mine", help="of the data, for its experiments (default: mine)")
+    own.add_argument("--images", metavar="DIR", help="pictures: a folder, or a pattern (default: images and the like)")
+    own.add_argument("--masks", metavar="DIR", help="masks: a folder, or a pattern (default: masks, labels, ...)")
+    own.add_argument("--table", metavar="CSV", help="instead of folders: a file of lines `picture,mask[,split]`")
+    own.add_argument(
+        "--annotations",
+        metavar="PATH",
+        help="instead of masks: COCO or Label Studio JSON, CVAT XML, LabelMe or YOLO folder",
+    )
+    own.add_argument("--classes", metavar="A,B,...", help="names in the order of the ids, or a file with one a line")
+    own.add_argument("--ignore", action="append", default=[], metavar="VALUE", help="an id, or r,g,b, that is no class")
+    own.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the pictures, for validation (0.2)")
+    own.add_argument("--seed", type=int, default=0, help="of the drawing of the validation pictures (0)")
+    own.add_argument("--network", default="fcn18", help="of the experiment: a name of config/base/network (fcn18)")
+    own.add_argument("--config", metavar="DIR", help="folder of the experiment (default: config/NAME)")
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from model.layer.basic import resize
 from model.layer.pyramid import SimpleFeaturePyramid
-from model.layer.shapes import shapes_only
 
 # What makes timm's transformers accept other picture sizes than the one they were trained at.
 ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
@@ -121,7 +120,7 @@ def describe(name: str) -> Facts:
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
         raise ValueError(f"unknown timm model {name!r}; did you mean {nearest!r}? timm.list_models() lists all of them")
-    with shapes_only():
+    with torch.device("meta"):
         whole = timm.create_model(name)
         accepted = inspect.signature(type(whole).__init__).parameters
         options = {option: value for option, value in ANY_SIZE.items() if option in accepted}

@@ -7,33 +7,13 @@ from model.published import (
     espnetv2,
     fastscnn,
     hrnet,
-    mmseg,
     segformer,
     semanticflow,
     semseg,
     sketchfill,
-    timm,
-    torchvision,
     tramac,
-    tramac_context,
 )
 
 # A layout that comes first wins where a checkpoint fits two.
-FILES = (
-    sketchfill,
-    semseg,
-    semanticflow,
-    cgnet,
-    espnet,
-    espnetv2,
-    fastscnn,
-    hrnet,
-    segformer,
-    tramac,
-    tramac_context,
-    mmseg,
-    torchvision,
-    backbone,
-    timm,
-)
+FILES = (sketchfill, semseg, semanticflow, cgnet, espnet, espnetv2, fastscnn, hrnet, segformer, tramac, backbone)
 LAYOUTS = tuple(layout for file in FILES for layout in file.LAYOUTS)

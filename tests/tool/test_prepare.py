@@ -1,13 +1,16 @@
 """`tool.prepare` on generated trees of the official layouts."""
 
 import os
+import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dataset import DATASETS, build_dataset, dataset_class
 from dataset.prepare.check import check_dataset
+from dataset.prepare.layout import Archive
 from dataset.read.image import read_label
 from tests.official_trees import TREES, camvid, cityscapes, coco, idd, save, voc, voc_aug
 from tool.prepare import list_text
@@ -158,6 +161,23 @@ def test_what_is_missing_may_be_left_out(tmp_path, capsys):
     assert "val   absent" in printed
 
 
+def test_a_download_is_unpacked_converted_and_listed(tmp_path, capsys, monkeypatch):
+    """From a folder instead of a server: the same reader opens both."""
+    source = tmp_path / "source"
+    coco(source)
+    archives = []
+    for folder in ("train2017", "val2017", "annotations"):
+        shutil.make_archive(str(tmp_path / folder), "zip", source, folder)
+        archives.append(Archive((tmp_path / f"{folder}.zip").as_uri()))
+    kind = dataset_class("coco")
+    monkeypatch.setattr(kind, "layout", replace(kind.layout, downloads=tuple(archives)))
+    root = tmp_path / "root"
+    assert main(["coco", "--root", str(root), "--download"]) == 0
+    assert "licence" in capsys.readouterr().err and len(build_dataset("coco", root)) == 1
+    assert main(["coco", "--root", str(root), "--download"]) == 0
+    assert "val2017.zip was unpacked before" in capsys.readouterr().err
+
+
 def test_a_set_behind_a_login_says_what_to_fetch(tmp_path, capsys):
     assert main(["mapillary", "--root", str(tmp_path), "--download"]) == 2
     error = capsys.readouterr().err
@@ -232,7 +252,7 @@ def test_other_mistakes(tmp_path, capsys):
     assert main(["cityscape", "--root", str(tmp_path)]) == 2
     assert "did you mean 'cityscapes'" in capsys.readouterr().err
     assert main(["custom", "--root", str(tmp_path)]) == 2
-    assert "no official layout" in capsys.readouterr().err
+    assert "no pictures in folders called images" in capsys.readouterr().err
     assert main(["street", "--root", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "leave --out away" in capsys.readouterr().err
 

@@ -1,0 +1,300 @@
+"""Your own pictures and masks: which belongs to which, which ids stand for which classes, and who trains on what."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dataset.prepare.survey import Key, Survey
+from dataset.read.labelmap import IGNORE, MAX_CLASSES
+
+PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".gif"}
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "leftImg8bit", "pictures", "photos")
+MASK_FOLDERS = (
+    "masks",
+    "mask",
+    "labels",
+    "label",
+    "annotations",
+    "annotation",
+    "SegmentationClass",
+    "gt",
+    "gtFine",
+    "annot",
+)
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# What tools add to a name: mask_7.png, 7_mask.png, 7-labelIds.png, 7_sat.jpg, 7_L.png.
+_WORDS = (
+    "mask|masks|label|labels|labelids|labeltrainids|gt|gtfine|seg|segmentation|annot|annotation|matte|l|image|img|"
+    "leftimg8bit|sat|rgb"
+)
+_AFFIX = re.compile(rf"^(?:{_WORDS})[ _.-]+|[ _.-]+(?:{_WORDS})$")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures with their masks, relative to the root, and what has found no partner.
+
+    splits: the split of each pair that its folder or the table says, or None.
+    """
+
+    pairs: list[tuple[str, str]]
+    splits: list[str | None]
+    lone_images: list[str]
+    lone_masks: list[str]
+
+    @property
+    def are_divided(self) -> bool:
+        """Whether folders or table say who trains and who validates."""
+        return "train" in self.splits and "val" in self.splits
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names in the order of the training ids, the map from what is on disk (None: the ids already), a note on it."""
+
+    names: tuple[str, ...]
+    label_map: dict[Key, int] | None
+    note: str = ""
+
+    def values(self, seen: Survey) -> list[list[Key]]:
+        """Return the values on disk of each class, where there is no map those that were seen."""
+        label_map = self.label_map or {value: value for value in seen.pixels if value != IGNORE}
+        return [[value for value, target in label_map.items() if target == i] for i in range(len(self.names))]
+
+
+def pair_folders(root: Path, images: str | None = None, masks: str | None = None) -> Pairs:
+    """Find pictures and masks below `root` and pair them by their names.
+
+    Args:
+        images: folder below `root`, the name of folders anywhere below it, or a glob pattern; None: the usual names.
+        masks: the same for the masks; may be the folder of the pictures, where masks are told by their names.
+
+    Raises:
+        ValueError: there are none, none of them fit, or a picture has several masks.
+    """
+    found_images = _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
+    found_masks = _select(root, masks, MASK_FOLDERS, "masks", "--masks")
+    if images is not None and images == masks:
+        found_masks = {path: key for path, key in found_masks.items() if _bare(key) != key.lower()}
+        found_images = {path: key for path, key in found_images.items() if path not in found_masks}
+    best: list[tuple[str, str]] = []
+    for key in (str, _bare, _last):
+        by_key: dict[str, list[str]] = {}
+        for path, name in found_masks.items():
+            by_key.setdefault(key(name), []).append(path)
+        pairs = [(path, by_key[key(name)]) for path, name in found_images.items() if key(name) in by_key]
+        several = next(((path, found) for path, found in pairs if len(found) > 1), None)
+        if several and len(pairs) > len(best):
+            path, found = several
+            raise ValueError(
+                f"{root}: {path} has several masks: {', '.join(found[:3])}; say which are meant, for instance "
+                "--masks 'labels/**/*_mask.png'"
+            )
+        if len(pairs) > len(best):
+            best = [(path, found[0]) for path, found in pairs]
+    if not best:
+        raise ValueError(
+            f"{root}: {len(found_images)} pictures (as {next(iter(found_images))}) and {len(found_masks)} masks (as "
+            f"{next(iter(found_masks))}), but no name fits another; give a --table with a line `picture,mask` each"
+        )
+    paired_images, paired_masks = {image for image, _ in best}, {mask for _, mask in best}
+    return Pairs(
+        best,
+        [split_of(image) for image, _ in best],
+        [path for path in found_images if path not in paired_images],
+        [path for path in found_masks if path not in paired_masks],
+    )
+
+
+def pair_table(root: Path, table: Path) -> Pairs:
+    """Read the pairs of a CSV file with a line `picture,mask` or `picture,mask,split` each.
+
+    A first line whose files are not there is taken for the names of the columns.
+
+    Raises:
+        ValueError, FileNotFoundError: naming table and line.
+    """
+    pairs, splits = [], []
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        sample = file.readline()
+        file.seek(0)
+        delimiter = max(",;\t", key=sample.count)
+        for number, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
+            fields = [field.strip() for field in row]
+            if not any(fields) or (number == 1 and not (root / fields[0]).is_file()):
+                continue
+            if len(fields) not in (2, 3) or (len(fields) == 3 and fields[2].lower() not in SPLITS):
+                raise ValueError(
+                    f"{table}:{number}: a line is `picture,mask` or `picture,mask,split` (train, val, test)"
+                )
+            for path in fields[:2]:
+                if not (root / path).is_file():
+                    raise FileNotFoundError(f"{table}:{number}: {root / path} is not there")
+            pairs.append((fields[0], fields[1]))
+            splits.append(SPLITS[fields[2].lower()] if len(fields) == 3 else split_of(fields[0]))
+    if not pairs:
+        raise ValueError(f"{table}: no pairs; a line is `picture,mask`, paths relative to {root}")
+    return Pairs(pairs, splits, [], [])
+
+
+def list_images(root: Path, images: str | None) -> dict[str, str]:
+    """The pictures that `pair_folders` would look at: path -> name without folder of pictures and suffix."""
+    return _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
+
+
+def split_of(image: str) -> str | None:
+    """The split that a picture's folders name."""
+    return next((SPLITS[part.lower()] for part in PurePosixPath(image).parts[:-1] if part.lower() in SPLITS), None)
+
+
+def divide(splits: Sequence[str | None], val: float, seed: int) -> list[str | None]:
+    """Give each pair a split: the one it has where train and val both occur, else drawn at random.
+
+    Pairs that the folders give no split stay without one. Test pairs stay test pairs either way.
+
+    Args:
+        val: share of the pairs for validation, where it is drawn; at least one pair, and at most all but one.
+        seed: of the drawing, which depends on it and on the number of pairs alone.
+
+    Raises:
+        ValueError: fewer than two pairs to divide.
+    """
+    if "train" in splits and "val" in splits:
+        return list(splits)
+    free = [i for i, split in enumerate(splits) if split != "test"]
+    if len(free) < 2:
+        raise ValueError(f"{len(free)} pictures with a mask: training and validation need one each")
+    chosen = np.random.default_rng(seed).permutation(len(free))[: min(max(1, round(val * len(free))), len(free) - 1)]
+    held_out = {free[i] for i in chosen}
+    return ["test" if split == "test" else "val" if i in held_out else "train" for i, split in enumerate(splits)]
+
+
+def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: Iterable[Key] = ()) -> Classes:
+    """Decide which id or colour on disk is which class.
+
+    255 is ignored, unless 0 and 255 are all there is: then 255 is the foreground.
+
+    Args:
+        values: all ids, or all colours (r, g, b), that the masks hold.
+        names: of the classes; None: made up from the values.
+        ignored: values that are no class.
+
+    Raises:
+        ValueError: names that do not fit the values, ids and colours in one set, or too many classes.
+    """
+    values, ignored = set(values), set(ignored)
+    if len({isinstance(value, tuple) for value in values}) > 1:
+        raise ValueError("some masks hold ids and others colours; convert them to one kind")
+    colours = any(isinstance(value, tuple) for value in values)
+    if values - ignored == {0, 255} and (names is None or len(names) == 2):
+        names = tuple(names or ("background", "foreground"))
+        note = "masks of 0 and 255: binary, 255 is the foreground; mIoU is the mean over both classes"
+        return Classes(names, {0: 0, 255: 1, **dict.fromkeys(ignored, IGNORE)}, note)
+    kept = sorted(values - ignored - ({IGNORE} if not colours else set()))
+    if not kept:
+        raise ValueError("the masks hold no class: every value is ignored")
+    count = len(kept) if names is None else len(names)
+    if count > MAX_CLASSES:
+        raise ValueError(
+            f"{count} different values, and at most {MAX_CLASSES} classes are possible; are these masks, and were they "
+            "saved without loss?"
+        )
+    ids = not colours and not ignored - {IGNORE}
+    if ids and (kept == list(range(len(kept))) if names is None else kept[-1] < len(names)):
+        return Classes(tuple(names or (f"class_{value}" for value in kept)), None)
+    if names is not None and len(names) != len(kept):
+        raise ValueError(f"{len(names)} names of classes, but the masks hold {len(kept)} values: {_shown(kept)}")
+    names = tuple(names or (f"class_{'_'.join(map(str, v)) if colours else v}" for v in kept))
+    return Classes(names, {**{v: i for i, v in enumerate(kept)}, **dict.fromkeys(sorted(ignored), IGNORE)})
+
+
+def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: str) -> list[str]:
+    """Return the lines that say what was found and what was decided.
+
+    Args:
+        sums: split -> what its files hold.
+        drawn: where the splits come from.
+    """
+    lines = []
+    undecided = sum(split is None for split in pairs.splits) if pairs.are_divided else 0
+    for lone, what in ((pairs.lone_images, "pictures without a mask"), (pairs.lone_masks, "masks without a picture")):
+        if lone:
+            lines.append(f"  left out: {len(lone)} {what} ({_shown(lone, 3)})")
+    if undecided:
+        lines.append(f"  left out: {undecided} pairs in no folder of train, val or test")
+    whole: Counter = Counter()
+    for each in sums.values():
+        whole.update(each.pixels)
+    of_value = {value: classes.names[i] for i, values in enumerate(classes.values(Survey(whole))) for value in values}
+    for value, pixels in whole.most_common():
+        name = of_value.get(value, "ignored")
+        lines.append(f"  {value!s:>15} on disk: {name}, {pixels / whole.total():.2%} of the pixels")
+    lines += [f"  {classes.note}"] if classes.note else []
+    for name, values in zip(classes.names, classes.values(sums["train"]), strict=True):
+        absent = [split for split, each in sums.items() if not any(each.pixels.get(value) for value in values)]
+        if absent:
+            lines.append(f"  class {name!r} does not occur in {' and '.join(absent)}")
+    lines.append(f"  {', '.join(f'{split} {each.count}' for split, each in sums.items())} pictures, {drawn}")
+    mean, deviation = ([round(float(v), 2) for v in each] for each in (sums["train"].mean, sums["train"].deviation))
+    return [*lines, f"  mean {mean}, deviation {deviation} (RGB, of 255)"]
+
+
+def _select(root: Path, wanted: str | None, usual: tuple[str, ...], what: str, option: str) -> dict[str, str]:
+    """The pictures below `root` that are meant, as path -> name to pair by, in the order of the paths."""
+    if wanted is not None and any(sign in wanted for sign in "*?["):
+        paths = [path.relative_to(root) for path in root.glob(wanted)]
+        folder = PurePosixPath(*(part for part in PurePosixPath(wanted).parts[:1] if "*" not in part))
+        chosen = {path: _without(path, folder.parts) for path in paths}
+    elif wanted is not None and (root / wanted).is_dir():
+        chosen = {path: path.relative_to(wanted) for path in _walk(root, root / wanted)}
+    else:
+        folders = usual if wanted is None else (wanted,)
+        lower = {name.lower() for name in folders}
+        paths = [path for path in _walk(root, root) if lower & {part.lower() for part in path.parts[:-1]}]
+        chosen = {path: _without(path, folders) for path in paths}
+    found = {
+        path.as_posix(): name.with_suffix("").as_posix()
+        for path, name in sorted(chosen.items())
+        if path.suffix.lower() in PICTURES and not any(part.startswith(".") for part in path.parts)
+    }
+    if not found:
+        there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "no folders"
+        looked = f"in {wanted}" if wanted else f"in folders called {', '.join(usual[:4])}, ..."
+        raise ValueError(f"{root}: no {what} {looked}; there are: {there}. Name the folder with {option}")
+    return found
+
+
+def _walk(root: Path, folder: Path) -> list[Path]:
+    return [path.relative_to(root) for path in folder.rglob("*") if path.is_file()]
+
+
+def _without(path: Path, folders: Sequence[str]) -> Path:
+    """A path without its first part of one of these names."""
+    lower = {name.lower() for name in folders}
+    at = next((i for i, part in enumerate(path.parts[:-1]) if part.lower() in lower), None)
+    return path if at is None else Path(*path.parts[:at], *path.parts[at + 1 :])
+
+
+def _bare(name: str) -> str:
+    """A name without what tools add to it: a/mask_7 and a/7_gtFine_labelIds are a/7."""
+    folder, slash, stem = name.lower().rpartition("/")
+    while (shorter := _AFFIX.sub("", stem)) not in ("", stem):
+        stem = shorter
+    return folder + slash + stem
+
+
+def _last(name: str) -> str:
+    return _bare(name).rpartition("/")[2]
+
+
+def _shown(values: Sequence, count: int = 8) -> str:
+    return ", ".join(str(value) for value in values[:count]) + (", ..." if len(values) > count else "")

@@ -1,0 +1,56 @@
+"""Pixels, mean and deviation over files, against NumPy on all of them at once."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.prepare.survey import Survey, count_values, survey
+
+
+def test_sums_over_files(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((8, 12), (16, 4), (8, 8))]
+    masks = [rng.integers(0, 3, picture.shape[:2], np.uint8) for picture in pictures]
+    pairs = []
+    for i, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+        Image.fromarray(mask).save(tmp_path / f"{i}_mask.png")
+        pairs.append((f"{i}.png", f"{i}_mask.png", "val" if i == 2 else "train"))
+    found = survey(tmp_path, pairs)
+    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures[:2]]).astype(float)
+    assert np.allclose(found["train"].mean, pixels.mean(0)) and np.allclose(found["train"].deviation, pixels.std(0))
+    assert found["train"].count == 2 and (found["train"].height, found["train"].width) == (8, 4)
+    ids = np.concatenate([mask.ravel() for mask in masks[:2]])
+    assert dict(found["train"].pixels) == {i: int((ids == i).sum()) for i in range(3)}
+    assert dict(found["val"].pixels) == {i: int((masks[2] == i).sum()) for i in range(3)}
+
+
+def test_median_frequency():
+    """Two masks of 100 pixels: class 0 fills 150 of 200, class 1 40 of 100 where it is, class 2 10 of 100."""
+    seen = Survey(pixels={0: 150, 1: 40, 2: 10}, around={0: 200, 1: 100, 2: 100})
+    assert np.allclose(seen.class_weights([[0], [1], [2], [3]]), [0.4 / 0.75, 1, 4, 0])
+
+
+def test_colours_are_counted():
+    label = np.zeros((2, 3, 3), np.uint8)
+    label[0, 1:] = 1, 2, 3
+    assert dict(zip(*count_values(label), strict=True)) == {(0, 0, 0): 4, (1, 2, 3): 2}
+    assert dict(zip(*count_values(np.array([[700, 700], [3, 700]], np.uint16)), strict=True)) == {3: 1, 700: 3}
+
+
+def test_pairs_that_cannot_be_used_are_named(tmp_path):
+    Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((8, 11), np.uint8)).save(tmp_path / "small.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    pairs = [("a.png", "small.png", "train"), ("a.png", "broken.png", "train"), ("photo.png", "noise.png", "val")]
+    with pytest.raises(ValueError, match="3 pairs cannot be used") as told:
+        survey(tmp_path, pairs)
+    text = str(told.value)
+    assert (
+        "different sizes, 12 x 8 and 11 x 8" in text
+        and "broken.png" in text
+        and "different values, as in a picture" in text
+    )
