@@ -15,21 +15,35 @@ from model.base import SegModel
 from model.table import complete, plain, resolve
 
 MODELS = {
+    "ann": "model.ann.ANN",
     "cgnet": "model.cgnet.CGNet",
+    "danet": "model.danet.DANet",
+    "deeplabv3": "model.deeplabv3.DeepLabV3",
+    "deeplabv3plus": "model.deeplabv3plus.DeepLabV3Plus",
+    "denseaspp": "model.denseaspp.DenseASPP",
     "dfanet": "model.dfanet.DFANet",
+    "dunet": "model.dunet.DUNet",
+    "encnet": "model.encnet.EncNet",
     "enet": "model.enet.ENet",
     "espnet": "model.espnet.ESPNet",
     "espnetv2": "model.espnetv2.ESPNetV2",
     "fastscnn": "model.fastscnn.FastSCNN",
     "fcn": "model.fcn.FCN",
+    "fcn16s": "model.fcn_skip.FCN16s",
+    "fcn32s": "model.fcn_skip.FCN32s",
+    "fcn8s": "model.fcn_skip.FCN8s",
     "hrnet": "model.hrnet.HRNet",
     "hrnet_ocr": "model.hrnet.HRNetOCR",
     "lednet": "model.lednet.LEDNet",
+    "lraspp": "model.lraspp.LRASPP",
+    "ocnet": "model.ocnet.OCNet",
+    "psanet": "model.psanet.PSANet",
     "pspnet": "model.pspnet.PSPNet",
     "segformer": "model.segformer.SegFormer",
     "semanticflow": "model.semanticflow.SemanticFlow",
     "semanticflow_lite": "model.semanticflow.SemanticFlowLite",
     "sketchfill": "model.sketchfill.SketchFill",
+    "upernet": "model.upernet.UPerNet",
 }
 
 

@@ -1,6 +1,8 @@
 """The keys of published checkpoints, and the networks that they are of."""
 
+import importlib.util
 import json
+from types import ModuleType
 
 import pytest
 import torch
@@ -81,6 +83,17 @@ def key_list(file: str) -> dict:
     return json.loads(path.read_text())
 
 
+def load_fill() -> ModuleType:
+    """The module that makes the weights and pictures of the published logits."""
+    path = PARITY / "fill.py"
+    if not path.is_file():
+        pytest.skip(f"published logits not present: no {path}")
+    spec = importlib.util.spec_from_file_location("fill", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def numbered(golden: dict) -> dict[str, torch.Tensor]:
     """A checkpoint of these keys in which every tensor has a value of its own."""
     made = {key: torch.full(shape, number) for number, (key, shape) in enumerate(golden["keys"].items())}
@@ -88,7 +101,8 @@ def numbered(golden: dict) -> dict[str, torch.Tensor]:
 
 
 def meta(golden: dict) -> dict[str, torch.Tensor]:
-    return {key: torch.empty(shape, device="meta") for key, shape in golden["keys"].items()}
+    made = {key: torch.empty(shape, device="meta") for key, shape in golden["keys"].items()}
+    return {key: made[golden["aliases"].get(key, key)] for key in made}
 
 
 def assert_equal_states(one: nn.Module, other: nn.Module) -> None:

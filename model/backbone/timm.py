@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from model.layer.basic import resize
 from model.layer.pyramid import SimpleFeaturePyramid
+from model.layer.shapes import shapes_only
 
 # What makes timm's transformers accept other picture sizes than the one they were trained at.
 ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
@@ -120,7 +121,7 @@ def describe(name: str) -> Facts:
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
         raise ValueError(f"unknown timm model {name!r}; did you mean {nearest!r}? timm.list_models() lists all of them")
-    with torch.device("meta"):
+    with shapes_only():
         whole = timm.create_model(name)
         accepted = inspect.signature(type(whole).__init__).parameters
         options = {option: value for option, value in ANY_SIZE.items() if option in accepted}

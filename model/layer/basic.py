@@ -19,11 +19,8 @@ def init_weights(module: nn.Module) -> None:
     """Initialise one layer, to be used with `Module.apply`.
 
     Convolutions get the normal distribution of He et al., "Delving Deep into Rectifiers" (ICCV 2015), with
-    the fan-out of one group; biases 0; batch norms weight 1 and bias 0. Nothing is done on the meta device,
-    where random numbers would take most of the time that building a network does.
+    the fan-out of one group; biases 0; batch norms weight 1 and bias 0.
     """
-    if getattr(getattr(module, "weight", None), "is_meta", False):
-        return
     if isinstance(module, nn.Conv2d):
         fan_out = module.out_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
@@ -107,6 +104,27 @@ class ConvBNReLU(nn.Sequential):
         self.apply(init_weights)
 
 
+class SeparableConvBNReLU(nn.Sequential):
+    """Depthwise 3x3 and pointwise convolution, each with norm and ReLU: (N,in,H,W) -> (N,out,H/stride,W/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1):
+        super().__init__(
+            ConvBNReLU(in_channels, in_channels, 3, stride, dilation, groups=in_channels),
+            ConvBNReLU(in_channels, out_channels, 1),
+        )
+
+
+class Classifier(nn.Sequential):
+    """Channel dropout and a 1x1 convolution: (N,in,H,W) -> logits (N,num_classes,H,W)."""
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1):
+        classify = nn.Conv2d(in_channels, num_classes, 1)
+        super().__init__(nn.Dropout2d(dropout), classify)
+        # No norm follows, so the fan-out rule would start training from logits of the order of ten.
+        nn.init.normal_(classify.weight, std=0.01)
+        nn.init.zeros_(classify.bias)
+
+
 class FCNHead(nn.Sequential):
     """Classifier of a feature map: 3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution.
 
@@ -115,8 +133,20 @@ class FCNHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1, bias: bool = False):
-        classify = nn.Conv2d(width, num_classes, 1)
-        super().__init__(*ConvBNReLU(in_channels, width, bias=bias), nn.Dropout2d(dropout), classify)
-        # No norm follows, so the fan-out rule would start training from logits of the order of ten.
-        nn.init.normal_(classify.weight, std=0.01)
-        nn.init.zeros_(classify.bias)
+        super().__init__(*ConvBNReLU(in_channels, width, bias=bias), *Classifier(width, num_classes, dropout))
+
+
+class FCNConcatHead(nn.Module):
+    """Head of two 3x3 convolutions whose result is joined with the input: (N,in,H,W) -> (N,num_classes,H,W).
+
+    Source: the FCN of MMSegmentation.
+    """
+
+    def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1):
+        super().__init__()
+        self.convs = nn.Sequential(ConvBNReLU(in_channels, width), ConvBNReLU(width, width))
+        self.join = FCNHead(in_channels + width, width, num_classes, dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,in,H,W) to logits (N,num_classes,H,W)."""
+        return self.join(torch.cat([x, self.convs(x)], 1))

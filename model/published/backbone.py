@@ -115,6 +115,31 @@ LAYOUTS = (
         unused=("fc",),
     ),
     Layout(
+        source="VGG-16, ImageNet (torchvision)",
+        model=None,
+        backbones="vgg16",
+        marker=("features.28.weight", "classifier.6.weight"),
+        rename=same("features"),
+        unused=("classifier",),
+    ),
+    Layout(
+        source="DenseNet, ImageNet (torchvision)",
+        model=None,
+        backbones=r"densenet\d+",
+        marker="features.norm5.weight",
+        patterns=((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),),  # files of before PyTorch 0.4.1
+        rename=same("features"),
+        unused=("classifier",),
+    ),
+    Layout(
+        source="MobileNet-V3-Large, ImageNet (torchvision)",
+        model=None,
+        backbones="mobilenet_v3_large",
+        marker="features.4.block.2.fc1.weight",
+        rename=same("features"),
+        unused=("classifier",),
+    ),
+    Layout(
         source="MobileNet-V2, ImageNet (flat blocks, mobilenet_v2-6a65762b)",
         model=None,
         backbones="mobilenet_v2",

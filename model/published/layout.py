@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 Tensors = Mapping[str, torch.Tensor]
+COUNTER = ".num_batches_tracked"  # of a batch norm; files older than PyTorch 0.4.1 lack it
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
-from model.published.layout import Layout, Tensors, rename, same
-from model.published.recognise import COUNTER, attempt, shorten, unwrap
+from model.published.layout import COUNTER, Layout, Tensors, rename, same
+from model.published.recognise import attempt, shorten, unwrap
 from model.published.table import LAYOUTS
 
 
@@ -130,15 +130,15 @@ def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
     """
     whole = "num_classes" in model.spec
     name, backbone = (model.spec["name"], model.spec["backbone"]) if whole else (None, model.spec["name"])
-    if not whole and backbone.startswith("timm/"):
-        names, unused = model.published_names()
-        return Layout(f"{backbone} (timm)", None, next(iter(names)), names, backbone, unused=tuple(unused))
     candidates = [layout for layout in LAYOUTS if layout.model == name and layout.admits(backbone, tensors)]
     marked = [layout for layout in candidates if layout.marks(tensors)]
     if marked:
         layout = min(marked, key=lambda one: attempt(one, tensors).misfits) if len(marked) > 1 else marked[0]
         _check_options(model, layout, tensors)
         return layout
+    if not whole and backbone.startswith("timm/"):
+        names, unused = model.published_names()
+        return Layout(f"{backbone} (timm)", None, next(iter(names)), names, backbone, unused=tuple(unused))
     if set(model.state_dict()) <= set(tensors):
         raise ValueError("the checkpoint is in this project's own key names: use model.load_state_dict")
     if not candidates:
@@ -171,7 +171,7 @@ def _translate(model: nn.Module, layout: Layout, tensors: Tensors) -> Translatio
     for key, value in tensors.items():
         name = layout.place(key)
         if name in ours:
-            if name in out.values and not torch.equal(out.values[name], value):
+            if name in out.values and out.values[name] is not value and not torch.equal(out.values[name], value):
                 raise ValueError(f"{first[name]} and {key} are one tensor in {layout.source}, but differ")
             out.values[name], out.mapped[key] = value, name
             first.setdefault(name, key)

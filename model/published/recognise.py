@@ -12,10 +12,11 @@ from torch import nn
 
 from model import MODELS, build_model
 from model.backbone import BACKBONES, build_backbone
-from model.published.layout import Layout, Tensors, rename, same
+from model.layer.shapes import shapes_only
+from model.published.layout import COUNTER, Layout, Tensors, rename, same
 from model.published.table import LAYOUTS
+from model.published.timm import timm_backbone
 
-COUNTER = ".num_batches_tracked"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 # The share of weights with a shape that a network has, from which on it is called the nearest.
 LEAST_SHARE = 0.3
@@ -73,6 +74,8 @@ def recognise_family(checkpoint: Mapping[str, object]) -> Recognised:
             attempts.append(attempt(layout, tensors))
             if not attempts[-1].problems:
                 return attempts[-1].found
+    if name := timm_backbone(tensors):
+        return Recognised(f"{name} (timm)", None, None, f"timm/{name}", {})
     raise ValueError(_refusal(tensors, attempts))
 
 
@@ -150,7 +153,7 @@ def attempt(layout: Layout, tensors: Tensors) -> Attempt:
 
 def build_on_meta(found: Recognised) -> nn.Module:
     """The network without memory for its weights."""
-    with torch.device("meta"):
+    with shapes_only():
         return build_model(found.model, found.num_classes, found.backbone, **found.options)
 
 
@@ -187,7 +190,7 @@ def nearest_model(tensors: Tensors) -> str | None:
 @cache
 def shapes_of_model(name: str) -> Counter[torch.Size]:
     """How often each shape occurs among the weights of a network with its defaults and 19 classes."""
-    with torch.device("meta"):
+    with shapes_only():
         state = build_model(name, 19).state_dict()
     return Counter(value.shape for value in state.values() if value.ndim > 1)
 
@@ -195,7 +198,7 @@ def shapes_of_model(name: str) -> Counter[torch.Size]:
 @cache
 def shapes_of_backbone(name: str) -> dict[str, torch.Size]:
     """The shapes of a backbone's tensors, but for counters, by name."""
-    with torch.device("meta"):
+    with shapes_only():
         state = build_backbone(name).state_dict()
     return {key: value.shape for key, value in state.items() if not key.endswith(COUNTER)}
 

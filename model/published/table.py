@@ -7,13 +7,33 @@ from model.published import (
     espnetv2,
     fastscnn,
     hrnet,
+    mmseg,
     segformer,
     semanticflow,
     semseg,
     sketchfill,
+    timm,
+    torchvision,
     tramac,
+    tramac_context,
 )
 
 # A layout that comes first wins where a checkpoint fits two.
-FILES = (sketchfill, semseg, semanticflow, cgnet, espnet, espnetv2, fastscnn, hrnet, segformer, tramac, backbone)
+FILES = (
+    sketchfill,
+    semseg,
+    semanticflow,
+    cgnet,
+    espnet,
+    espnetv2,
+    fastscnn,
+    hrnet,
+    segformer,
+    tramac,
+    tramac_context,
+    mmseg,
+    torchvision,
+    backbone,
+    timm,
+)
 LAYOUTS = tuple(layout for file in FILES for layout in file.LAYOUTS)

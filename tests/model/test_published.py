@@ -1,6 +1,5 @@
 """Published checkpoints load strictly and give the logits of the published code."""
 
-import importlib.util
 from types import ModuleType
 
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 from model import build_model
 from model.backbone import build_backbone
 from model.published import load_backbone_weights, load_published
-from tests.published_keys import NETWORKS, PARITY, key_list, numbered
+from tests.published_keys import NETWORKS, PARITY, key_list, load_fill, numbered
 
 NO_DROPOUT = (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -29,12 +28,7 @@ NEVER_CALLED = {
 
 @pytest.fixture(scope="module")
 def fill() -> ModuleType:
-    if not (PARITY / "fill.py").is_file():
-        pytest.skip(f"reference logits not present: no {PARITY / 'fill.py'}")
-    spec = importlib.util.spec_from_file_location("fill", PARITY / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_fill()
 
 
 @pytest.mark.parametrize(("file", "name"), [("sketchfill_resnet50", "sketchfill"), ("pspnet50", "pspnet")])

