@@ -10,6 +10,7 @@ REQUIRES = [
     "pyyaml>=6.0",
     "pydantic>=2.6",
     "timm>=1.0.9",
+    "safetensors>=0.4",
     "tensorboardX>=2.6.2",
     "tqdm>=4.66",
 ]

@@ -121,6 +121,10 @@ def describe(name: str) -> Facts:
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
         raise ValueError(f"unknown timm model {name!r}; did you mean {nearest!r}? timm.list_models() lists all of them")
+    architecture, _, tag = name.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ValueError(f"timm model {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}")
     with shapes_only():
         whole = timm.create_model(name)
         accepted = inspect.signature(type(whole).__init__).parameters

@@ -75,9 +75,9 @@ LAYOUTS = (
         unused=("fc",),
     ),
     Layout(
-        source="deep-stem ResNet, ImageNet (PyTorch-Encoding, also used by lxtGH/SFSegNets)",
+        source="deep-stem ResNet, ImageNet (PyTorch-Encoding, GluonCV, lxtGH/SFSegNets)",
         model=None,
-        backbones=r"resnet\d+(_v1s)?",
+        backbones=r"resnet\d+(_v1[cs])?",
         marker="conv1.6.weight",
         rename=SFSEG_IMAGENET,
         unused=("fc",),

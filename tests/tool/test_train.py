@@ -168,6 +168,7 @@ def test_more_epochs_may_be_added(tmp_path, experiment):
         (["data.root=/nowhere"], "/nowhere"),
         (["data.train_list=/nowhere.txt"], "/nowhere.txt"),
         (["model.weights=initmodel/none.pth"], "model.weights=none"),
+        (["model.backbone=dfnet_v1", "model.weights=imagenet"], "initmodel/README.md"),
         (["model.init=none.pth"], "none.pth"),
     ],
 )

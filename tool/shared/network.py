@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import build_model
-from model.published import load_backbone_weights, load_published
+from model.published import imagenet_weights, load_backbone_weights, load_published
 from util import checkpoint, dist
 from util.config.schema import Config
 from util.loss import SegLoss
@@ -28,20 +28,15 @@ def network_of(config: Config, num_classes: int) -> torch.nn.Module:
 
 
 def load_initial_weights(model: torch.nn.Module, config: Config) -> None:
-    """Fills the backbone from `model.weights` and the whole network from `model.init`.
+    """Fills the backbone from `model.weights` or the whole network from `model.init`.
 
     Raises:
-        FileNotFoundError: a file is missing; says where it comes from and how to start without it.
+        OSError: a file is missing or cannot be fetched; says where it comes from and how to start without it.
         ValueError: the weights do not fit.
     """
     weights, init = config.model.weights, config.model.init
     if weights != "none" and not init:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"model.weights: {weights} is missing. initmodel/README.md says where each file of initial weights "
-                "comes from; put it there, or start from random weights with model.weights=none"
-            )
-        log.info("backbone from %s: %s", weights, load_backbone_weights(model.backbone, checkpoint.load(weights)))
+        _load_backbone(model, weights, config)
     if init:
         state = checkpoint.load(init)
         if checkpoint.is_ours(state):
@@ -49,6 +44,30 @@ def load_initial_weights(model: torch.nn.Module, config: Config) -> None:
             log.info("network from %s%s", init, f", but {len(skipped)} parameters" if skipped else "")
         else:
             log.info("network from %s: %s", init, load_published(model, state, config.model.init_skip))
+
+
+def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None:
+    """Fills the backbone with ImageNet weights: fetched by the backbone's name, or from a file."""
+    if model.backbone is None:
+        raise ValueError(f"model.weights: {config.model.name} has no backbone; leave it out, or give model.init=FILE")
+    if weights == "imagenet":
+        source, state, expected = imagenet_weights(model.backbone.spec["name"])
+        log.info("backbone from %s: %s", source, load_backbone_weights(model.backbone, state))
+        given = (*config.data.mean, *config.data.std)
+        if any(abs(a - b) > 1 for a, b in zip(given, (*expected.mean, *expected.std), strict=False)):
+            log.warning(
+                "the backbone was trained on images with data.mean=%s data.std=%s; the experiment has %s and %s",
+                *(list(values) for values in (expected.mean, expected.std, config.data.mean, config.data.std)),
+            )
+        return
+    file = next((path for path in (Path(weights), Path("initmodel", weights)) if path.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(
+            f"model.weights: {weights} is missing. initmodel/README.md says where each file of initial weights comes "
+            "from; put it there, have it fetched with model.weights=imagenet, or start from random weights with "
+            "model.weights=none"
+        )
+    log.info("backbone from %s: %s", file, load_backbone_weights(model.backbone, checkpoint.load(file)))
 
 
 def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Module:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from util.checkpoint.untrusted import check_content, check_file, check_network
 from util.record.files import replacing, sha256
@@ -122,6 +124,11 @@ def load(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
     try:
         check_file(path)
     except ValueError as error:

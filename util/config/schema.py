@@ -140,7 +140,11 @@ class ModelConfig(Section):
     name: str = Field(description="network: an entry of model.MODELS")
     backbone: str | None = Field(None, description="backbone: an entry of model.backbone.BACKBONES, or timm/NAME")
     options: dict[str, Any] = Field({}, description="further arguments of the network, e.g. {output_stride: 8}")
-    weights: str = Field("none", description="file of ImageNet weights for the backbone, or 'none'")
+    weights: str = Field(
+        "none",
+        description="ImageNet weights of the backbone: 'imagenet' fetches them from timm or torchvision, else a file "
+        "(.pth or .safetensors; a bare name is looked for in initmodel/) or 'none'",
+    )
     init: str | None = Field(None, description="checkpoint of a whole network to start from (ours or published)")
     init_skip: tuple[str, ...] = Field((), description="prefixes of parameters that 'init' may leave as they are")
     sync_bn: bool = Field(False, description="batch norm over all processes; ordinary batch norm on one process")

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from util import checkpoint
 from util.record.files import sha256
@@ -17,6 +18,15 @@ def test_saved_is_loaded(tmp_path):
     assert loaded["step"] == 4 and loaded["classes"] == ["a", "b"]
     assert checkpoint.is_ours(loaded)
     assert os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_safetensors_are_loaded_and_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"w": torch.arange(3.0)}, path)
+    assert torch.equal(checkpoint.load(path)["w"], torch.arange(3.0))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"weights\.safetensors: not a safetensors file, or damaged"):
+        checkpoint.load(path)
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path):

@@ -1,0 +1,89 @@
+"""ImageNet weights of a backbone by its name alone, through the downloads of timm and torchvision."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import timm
+import torch
+import torchvision
+from timm.models import load_state_dict_from_hf
+
+from model.published.layout import IMAGENET, Preprocessing
+
+# Backbone -> who has its weights, and under which name. "timm/NAME" and "torchvision/NAME" are their own.
+SOURCES = {
+    **{f"resnet{depth}": f"timm/resnet{depth}s.gluon_in1k" for depth in (50, 101, 152)},
+    **{f"resnet{depth}_v1s": f"timm/resnet{depth}s.gluon_in1k" for depth in (50, 101, 152)},
+    **{f"resnet{depth}_v1c": f"timm/resnet{depth}c.gluon_in1k" for depth in (50, 101, 152)},
+    **{f"hrnet_w{width}": f"timm/hrnet_w{width}" for width in (18, 32, 40, 48)},
+    "hrnet_w18_small_v2": "timm/hrnet_w18_small_v2",
+    **{f"mit_b{size}": f"hub/nvidia/mit-b{size}" for size in range(6)},
+    "mobilenet_v2": "torchvision/mobilenet_v2",
+    "vgg16": "torchvision/vgg16",
+    **{f"densenet{depth}": f"torchvision/densenet{depth}" for depth in (121, 161, 169, 201)},
+    "mobilenet_v3_large": "torchvision/mobilenet_v3_large",
+}
+
+
+class ImageNetWeights(NamedTuple):
+    """Weights of a classification network, and what it expects of images."""
+
+    source: str
+    tensors: dict[str, torch.Tensor]
+    preprocessing: Preprocessing
+
+
+def imagenet_weights(backbone: str) -> ImageNetWeights:
+    """Fetch the ImageNet weights of a backbone, or take them from the cache of earlier downloads.
+
+    Args:
+        backbone: a key of `BACKBONES` or "timm/<name>", whose tag says which of several weights are meant.
+
+    Returns:
+        The weights under their publisher's keys, for `load_backbone_weights`.
+
+    Raises:
+        ValueError: nobody is known to have weights for this backbone.
+        OSError: they cannot be fetched; says where they are and where to put them by hand.
+    """
+    source = backbone if backbone.startswith(("timm/", "torchvision/")) else SOURCES.get(backbone)
+    if source is None:
+        raise ValueError(
+            f"no ImageNet weights of backbone {backbone!r} can be fetched: initmodel/README.md says where its file "
+            "comes from; put it there, then model.weights=initmodel/FILE"
+        )
+    publisher, _, name = source.partition("/")
+    return {"timm": _from_timm, "torchvision": _from_torchvision, "hub": _from_hub}[publisher](name)
+
+
+def _from_timm(name: str) -> ImageNetWeights:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise ValueError(f"timm has no weights for {name!r}; start from random ones with model.weights=none")
+    place = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    tensors = _fetch(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm/{name}", place)
+    scaled = (tuple(255 * value for value in values) for values in (config.mean, config.std))
+    return ImageNetWeights(f"timm/{config.architecture}.{config.tag}", tensors, Preprocessing(*scaled))
+
+
+def _from_torchvision(name: str) -> ImageNetWeights:
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    load = partial(weights.get_state_dict, progress=False, check_hash=True)
+    return ImageNetWeights(f"torchvision {weights}", _fetch(load, f"torchvision/{name}", weights.url), IMAGENET)
+
+
+def _from_hub(name: str) -> ImageNetWeights:
+    place = f"https://huggingface.co/{name}"
+    return ImageNetWeights(place, _fetch(partial(load_state_dict_from_hf, name), name, place), IMAGENET)
+
+
+def _fetch(load: Callable[[], dict[str, torch.Tensor]], name: str, place: str) -> dict[str, torch.Tensor]:
+    try:
+        return load()
+    except (OSError, RuntimeError) as error:  # no network, no such file; a file with another hash
+        reason = str(error).partition("\n")[0]
+        raise OSError(
+            f"the ImageNet weights of {name} cannot be fetched from {place} ({reason}). Where there is no network, "
+            "download them elsewhere, put the file into initmodel/, and give model.weights=initmodel/FILE"
+        ) from error
