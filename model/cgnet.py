@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from model.base import SegModel
-from model.layer.basic import GroupedConv2d, init_weights
-from model.layer.light import BNPReLU, ConvBNPReLU, classifier, set_norm_eps, shrink
+from model.layer.basic import GroupedConv2d, classifier, init_weights
+from model.layer.light import BNPReLU, ConvBNPReLU, set_norm_eps, shrink
 
 
 class ContextGuidedBlock(nn.Module):

@@ -7,8 +7,9 @@ from torch import nn
 
 from model.backbone import build_backbone
 from model.base import SegModel
-from model.layer.basic import Classifier, ConvBNReLU, FCNHead, SeparableConvBNReLU, resize
+from model.layer.basic import Classifier, ConvBNReLU, FCNHead, resize
 from model.layer.context import ASPP
+from model.layer.light import SeparableConv
 
 
 class DeepLabV3Plus(SegModel):
@@ -59,7 +60,7 @@ class DeepLabV3Plus(SegModel):
             )
         self.low_level = self.backbone.strides.index(4)
         *_, middle, last = self.backbone.channels
-        conv = SeparableConvBNReLU if separable else ConvBNReLU
+        conv = SeparableConv if separable else ConvBNReLU
         self.aspp = ASPP(last, width, rates, 0.5 if project_kernel == 1 else 0.0, project_kernel, separable)
         self.low = ConvBNReLU(self.backbone.channels[self.low_level], low_width, low_kernel)
         self.decoder = nn.Sequential(

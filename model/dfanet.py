@@ -5,8 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.base import SegModel
-from model.layer.basic import ConvBNReLU, GroupedConv2d, init_weights, relu, resize
-from model.layer.light import classifier
+from model.layer.basic import ConvBNReLU, GroupedConv2d, classifier, init_weights, relu, resize
 
 
 class Block(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from model.base import SegModel
-from model.layer.basic import ConvBNReLU, GroupedConv2d, init_weights, resize
-from model.layer.light import BNPReLU, ConvBNPReLU, classifier, shrink
+from model.layer.basic import ConvBNReLU, GroupedConv2d, classifier, init_weights, resize
+from model.layer.light import BNPReLU, ConvBNPReLU, shrink
 
 GROUPS = 4
 # Dilations of the four branches, by the largest receptive field that the paper allows at this stride.

@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.base import SegModel
-from model.layer.basic import ConvBNReLU, FCNHead, relu, resize
+from model.layer.basic import ConvBNReLU, FCNHead, classifier, relu, resize
 from model.layer.context import PPM
-from model.layer.light import SeparableConv, classifier
+from model.layer.light import SeparableConv
 
 
 class Bottleneck(nn.Sequential):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from model.backbone import build_backbone
 from model.base import SegModel
-from model.layer.basic import ConvBNReLU, resize
+from model.layer.basic import ConvBNReLU, classifier, resize
 
 
 class LRASPP(SegModel):
@@ -41,11 +41,8 @@ class LRASPP(SegModel):
         low, high = self.backbone.channels[self.low_level], self.backbone.channels[-1]
         self.reduce = ConvBNReLU(high, width, 1)
         self.gate = nn.Conv2d(high, width, 1, bias=False)
-        self.low_classifier = nn.Conv2d(low, num_classes, 1)
-        self.high_classifier = nn.Conv2d(width, num_classes, 1)
-        for classifier in (self.low_classifier, self.high_classifier):
-            nn.init.normal_(classifier.weight, std=0.01)
-            nn.init.zeros_(classifier.bias)
+        self.low_classifier = classifier(low, num_classes)
+        self.high_classifier = classifier(width, num_classes)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Map features, from fine to coarse, to logits at stride 8."""

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.attention import attend
-from model.layer.basic import ConvBNReLU, FCNHead, resize
+from model.layer.basic import ConvBNReLU, FCNHead, classifier, resize
 
 RATES = (12, 24, 36)  # dilations beside the attention in "asp"
 PYRAMID = (1, 2, 3, 6)  # tiles a side in "pyramid"
@@ -145,9 +145,7 @@ class OCNet(SegModel):
             raise ValueError(f"context is one of {', '.join(CONTEXTS)}, not {context!r}")
         *_, middle, last = self.backbone.channels
         self.context = CONTEXTS[context](last, last // 4)
-        self.classifier = nn.Conv2d(last // 4, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = classifier(last // 4, num_classes)
         self.aux = FCNHead(middle, middle // 4, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:

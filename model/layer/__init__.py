@@ -1,16 +1,7 @@
 """Layers that two or more networks use."""
 
 from model.layer.attention import attend
-from model.layer.basic import (
-    Classifier,
-    ConvBNReLU,
-    FCNConcatHead,
-    FCNHead,
-    GroupedConv2d,
-    SeparableConvBNReLU,
-    init_weights,
-    resize,
-)
+from model.layer.basic import Classifier, ConvBNReLU, FCNConcatHead, FCNHead, GroupedConv2d, init_weights, resize
 from model.layer.context import ASPP, JPU, PPM
 from model.layer.flow import DualFlowAlign, FlowAlign, warp
 
@@ -25,7 +16,6 @@ __all__ = [
     "FCNHead",
     "FlowAlign",
     "GroupedConv2d",
-    "SeparableConvBNReLU",
     "attend",
     "init_weights",
     "resize",

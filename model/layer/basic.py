@@ -104,25 +104,23 @@ class ConvBNReLU(nn.Sequential):
         self.apply(init_weights)
 
 
-class SeparableConvBNReLU(nn.Sequential):
-    """Depthwise 3x3 and pointwise convolution, each with norm and ReLU: (N,in,H,W) -> (N,out,H/stride,W/stride)."""
+def classifier(in_channels: int, num_classes: int, bias: bool = True) -> nn.Conv2d:
+    """Build a 1x1 convolution to logits, (N,in,H,W) -> (N,num_classes,H,W).
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1):
-        super().__init__(
-            ConvBNReLU(in_channels, in_channels, 3, stride, dilation, groups=in_channels),
-            ConvBNReLU(in_channels, out_channels, 1),
-        )
+    It starts near the uniform prediction: no norm follows, so the fan-out rule would start from logits of ten.
+    """
+    conv = nn.Conv2d(in_channels, num_classes, 1, bias=bias)
+    nn.init.normal_(conv.weight, std=0.01)
+    if bias:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 class Classifier(nn.Sequential):
     """Channel dropout and a 1x1 convolution: (N,in,H,W) -> logits (N,num_classes,H,W)."""
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1):
-        classify = nn.Conv2d(in_channels, num_classes, 1)
-        super().__init__(nn.Dropout2d(dropout), classify)
-        # No norm follows, so the fan-out rule would start training from logits of the order of ten.
-        nn.init.normal_(classify.weight, std=0.01)
-        nn.init.zeros_(classify.bias)
+        super().__init__(nn.Dropout2d(dropout), classifier(in_channels, num_classes))
 
 
 class FCNHead(nn.Sequential):

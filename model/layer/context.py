@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from model.layer.basic import ConvBNReLU, SeparableConvBNReLU, resize
+from model.layer.basic import ConvBNReLU, resize
+from model.layer.light import SeparableConv
 
 
 class ASPP(nn.Module):
@@ -29,7 +30,7 @@ class ASPP(nn.Module):
         separable: bool = False,
     ):
         super().__init__()
-        kind = SeparableConvBNReLU if separable else ConvBNReLU
+        kind = SeparableConv if separable else ConvBNReLU
         dilated = [kind(in_channels, width, dilation=rate) for rate in rates]
         self.branches = nn.ModuleList([ConvBNReLU(in_channels, width, 1), *dilated])
         self.pool = ConvBNReLU(in_channels, width, 1)

@@ -39,23 +39,12 @@ class SeparableConv(nn.Sequential):
         stride: int = 1,
         depthwise: Callable[[], nn.Module] | None = relu,
         pointwise: Callable[[], nn.Module] | None = relu,
+        dilation: int = 1,
     ):
         super().__init__(
-            ConvBNReLU(in_channels, in_channels, 3, stride, groups=in_channels, activation=depthwise),
+            ConvBNReLU(in_channels, in_channels, 3, stride, dilation, groups=in_channels, activation=depthwise),
             ConvBNReLU(in_channels, out_channels, 1, activation=pointwise),
         )
-
-
-def classifier(in_channels: int, num_classes: int, bias: bool = True) -> nn.Conv2d:
-    """Build a 1x1 convolution to logits, (N,in,H,W) -> (N,num_classes,H,W).
-
-    It starts near the uniform prediction: no norm follows, so the fan-out rule would start from logits of ten.
-    """
-    conv = nn.Conv2d(in_channels, num_classes, 1, bias=bias)
-    nn.init.normal_(conv.weight, std=0.01)
-    if bias:
-        nn.init.zeros_(conv.bias)
-    return conv
 
 
 def shrink(x: torch.Tensor, times: int = 1) -> torch.Tensor:
