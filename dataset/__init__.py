@@ -9,6 +9,7 @@ import numpy as np
 
 from dataset.base import SegDataset, Transform
 from dataset.load.loader import build_eval_loader, build_loader
+from dataset.read import DataError
 
 __all__ = ["DATASETS", "SegDataset", "build_dataset", "build_eval_loader", "build_loader", "dataset_class"]
 
@@ -49,7 +50,7 @@ def dataset_class(name: str) -> type[SegDataset]:
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else '; "custom" serves your own data'
-        raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
+        raise DataError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
     module, _, attribute = DATASETS[name].rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dataset.base import SegDataset
 from dataset.prepare.layout import Archive, Drawn, Files, Layout
+from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
 
 # The first of the benchmark's synonyms for each class, as the published results name them.
@@ -382,7 +383,7 @@ def read_full(path: Path) -> np.ndarray:
     """
     coded = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if coded is None:
-        raise ValueError(f"{path}: not a readable picture (damaged or cut short); fetch it again")
+        raise DataError(f"{path}: not a readable picture (damaged or cut short); fetch it again")
     return _FULL_TO_150[coded[:, :, 0].astype(np.int32) // 10 * 256 + coded[:, :, 1]]
 
 

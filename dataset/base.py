@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dataset.read import DataError
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
 from dataset.read.listfile import Pair, read_list, unique_names
 from dataset.read.source import Files, Source
@@ -166,15 +167,15 @@ def check_classes(classes: Sequence[str], owner: str) -> None:
         ValueError: there are not.
     """
     if not classes:
-        raise ValueError(f"data set {owner}: no class names; give `classes`, a list of names in the order of the ids")
+        raise DataError(f"data set {owner}: no class names; give `classes`, a list of names in the order of the ids")
     if len(classes) > MAX_CLASSES:
-        raise ValueError(
+        raise DataError(
             f"data set {owner}: {len(classes)} classes; labels are 8 bit with 255 ignored, so "
             f"at most {MAX_CLASSES} are possible"
         )
     repeated = [name for name, count in Counter(classes).items() if count > 1]
     if repeated:
-        raise ValueError(f"data set {owner}: the class name {repeated[0]!r} stands twice in `classes`")
+        raise DataError(f"data set {owner}: the class name {repeated[0]!r} stands twice in `classes`")
 
 
 def check_colors(colors: Sequence | np.ndarray | None, count: int, owner: str) -> np.ndarray:
@@ -190,7 +191,7 @@ def check_colors(colors: Sequence | np.ndarray | None, count: int, owner: str) -
     except ValueError:
         array = np.zeros(0)
     if array.shape != (count, 3) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
-        raise ValueError(
+        raise DataError(
             f"data set {owner}: `colors` must hold one [r, g, b] with numbers from 0 to 255 for "
             f"each of the {count} classes; it has the shape {array.shape}"
         )

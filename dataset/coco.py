@@ -20,6 +20,7 @@ from dataset.base import SegDataset
 from dataset.prepare.annotations import stream_json
 from dataset.prepare.layout import Archive, Drawn, Files, Layout, renamed
 from dataset.prepare.raster import coco_mask
+from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
 from dataset.voc import VOC
 
@@ -86,12 +87,12 @@ def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[tuple[int
                 instances[item["image_id"]].append((classes[item["category_id"]], shape))
                 areas[item["image_id"]] += item["area"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the instances of COCO 2017 ({error} is missing)") from None
+        raise DataError(f"{path}: not the instances of COCO 2017 ({error} is missing)") from None
     training = images[0].startswith("train")
     for image in images:
         name = PurePosixPath(image).name
         if name not in sizes:
-            raise ValueError(f"{path}: says nothing of {image}; are pictures and annotations of one release?")
+            raise DataError(f"{path}: says nothing of {image}; are pictures and annotations of one release?")
         number, height, width = sizes[name]
         if not training or areas[number] > MIN_AREA:
             yield image, ((height, width), instances.pop(number, []))

@@ -17,6 +17,7 @@ import numpy as np
 
 from dataset import scene
 from dataset.base import SegDataset
+from dataset.read import DataError
 from dataset.read.files import read_bytes
 from dataset.scene import CLASSES, draw_scene, draw_share
 
@@ -73,9 +74,9 @@ def prepare(root, size: tuple[int, int] = (192, 256), train: int = 400, val: int
     root = Path(root).expanduser()
     facts = {"version": scene.VERSION, "size": list(size), "train": train, "val": val, "seed": seed}
     if min(size) < 32:
-        raise ValueError(f"street: {size[0]}x{size[1]} (height x width) is too small; draw 32x32 or larger")
+        raise DataError(f"street: {size[0]}x{size[1]} (height x width) is too small; draw 32x32 or larger")
     if train < 1 or val < 1 or seed < 0:
-        raise ValueError(f"street: train={train}, val={val} and seed={seed} must be at least 1, 1 and 0")
+        raise DataError(f"street: train={train}, val={val} and seed={seed} must be at least 1, 1 and 0")
     if _is_finished(root, facts):
         return root
     _refuse_foreign(root)
@@ -125,11 +126,11 @@ def _names(split: str, count: int) -> list[str]:
 def _refuse_foreign(root: Path) -> None:
     """Raise ValueError for a root that must not be replaced, because others' files are in it."""
     if root.exists() and not root.is_dir():
-        raise ValueError(f"{root}: is a file; name a folder for the street scenes")
+        raise DataError(f"{root}: is a file; name a folder for the street scenes")
     present = _files_in(root)
     foreign = sorted(present - CONTENTS) if STAMP in present else sorted(present)
     if foreign:
-        raise ValueError(
+        raise DataError(
             f"{root}: holds {foreign[0]}, which is not of the street scenes; name an empty or a "
             "new folder for them, or move that away"
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from dataset.base import SegDataset
 from dataset.prepare.layout import Archive, Drawn, Files, Layout, Listed, MissingFiles
+from dataset.read import DataError
 from dataset.read.image import read_label
 
 TABLE = (
@@ -94,11 +95,11 @@ def read_sbd(path: Path) -> np.ndarray:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError:
-        raise ValueError("the labels of SBD are MATLAB files: python -m pip install scipy (extra `data`)") from None
+        raise DataError("the labels of SBD are MATLAB files: python -m pip install scipy (extra `data`)") from None
     try:
         return loadmat(path)["GTcls"]["Segmentation"][0, 0].astype(np.uint8)
     except (KeyError, ValueError, TypeError, IndexError, MatReadError) as error:
-        raise ValueError(f"{path}: no label of SBD ({error})") from None
+        raise DataError(f"{path}: no label of SBD ({error})") from None
 
 
 class VOC(SegDataset):

@@ -12,7 +12,7 @@ import inspect
 from model.backbone import BACKBONES as BACKBONES
 from model.backbone import build_backbone as build_backbone
 from model.base import SegModel
-from model.table import complete, plain, resolve
+from model.table import ModelError, complete, plain, resolve
 
 MODELS = {
     "ann": "model.ann.ANN",
@@ -64,11 +64,11 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
         ValueError: for an unknown name or option (with the nearest known one) or an unsuitable value.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"num_classes must be a whole number of at least 2, not {num_classes!r}")
+        raise ModelError(f"num_classes must be a whole number of at least 2, not {num_classes!r}")
     builder = resolve("model", name, MODELS)
     chosen = inspect.signature(builder).parameters.get("backbone")
     if chosen is None and backbone is not None:
-        raise ValueError(f"model {name!r} brings its own backbone; leave out backbone={backbone!r}")
+        raise ModelError(f"model {name!r} brings its own backbone; leave out backbone={backbone!r}")
     if chosen is not None:
         backbone = chosen.default if backbone is None else backbone
     options = complete("model", name, builder, options, reserved=("num_classes", "backbone"))

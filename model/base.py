@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from model.layer.basic import resize
+from model.table import ModelError
 
 
 class SegModel(nn.Module):
@@ -53,7 +54,7 @@ class SegModel(nn.Module):
             ValueError: this network enlarges its logits in a way of its own.
         """
         if not self.gives_coarse:
-            raise ValueError(
+            raise ModelError(
                 f"{type(self).__name__} enlarges its logits in a way of its own: it has no coarse logits to average "
                 "(test.windows: exact works)"
             )

@@ -8,6 +8,7 @@ from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import Classifier, FCNHead
 from model.layer.context import ASPP
+from model.table import ModelError
 
 
 class DeepLabV3(SegModel):
@@ -47,7 +48,7 @@ class DeepLabV3(SegModel):
     ):
         super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         if project_kernel not in (1, 3):
-            raise ValueError(f"project_kernel is 1 or 3, not {project_kernel}")
+            raise ModelError(f"project_kernel is 1 or 3, not {project_kernel}")
         read = self.backbone.channels[aux_level]
         with_head = project_kernel == 1
         self.aspp = ASPP(

@@ -10,6 +10,7 @@ from model.base import SegModel
 from model.layer.basic import Classifier, ConvBNReLU, FCNHead, resize
 from model.layer.context import ASPP
 from model.layer.light import SeparableConv
+from model.table import ModelError
 
 
 class DeepLabV3Plus(SegModel):
@@ -55,7 +56,7 @@ class DeepLabV3Plus(SegModel):
     ):
         super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         if 4 not in self.backbone.strides:
-            raise ValueError(
+            raise ModelError(
                 f"deeplabv3plus needs features at stride 4; backbone {backbone!r} has {self.backbone.strides}"
             )
         self.low_level = self.backbone.strides.index(4)

@@ -6,6 +6,7 @@ from torch import nn
 from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import ConvBNReLU, FCNHead, resize
+from model.table import ModelError
 
 
 class DUpsampling(nn.Sequential):
@@ -48,7 +49,7 @@ class DUNet(SegModel):
     ):
         super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         if len(self.backbone.channels) < 3:
-            raise ValueError(f"dunet needs three features; backbone {backbone!r} has fewer")
+            raise ModelError(f"dunet needs three features; backbone {backbone!r} has fewer")
         fine, middle, last = self.backbone.channels[-3:]
         *_, before, coarse = self.backbone.strides
         self.skips = nn.ModuleList([ConvBNReLU(middle, 48, 1), ConvBNReLU(fine, 48, 1)])

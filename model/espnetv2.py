@@ -8,6 +8,7 @@ from torch import nn
 from model.base import SegModel
 from model.layer.basic import ConvBNReLU, GroupedConv2d, classifier, init_weights, resize
 from model.layer.light import BNPReLU, ConvBNPReLU, shrink
+from model.table import ModelError
 
 GROUPS = 4
 # Dilations of the four branches, by the largest receptive field that the paper allows at this stride.
@@ -107,7 +108,7 @@ class ESPNetV2(SegModel):
     ):
         super().__init__()
         if not 0.5 <= scale <= 2:
-            raise ValueError(f"scale is from 0.5 to 2, not {scale!r}")
+            raise ModelError(f"scale is from 0.5 to 2, not {scale!r}")
         base = GROUPS * math.ceil(int(32 * scale) / GROUPS)
         widths = [min(32, base), 2 * base, 4 * base, 8 * base]
         self.stem = ConvBNPReLU(in_channels, widths[0], 3, 2)

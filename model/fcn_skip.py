@@ -6,6 +6,7 @@ from torch import nn
 from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import FCNHead, resize
+from model.table import ModelError
 
 
 class FCN32s(SegModel):
@@ -36,7 +37,7 @@ class FCN32s(SegModel):
         super().__init__(build_backbone(backbone, in_channels=in_channels))
         last = self.backbone.channels[-1]
         if len(self.backbone.channels) <= self.skips:
-            raise ValueError(f"{type(self).__name__} needs {self.skips + 1} features; backbone {backbone!r} has fewer")
+            raise ModelError(f"{type(self).__name__} needs {self.skips + 1} features; backbone {backbone!r} has fewer")
         self.classifier = FCNHead(last, last // 4, num_classes, dropout)
         finer = self.backbone.channels[-2 : -2 - self.skips : -1]
         self.scores = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in finer)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import ConvBNReLU, classifier, resize
+from model.table import ModelError
 
 
 class LRASPP(SegModel):
@@ -36,7 +37,7 @@ class LRASPP(SegModel):
     ):
         super().__init__(build_backbone(backbone, output_stride, finest=16, in_channels=in_channels))
         if 8 not in self.backbone.strides:
-            raise ValueError(f"lraspp needs features at stride 8; backbone {backbone!r} has {self.backbone.strides}")
+            raise ModelError(f"lraspp needs features at stride 8; backbone {backbone!r} has {self.backbone.strides}")
         self.low_level = self.backbone.strides.index(8)
         low, high = self.backbone.channels[self.low_level], self.backbone.channels[-1]
         self.reduce = ConvBNReLU(high, width, 1)

@@ -8,6 +8,7 @@ from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.attention import attend
 from model.layer.basic import ConvBNReLU, FCNHead, classifier, resize
+from model.table import ModelError
 
 RATES = (12, 24, 36)  # dilations beside the attention in "asp"
 PYRAMID = (1, 2, 3, 6)  # tiles a side in "pyramid"
@@ -142,7 +143,7 @@ class OCNet(SegModel):
     ):
         super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         if context not in CONTEXTS:
-            raise ValueError(f"context is one of {', '.join(CONTEXTS)}, not {context!r}")
+            raise ModelError(f"context is one of {', '.join(CONTEXTS)}, not {context!r}")
         *_, middle, last = self.backbone.channels
         self.context = CONTEXTS[context](last, last // 4)
         self.classifier = classifier(last // 4, num_classes)

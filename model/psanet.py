@@ -6,6 +6,7 @@ from torch import nn
 from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import Classifier, ConvBNReLU, FCNHead
+from model.table import ModelError
 
 
 class PointwiseAttention(nn.Module):
@@ -75,7 +76,7 @@ class PSANet(SegModel):
         last = features[-1]
         height, width = last.shape[-2:]
         if height * width != self.cells:
-            raise ValueError(
+            raise ModelError(
                 f"this PSANet takes features of {self.cells} cells, not {height}x{width}: give it pictures of the size "
                 f"that it was built for (augment.crop, test.window), or build it with cells={height * width}"
             )

@@ -9,6 +9,7 @@ from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import FCNHead
 from model.layer.context import JPU, PPM
+from model.table import ModelError
 
 
 class PSPNet(SegModel):
@@ -45,7 +46,7 @@ class PSPNet(SegModel):
         in_channels: int = 3,
     ):
         if jpu and output_stride not in (None, 8):
-            raise ValueError(f"jpu=True gives features at stride 8: leave output_stride out, not {output_stride}")
+            raise ModelError(f"jpu=True gives features at stride 8: leave output_stride out, not {output_stride}")
         super().__init__(build_backbone(backbone, 32 if jpu else output_stride, finest=8, in_channels=in_channels))
         *_, middle, last = self.backbone.channels
         width = last // len(bins)
@@ -67,7 +68,7 @@ class PSPNet(SegModel):
 
 def _build_jpu(name: str, backbone: nn.Module, width: int) -> JPU:
     if backbone.strides[-3:] != [8, 16, 32]:
-        raise ValueError(
+        raise ModelError(
             f"jpu=True needs features at the strides 8, 16 and 32; backbone {name!r} has {backbone.strides}"
         )
     return JPU(backbone.channels[-3:], width)

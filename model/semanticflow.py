@@ -10,6 +10,7 @@ from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import ConvBNReLU, FCNHead, resize
 from model.layer.flow import DualFlowAlign, FlowAlign
+from model.table import ModelError
 
 # Cells per side of the pooled maps.
 BINS = {"ppm": (1, 2, 3, 6), "sppm": (1, 2, 4)}
@@ -35,7 +36,7 @@ class PyramidContext(nn.Module):
     def __init__(self, in_channels: int, width: int, context: str = "ppm", dropout: float = 0.1):
         super().__init__()
         if context not in BINS:
-            raise ValueError(f"context is one of {', '.join(BINS)}, not {context!r}")
+            raise ModelError(f"context is one of {', '.join(BINS)}, not {context!r}")
         bins = BINS[context]
         reduce = partial(ConvBNReLU, in_channels, width, 1, activation=None)
         self.stages = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(size), *reduce()) for size in bins)
@@ -209,7 +210,7 @@ def _build_backbone(name: str, in_channels: int) -> nn.Module:
 def _width(width: int | None, published: int = 0) -> int:
     width = published if width is None else width
     if width < 2 or width % 2:
-        raise ValueError(f"width is halved for the flow, so it must be even and at least 2, not {width}")
+        raise ModelError(f"width is halved for the flow, so it must be even and at least 2, not {width}")
     return width
 
 
@@ -217,7 +218,7 @@ def _pick_levels(model: str, backbone: str, strides: list[int]) -> tuple[int, ..
     """Places of the features of stride 4 or more."""
     levels = tuple(place for place, stride in enumerate(strides) if stride >= 4)
     if len(levels) < 3:
-        raise ValueError(
+        raise ModelError(
             f"{model} needs three features of stride 4 or more; backbone {backbone!r} has strides {strides}"
         )
     return levels

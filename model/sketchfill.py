@@ -10,6 +10,7 @@ from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import ConvBNReLU, FCNHead, resize
 from model.layer.context import ASPP
+from model.table import ModelError
 
 # Inside the decoder the published networks resize with align_corners=False; the final logits with True.
 resize_inside = partial(resize, align_corners=False)
@@ -89,7 +90,7 @@ class SketchFill(SegModel):
         self.levels = _pick_levels(backbone, self.backbone.strides)
         fine, middle, deep, last = (self.backbone.channels[level] for level in self.levels)
         if not fine_conv and fine != width.fine:
-            raise ValueError(
+            raise ModelError(
                 f"fine_conv=False needs stride-4 features of {width.fine} channels, "
                 f"but backbone {backbone!r} has {fine}; use fine_conv=True"
             )
@@ -144,7 +145,7 @@ def _pick_levels(backbone: str, strides: list[int]) -> tuple[int, int, int, int]
     """Places of the stride-4, the stride-8, the next and the last features."""
     first = strides.index(4) if 4 in strides else len(strides)
     if 8 not in strides[first + 1 : first + 2] or len(strides) < first + 3:
-        raise ValueError(
+        raise ModelError(
             f"sketchfill needs features at strides 4, 8 and a coarser level; "
             f"backbone {backbone!r} has strides {strides}"
         )

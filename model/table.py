@@ -11,6 +11,10 @@ from types import NoneType, UnionType
 PLAIN = {bool, int, float, str, NoneType}
 
 
+class ModelError(ValueError):
+    """A mistake in what was asked of a network: names class, option or weight, and says what to do."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Message about a name that does not exist: the nearest one, and all of them."""
     known = sorted(known)
@@ -22,7 +26,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 def resolve(kind: str, name: str, table: Mapping[str, str], further: tuple[str, ...] = ()) -> Callable:
     """The class or function that `table` names; `further` are names known beside it, for the message."""
     if name not in table:
-        raise ValueError(unknown(kind, name, [*table, *further]))
+        raise ModelError(unknown(kind, name, [*table, *further]))
     return load(table[name])
 
 
@@ -38,12 +42,12 @@ def complete(
     parameters = {k: p for k, p in inspect.signature(builder).parameters.items() if k not in reserved}
     for option, value in options.items():
         if option not in parameters:
-            raise ValueError(unknown(f"option of {kind} {name!r}:", option, parameters))
+            raise ModelError(unknown(f"option of {kind} {name!r}:", option, parameters))
         annotation = parameters[option].annotation
         wanted = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
         if set(wanted) <= PLAIN and not any(_fits(value, one) for one in wanted):
             types = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
-            raise ValueError(f"{kind} {name!r}: {option} must be {types}, not {value!r}")
+            raise ModelError(f"{kind} {name!r}: {option} must be {types}, not {value!r}")
     return {option: options.get(option, parameter.default) for option, parameter in parameters.items()}
 
 

@@ -9,6 +9,7 @@ from model.backbone import build_backbone
 from model.base import SegModel
 from model.layer.basic import Classifier, ConvBNReLU, FCNHead, resize
 from model.layer.context import PPM
+from model.table import ModelError
 
 
 class UPerNet(SegModel):
@@ -45,7 +46,7 @@ class UPerNet(SegModel):
         super().__init__(build_backbone(backbone, in_channels=in_channels))
         self.levels = [level for level, stride in enumerate(self.backbone.strides) if stride >= 4]
         if len(self.levels) < 2:
-            raise ValueError(
+            raise ModelError(
                 f"upernet needs two features of stride 4 or more; backbone {backbone!r} has {self.backbone.strides}"
             )
         *finer, last = (self.backbone.channels[level] for level in self.levels)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset import build_dataset
+from dataset.read import DataError
 
 
 def save(path, array, **options):
@@ -34,7 +35,7 @@ def build(root, **options):
     return build_dataset("custom", root, **{"classes": ["x", "y", "z"], **options})
 
 
-def fails(message, function, *arguments, error=ValueError, **options):
+def fails(message, function, *arguments, error=DataError, **options):
     with pytest.raises(error) as caught:
         function(*arguments, **options)
     assert type(caught.value) is error

@@ -20,7 +20,7 @@ from torch import nn
 from dataset.read.image import read_image
 from tool.shared import cli
 from tool.shared.network import rebuild
-from util import checkpoint, dist
+from util import UserError, checkpoint, dist
 from util.config.schema import IMAGENET_MEAN, IMAGENET_STD
 from util.record.log import log, open_log
 from util.report.panels import sheet
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     open_log(None)
     if args.longest < 1:
-        raise ValueError(f"--longest {args.longest}: a picture has at least one pixel")
+        raise UserError(f"--longest {args.longest}: a picture has at least one pixel")
     targets = name_results(args.pictures, Path(args.out))
     state = load_state(args.checkpoint)
     predictor = build_predictor(state, args.checkpoint, dist.init())
@@ -74,11 +74,11 @@ def name_results(given: list[str], out: Path) -> dict[Path, Path]:
     for (path, inner), stem in zip(found, stems, strict=True):
         target = out / f"{stem if stems.count(stem) == 1 else inner}.png"
         if targets.get(target, path) != path:
-            raise ValueError(f"{targets[target]} and {path} have one name; give the folder that holds both")
+            raise UserError(f"{targets[target]} and {path} have one name; give the folder that holds both")
         targets[target] = path
     sources = {path.resolve() for path, _ in found}
     if over := [target for target in targets if target.resolve() in sources]:
-        raise ValueError(f"{over[0]} would be overwritten by a result; choose another folder with --out")
+        raise UserError(f"{over[0]} would be overwritten by a result; choose another folder with --out")
     return targets
 
 
@@ -92,12 +92,12 @@ def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
             found.append((path, PurePath(path.name)))
             continue
         if path.resolve() == out:
-            raise ValueError(f"{path}: pictures and results would be mixed; choose another folder with --out")
+            raise UserError(f"{path}: pictures and results would be mixed; choose another folder with --out")
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if path.resolve() in out.parents:
             pictures = [p for p in pictures if out not in p.resolve().parents]
         if not pictures:
-            raise ValueError(f"{path}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
+            raise UserError(f"{path}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
         found += [(p, p.relative_to(path)) for p in pictures]
     return found
 
@@ -110,9 +110,9 @@ def load_state(file: str) -> dict:
     """
     state = checkpoint.load(file)
     if not checkpoint.is_ours(state):
-        raise ValueError(f"{file}: not in this project's format; import it first: python -m tool.import_weights {file}")
+        raise UserError(f"{file}: not in this project's format; import it first: python -m tool.import_weights {file}")
     if absent := [key for key in ("classes", "colors") if key not in state]:
-        raise ValueError(f"{file}: holds no {' and '.join(absent)}")
+        raise UserError(f"{file}: holds no {' and '.join(absent)}")
     return state
 
 
@@ -127,7 +127,7 @@ def build_predictor(state: dict, file: str, device: torch.device) -> Predictor:
 def check_flow(model: nn.Module, file: str) -> None:
     """Raises ValueError where there is nothing inside the network to draw."""
     if not hasattr(model, "flow_fields") and not hasattr(model, "gates_and_sketch"):
-        raise ValueError(
+        raise UserError(
             f"--flow draws the flow of semanticflow and semanticflow_lite, and the gates of sketchfill; "
             f"{file} holds {model.spec['name']}"
         )

@@ -19,7 +19,7 @@ from dataset import DATASETS, dataset_class
 from model import build_model
 from model.published import LoadReport, Recognised, load_published, recognise_family
 from tool.shared import cli
-from util import checkpoint
+from util import UserError, checkpoint
 from util.config.load import load
 from util.config.yamltext import parse_yaml
 from util.record.files import sha256
@@ -59,16 +59,16 @@ def read_option(pair: str) -> tuple[str, object]:
     """Name and value of an `option=value` argument; values are read as YAML."""
     name, equals, text = pair.partition("=")
     if not equals or not name:
-        raise ValueError(f"option '{pair}': expected option=value, for example output_stride=8")
+        raise UserError(f"option '{pair}': expected option=value, for example output_stride=8")
     return name, parse_yaml(text, f"option '{pair}'")
 
 
 def refuse(state: object, source: Path, out: Path) -> None:
     """Raises ValueError where there is nothing to import, or the source would be overwritten."""
     if checkpoint.is_ours(state):
-        raise ValueError(f"{source}: is in this project's format already; tool.test --checkpoint takes it")
+        raise UserError(f"{source}: is in this project's format already; tool.test --checkpoint takes it")
     if out.resolve() == source.resolve():
-        raise ValueError(f"{out}: would overwrite the published file; name another with --out")
+        raise UserError(f"{out}: would overwrite the published file; name another with --out")
 
 
 def build(state: dict, source: Path, options: dict) -> tuple[Recognised, nn.Module, LoadReport]:
@@ -80,14 +80,14 @@ def build(state: dict, source: Path, options: dict) -> tuple[Recognised, nn.Modu
     try:
         found = recognise_family(state)
         if found.model is None:
-            raise ValueError(
+            raise UserError(
                 f"holds a backbone alone ({found.family}); name it as model.weights of an experiment whose "
                 f"model.backbone is {found.backbone}"
             )
         model = build_model(found.model, found.num_classes, found.backbone, **(found.options | options))
         return found, model, load_published(model, state)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
 
 
 class Facts(NamedTuple):
@@ -105,13 +105,13 @@ def dataset_facts(name: str | None, num_classes: int) -> Facts:
         ValueError: the data set has another number of classes, or none is known for that number.
     """
     if name is None and num_classes not in PUBLISHED_ON:
-        raise ValueError(f"no published data set of {num_classes} classes is known; name one with --dataset")
+        raise UserError(f"no published data set of {num_classes} classes is known; name one with --dataset")
     name = name or PUBLISHED_ON[num_classes]
     kind = dataset_class(name)
     if len(kind.classes) != num_classes:
         counts = {other: len(dataset_class(other).classes) for other in DATASETS}
         fitting = ", ".join(other for other, number in counts.items() if number == num_classes) or "none"
-        raise ValueError(
+        raise UserError(
             f"the network has {num_classes} classes, data set {name} {len(kind.classes)}; "
             f"data sets of {num_classes}: {fitting}"
         )

@@ -24,6 +24,7 @@ import torch
 
 from tool.shared import cli
 from tool.shared.experiment import find_experiment
+from util import UserError
 from util.config.load import hand_over, load
 from util.dist import agent, signals
 from util.record.machine import cores
@@ -39,9 +40,9 @@ def processes() -> int:
     if not text:
         return max(visible, 1)
     if not text.isdecimal():
-        raise ValueError(f"NGPU={text}: expected a number of processes")
+        raise UserError(f"NGPU={text}: expected a number of processes")
     if visible and int(text) > visible:
-        raise ValueError(f"NGPU={text}, but {visible} GPUs are visible")
+        raise UserError(f"NGPU={text}, but {visible} GPUs are visible")
     return max(int(text), 1)
 
 
@@ -53,10 +54,10 @@ def restarts(count: int, resume: str) -> int:
     """
     text = os.environ.get("MAX_RESTARTS", "")
     if text and not text.isdecimal():
-        raise ValueError(f"MAX_RESTARTS={text}: expected a number of restarts, 0 for none")
+        raise UserError(f"MAX_RESTARTS={text}: expected a number of restarts, 0 for none")
     if resume == "never":
         if int(text or 0):
-            raise ValueError(f"MAX_RESTARTS={text}: with train.resume=never a restart would begin from the first step")
+            raise UserError(f"MAX_RESTARTS={text}: with train.resume=never a restart would begin from the first step")
         return 0
     if text:
         return int(text)

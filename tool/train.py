@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             if config.train.amp == "fp16":
                 log.info("train.amp=fp16: few CPUs have fast half-precision gradients; bf16 may be 100 times as fast")
         status.start(run.folder)
+        status.note(command=experiment.command)
         train_set, val_set = build_data(config, run)
         make_deterministic(config)
         training = build_training(config, train_set, device)
@@ -100,7 +101,7 @@ def open_run(experiment: Experiment, device: torch.device, step: int) -> Summary
     folder = experiment.run.folder
     if dist.is_main():
         (folder / "config.yaml").write_text(describe(experiment), encoding="utf-8")
-        write_json(folder / "env.json", environment(device))
+        write_json(folder / "env.json", environment(device) | {"command": experiment.command})
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None, write_to_disk=dist.is_main())
 
 

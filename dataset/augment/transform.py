@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
 
 BLUR_SIZE = 5
@@ -140,7 +141,7 @@ class TrainTransform:
         self.crop = _check_crop(crop)
         self.scale = _check_range("scale", scale)
         if self.scale[0] <= 0:
-            raise ValueError(f"scale: {tuple(scale)} must be positive")
+            raise DataError(f"scale: {tuple(scale)} must be positive")
         self.rotate = _check_range("rotate", rotate)
         self.rotate_prob = _check_probability("rotate_prob", rotate_prob)
         self.blur_prob = _check_probability("blur_prob", blur_prob)
@@ -385,26 +386,26 @@ def _to_8bit(values: np.ndarray) -> np.ndarray:
 
 def _check_crop(crop: Sequence[int]) -> tuple[int, int]:
     if isinstance(crop, int) or len(crop) != 2 or any(int(side) != side or side < 1 for side in crop):
-        raise ValueError(f"crop: {crop!r} must be (height, width) in whole pixels")
+        raise DataError(f"crop: {crop!r} must be (height, width) in whole pixels")
     return int(crop[0]), int(crop[1])
 
 
 def _check_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
     if len(limits) != 2 or not limits[0] <= limits[1]:
-        raise ValueError(f"{name}: {tuple(limits)} must be (smallest, largest)")
+        raise DataError(f"{name}: {tuple(limits)} must be (smallest, largest)")
     return float(limits[0]), float(limits[1])
 
 
 def _check_probability(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}: {value} is no probability from 0 to 1")
+        raise DataError(f"{name}: {value} is no probability from 0 to 1")
     return float(value)
 
 
 def _check_jitter(jitter: float | Sequence[float]) -> tuple[float, float, float, float]:
     values = (jitter,) * 4 if isinstance(jitter, (int, float)) else tuple(jitter)
     if len(values) != 4 or not all(0 <= value <= 1 for value in values) or values[3] > 0.5:
-        raise ValueError(
+        raise DataError(
             f"jitter: {jitter} must be (brightness, contrast, saturation, hue), each from 0 to "
             "1 and the hue at most 0.5, or one number for all four"
         )

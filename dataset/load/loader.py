@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from dataset.base import Key, Sample, SegDataset
 from dataset.load.sampler import StepSampler
 from dataset.load.uniform import ClassUniform
+from dataset.read import DataError
 
 
 class Batch(TypedDict):
@@ -93,12 +94,12 @@ def build_loader(
     """
     unlabelled = [image for image, label in dataset.samples if label is None]
     if unlabelled:
-        raise ValueError(
+        raise DataError(
             f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
             f"(first: {unlabelled[0]}); training needs `image label` on every line"
         )
     if dataset.transform is None:
-        raise ValueError("images of different sizes cannot be stacked; give the data set a transform with a crop")
+        raise DataError("images of different sizes cannot be stacked; give the data set a transform with a crop")
     sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate, uniform)
     return Loader(
         ErrorsAsValues(dataset),

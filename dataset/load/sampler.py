@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from dataset.base import Key
 from dataset.load.uniform import ClassUniform
+from dataset.read import DataError
 
 # See `base.AUGMENTATION_STREAM`: the two random streams must not share a seed.
 ORDER_STREAM = 2
@@ -55,14 +56,14 @@ class StepSampler(Sampler[list[Key]]):
         assert 0 <= rank < world_size and accumulate >= 1 and start_step >= 0
         parts = world_size * accumulate
         if batch_size < 1 or batch_size % parts:
-            raise ValueError(
+            raise DataError(
                 f"batch size {batch_size} does not divide by {world_size} processes x {accumulate} "
                 f"micro-batches = {parts}; the next that does is {max(-(-batch_size // parts), 1) * parts}"
             )
         if batch_size > length:
             most = length // parts * parts
             advice = f"take at most {most}" if most else f"a step has {parts} shares, use fewer"
-            raise ValueError(f"batch size {batch_size} exceeds the data set, which has {length} samples; {advice}")
+            raise DataError(f"batch size {batch_size} exceeds the data set, which has {length} samples; {advice}")
         self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
         self.micro_batch, self.share, self.uniform = batch_size // parts, batch_size // world_size, uniform
         self.first = rank * self.share

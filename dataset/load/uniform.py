@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from dataset.base import SegDataset
+from dataset.read import DataError
 from dataset.read.files import replacing
 from dataset.read.identity import fingerprint
 from dataset.read.image import read_label
@@ -88,9 +89,9 @@ class ClassUniform:
 
     def __init__(self, points: Points, length: int, share: float):
         if not 0 <= share <= 1:
-            raise ValueError(f"share: {share} is no share from 0 to 1")
+            raise DataError(f"share: {share} is no share from 0 to 1")
         if not len(points.table):
-            raise ValueError("class-uniform sampling: no label holds a pixel of any class")
+            raise DataError("class-uniform sampling: no label holds a pixel of any class")
         self.length = length
         self.count = round(share * length)
         starts = np.flatnonzero(np.diff(points.table[:, 0], prepend=-1))
@@ -138,7 +139,7 @@ def find_points(dataset: SegDataset, tile: int, workers: int = 4, file: str | Pa
         ValueError, OSError: names a label that cannot be read.
     """
     if tile < 1:
-        raise ValueError(f"tile: {tile} is no size in pixels")
+        raise DataError(f"tile: {tile} is no size in pixels")
     key = hashlib.sha256(repr((VERSION, tile, fingerprint(dataset))).encode()).hexdigest() if file else ""
     table = _read(file, key, len(dataset))
     if table is None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataset.prepare.raster import draw_outlines
+from dataset.read import DataError
 
 WHITE = " \t\r\n"
 
@@ -17,7 +18,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+        raise DataError(f"{path}: not a readable JSON file ({error})") from None
 
 
 def stream_json(path: str | Path, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -33,7 +34,7 @@ def stream_json(path: str | Path, keys: Collection[str]) -> Iterator[tuple[str, 
         text = Path(path).read_text(encoding="utf-8-sig")
         yield from _elements(text, keys)
     except (ValueError, RecursionError, IndexError) as error:
-        raise ValueError(f"{path}: not a readable JSON object ({error})") from None
+        raise DataError(f"{path}: not a readable JSON object ({error})") from None
 
 
 def _elements(text: str, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -63,7 +64,7 @@ def _skip(text: str, at: int) -> int:
 def _expect(text: str, at: int, sign: str) -> int:
     at = _skip(text, at)
     if text[at] != sign:
-        raise ValueError(f"character {at} should be {sign}")
+        raise DataError(f"character {at} should be {sign}")
     return _skip(text, at + 1)
 
 
@@ -91,12 +92,12 @@ def draw_polygons(path: str | Path, ids: Mapping[str, int], background: int, ski
         size = annotation["imgHeight"], annotation["imgWidth"]
         objects = [(item["label"], item["polygon"]) for item in annotation["objects"] if not item.get("deleted")]
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not the outlines of a picture (imgHeight, imgWidth, objects)") from None
+        raise DataError(f"{path}: not the outlines of a picture (imgHeight, imgWidth, objects)") from None
     drawn = []
     for name, corners in objects:
         name = name if name in ids else name.removesuffix("group")
         if name in ids and ids[name] >= 0:
             drawn.append((corners, ids[name]))
         elif name not in ids and not skip_unknown:
-            raise ValueError(f"{path}: {name!r} is no class of this data set")
+            raise DataError(f"{path}: {name!r} is no class of this data set")
     return draw_outlines(size, drawn, background)

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from dataset.base import SegDataset
+from dataset.read import DataError
 from dataset.read.files import read_bytes, replacing
 from dataset.read.identity import fingerprint
 from dataset.read.image import apply_rotation, read_header, read_label, upright_size
@@ -85,7 +86,7 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
         results = list(pool.map(inspect, range(len(dataset))))
     findings = [result for result in results if isinstance(result, _Finding)]
     if len(findings) < len(results):
-        raise ValueError(_summary([str(error) for error in results if isinstance(error, Exception)], dataset))
+        raise DataError(_summary([str(error) for error in results if isinstance(error, Exception)], dataset))
     report = _report(dataset, findings)
     if stamp is not None:
         _write_stamp(Path(stamp), key, report)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dataset.prepare.survey import Key, Survey
+from dataset.read import DataError
 from dataset.read.labelmap import IGNORE, MAX_CLASSES
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".gif"}
@@ -95,14 +96,14 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
         several = next(((path, found) for path, found in pairs if len(found) > 1), None)
         if several and len(pairs) > len(best):
             path, found = several
-            raise ValueError(
+            raise DataError(
                 f"{root}: {path} has several masks: {', '.join(found[:3])}; say which are meant, for instance "
                 "--masks 'labels/**/*_mask.png'"
             )
         if len(pairs) > len(best):
             best = [(path, found[0]) for path, found in pairs]
     if not best:
-        raise ValueError(
+        raise DataError(
             f"{root}: {len(found_images)} pictures (as {next(iter(found_images))}) and {len(found_masks)} masks (as "
             f"{next(iter(found_masks))}), but no name fits another; give a --table with a line `picture,mask` each"
         )
@@ -133,7 +134,7 @@ def pair_table(root: Path, table: Path) -> Pairs:
             if not any(fields) or (number == 1 and not (root / fields[0]).is_file()):
                 continue
             if len(fields) not in (2, 3) or (len(fields) == 3 and fields[2].lower() not in SPLITS):
-                raise ValueError(
+                raise DataError(
                     f"{table}:{number}: a line is `picture,mask` or `picture,mask,split` (train, val, test)"
                 )
             for path in fields[:2]:
@@ -142,7 +143,7 @@ def pair_table(root: Path, table: Path) -> Pairs:
             pairs.append((fields[0], fields[1]))
             splits.append(SPLITS[fields[2].lower()] if len(fields) == 3 else split_of(fields[0]))
     if not pairs:
-        raise ValueError(f"{table}: no pairs; a line is `picture,mask`, paths relative to {root}")
+        raise DataError(f"{table}: no pairs; a line is `picture,mask`, paths relative to {root}")
     return Pairs(pairs, splits, [], [])
 
 
@@ -172,7 +173,7 @@ def divide(splits: Sequence[str | None], val: float, seed: int) -> list[str | No
         return list(splits)
     free = [i for i, split in enumerate(splits) if split != "test"]
     if len(free) < 2:
-        raise ValueError(f"{len(free)} pictures with a mask: training and validation need one each")
+        raise DataError(f"{len(free)} pictures with a mask: training and validation need one each")
     chosen = np.random.default_rng(seed).permutation(len(free))[: min(max(1, round(val * len(free))), len(free) - 1)]
     held_out = {free[i] for i in chosen}
     return ["test" if split == "test" else "val" if i in held_out else "train" for i, split in enumerate(splits)]
@@ -193,7 +194,7 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
     """
     values, ignored = set(values), set(ignored)
     if len({isinstance(value, tuple) for value in values}) > 1:
-        raise ValueError("some masks hold ids and others colours; convert them to one kind")
+        raise DataError("some masks hold ids and others colours; convert them to one kind")
     colours = any(isinstance(value, tuple) for value in values)
     if values - ignored == {0, 255} and (names is None or len(names) == 2):
         names = tuple(names or ("background", "foreground"))
@@ -201,10 +202,10 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
         return Classes(names, {0: 0, 255: 1, **dict.fromkeys(ignored, IGNORE)}, note)
     kept = sorted(values - ignored - ({IGNORE} if not colours else set()))
     if not kept:
-        raise ValueError("the masks hold no class: every value is ignored")
+        raise DataError("the masks hold no class: every value is ignored")
     count = len(kept) if names is None else len(names)
     if count > MAX_CLASSES:
-        raise ValueError(
+        raise DataError(
             f"{count} different values, and at most {MAX_CLASSES} classes are possible; are these masks, and were they "
             "saved without loss?"
         )
@@ -212,7 +213,7 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
     if ids and (kept == list(range(len(kept))) if names is None else kept[-1] < len(names)):
         return Classes(tuple(names or (f"class_{value}" for value in kept)), None)
     if names is not None and len(names) != len(kept):
-        raise ValueError(f"{len(names)} names of classes, but the masks hold {len(kept)} values: {_shown(kept)}")
+        raise DataError(f"{len(names)} names of classes, but the masks hold {len(kept)} values: {_shown(kept)}")
     names = tuple(names or (f"class_{'_'.join(map(str, v)) if colours else v}" for v in kept))
     return Classes(names, {**{v: i for i, v in enumerate(kept)}, **dict.fromkeys(sorted(ignored), IGNORE)})
 
@@ -269,7 +270,7 @@ def _select(root: Path, wanted: str | None, usual: tuple[str, ...], what: str, o
     if not found:
         there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "no folders"
         looked = f"in {wanted}" if wanted else f"in folders called {', '.join(usual[:4])}, ..."
-        raise ValueError(f"{root}: no {what} {looked}; there are: {there}. Name the folder with {option}")
+        raise DataError(f"{root}: no {what} {looked}; there are: {there}. Name the folder with {option}")
     return found
 
 

@@ -22,6 +22,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from dataset.prepare.layout import Archive
+from dataset.read import DataError
 
 DOWNLOADS = "downloads"  # folder below the root
 CHUNK = 1 << 20
@@ -96,9 +97,7 @@ def unpack(path: Path, archive: Archive, root: Path, quiet: bool | None = None) 
                 continue
             unpacked += size
             if unpacked > limit:
-                raise ValueError(
-                    f"{path}: unpacks to more than {limit:,} bytes, which no data set does; fetch it again"
-                )
+                raise DataError(f"{path}: unpacks to more than {limit:,} bytes, which no data set does; fetch it again")
             file = target / place
             if _size(file) != size:
                 _write(file, source, size)
@@ -106,11 +105,11 @@ def unpack(path: Path, archive: Archive, root: Path, quiet: bool | None = None) 
             met += 1
             bar.update()
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it and run the same command again") from None
+        raise DataError(f"{path}: damaged ({error}); remove it and run the same command again") from None
     finally:
         bar.close()
     if not met:
-        raise ValueError(f"{path}: holds no file below {archive.folder or '.'}; it is not the archive that was meant")
+        raise DataError(f"{path}: holds no file below {archive.folder or '.'}; it is not the archive that was meant")
     path.with_name(f".{path.name}.unpacked").write_text(f"{unpacked} bytes\n")
     return written
 
@@ -161,7 +160,7 @@ def _check(partial: Path, archive: Archive) -> None:
             digest.update(block)
     if digest.hexdigest() != wanted:
         partial.unlink()
-        raise ValueError(
+        raise DataError(
             f"{archive.url}: the file has the {kind.upper()} {digest.hexdigest()}, but {wanted} is published; it has "
             "been removed, run the same command again"
         )
@@ -174,7 +173,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, BinaryIO]]:
             for item in archive.infolist():
                 kind = stat.S_IFMT(item.external_attr >> 16)
                 if item.flag_bits & 1:
-                    raise ValueError(f"{path}: {item.filename} is locked with a password")
+                    raise DataError(f"{path}: {item.filename} is locked with a password")
                 if not item.is_dir() and kind in (0, stat.S_IFREG):
                     with archive.open(item) as source:
                         yield item.filename, item.file_size, source
@@ -184,7 +183,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, BinaryIO]]:
                 if item.isreg():
                     yield item.name, item.size, archive.extractfile(item)
     else:
-        raise ValueError(f"{path}: neither a ZIP nor a TAR file; remove it and run the same command again")
+        raise DataError(f"{path}: neither a ZIP nor a TAR file; remove it and run the same command again")
 
 
 def _place(name: str, folder: str, archive: Path) -> PurePosixPath | None:
@@ -193,7 +192,7 @@ def _place(name: str, folder: str, archive: Path) -> PurePosixPath | None:
     if not place.parts:
         return None
     if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
-        raise ValueError(
+        raise DataError(
             f"{archive}: its file {name!r} leads outside of the folder that it is unpacked in; do not use it"
         )
     if any(part.startswith(".") or part == "__MACOSX" for part in place.parts):

@@ -20,6 +20,7 @@ import yaml
 
 from dataset.prepare.annotations import read_json, stream_json
 from dataset.prepare.raster import coco_mask
+from dataset.read import DataError
 from dataset.read.image import read_header, upright_size
 from dataset.read.labelmap import MAX_CLASSES
 
@@ -88,10 +89,10 @@ def read_export(path: Path) -> Export:
             names.update(dict.fromkeys(name for name, _, _ in item.shapes))
             skipped += sum(shape == "nothing" for _, shape, _ in item.shapes)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: not a {kind} export as it should be ({type(error).__name__}: {error})") from None
+        raise DataError(f"{path}: not a {kind} export as it should be ({type(error).__name__}: {error})") from None
     classes = [name for name in names if name not in BACKGROUND]
     if not 0 < len(classes) < MAX_CLASSES:
-        raise ValueError(f"{path}: a {kind} export of {len(classes)} classes; 1 to {MAX_CLASSES - 1} are possible")
+        raise DataError(f"{path}: a {kind} export of {len(classes)} classes; 1 to {MAX_CLASSES - 1} are possible")
     # LabelMe and Label Studio declare none: the order of the names does not depend on that of the files.
     return Export(
         path, kind, ("background", *(classes if kind in ("COCO", "CVAT", "YOLO") else sorted(classes))), skipped
@@ -113,14 +114,14 @@ def _kind(path: Path) -> str:
             return "LabelMe"
         if any(path.rglob("*.txt")):
             return "YOLO"
-        raise ValueError(f"{path}: neither JSON files of LabelMe nor text files of YOLO are in this folder")
+        raise DataError(f"{path}: neither JSON files of LabelMe nor text files of YOLO are in this folder")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such export")
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         first = file.read(64).lstrip()[:1]
     kind = {"{": "COCO", "[": "Label Studio", "<": "CVAT"}.get(first)
     if kind is None:
-        raise ValueError(
+        raise DataError(
             f"{path}: no export of COCO, Label Studio (JSON) or CVAT (XML); of LabelMe and YOLO, name the folder"
         )
     return kind
@@ -183,7 +184,7 @@ def _xml(path: Path) -> Iterator[tuple[str, ElementTree.Element]]:
     try:
         yield from ElementTree.iterparse(path)
     except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not a readable XML file ({error})") from None
+        raise DataError(f"{path}: not a readable XML file ({error})") from None
 
 
 def _cvat(path: Path) -> Iterator[Item]:
@@ -264,7 +265,7 @@ def _yolo(path: Path) -> Iterator[Item]:
                 name = names[int(index)] if names else f"class_{int(index)}"
             except (ValueError, IndexError):
                 if line.strip():
-                    raise ValueError(
+                    raise DataError(
                         f"{file}:{number}: a line is a class's number and the corners `x y` of its outline"
                     ) from None
                 continue
@@ -287,7 +288,7 @@ def _yolo_names(path: Path) -> list[str]:
             try:
                 names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8-sig"))["names"]
             except (yaml.YAMLError, KeyError, TypeError):
-                raise ValueError(f"{folder / 'data.yaml'}: no `names` of classes") from None
+                raise DataError(f"{folder / 'data.yaml'}: no `names` of classes") from None
             return [str(names[i]) for i in range(len(names))]
     return []
 
@@ -325,7 +326,7 @@ def _runs_mask(data: tuple[int, int, int, int, list[int]], size: Size) -> np.nda
     left, top, width, height, counts = data
     flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     if flat.size != width * height:
-        raise ValueError(f"run lengths that do not add up to the {width} x {height} pixels of their box")
+        raise DataError(f"run lengths that do not add up to the {width} x {height} pixels of their box")
     return _pasted(flat.reshape(height, width), top, left, size)
 
 
@@ -354,7 +355,7 @@ def _brush_mask(data: bytes, size: Size) -> np.ndarray:
     total, word = read(32), read(5) + 1
     lengths = [read(4) + 1 for _ in range(4)]
     if total != 4 * size[0] * size[1]:
-        raise ValueError(f"a brush of {total} bytes, but the picture has {size[1]} x {size[0]} pixels")
+        raise DataError(f"a brush of {total} bytes, but the picture has {size[1]} x {size[0]} pixels")
     values = np.empty(total, np.uint8)
     done = 0
     while done < total:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dataset.read import DataError
+
 Rule = Callable[[str], str]
 
 
@@ -126,7 +128,7 @@ class Found:
     left_out: int = 0
 
 
-class MissingFiles(ValueError):
+class MissingFiles(DataError):
     """Files of the official layout that are not there; the message says what was expected and found."""
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from dataset.base import SegDataset
 from dataset.load.loader import build_eval_loader
+from dataset.read import DataError
 from dataset.read.files import replacing
 from dataset.read.identity import facts
 from dataset.read.packed import FORMAT, IMAGE, LABEL, Packed, manifest_file, packed_stems
@@ -104,7 +105,7 @@ def verify(dataset: SegDataset, folder: str | Path) -> None:
     for index, stem in enumerate(packed.stems):
         for one, other, end in zip(packed.open(index), dataset.source.open(index), (IMAGE, LABEL), strict=True):
             if one is not None and not np.array_equal(one, np.asarray(other)):
-                raise ValueError(f"{stem}{end}: differs from {dataset.samples[index]}; remove it and {packed.advice}")
+                raise DataError(f"{stem}{end}: differs from {dataset.samples[index]}; remove it and {packed.advice}")
 
 
 def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dataset.read import DataError
+
 UPSAMPLING = 5  # the grid, in parts of a pixel, that COCO rounds the corners of an outline to
 _RUN_CHARACTERS = re.compile(r"[0-o]*")
 
@@ -41,7 +43,7 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
     """
     if isinstance(segmentation, dict):
         if list(segmentation.get("size", ())) != list(size):
-            raise ValueError(f"run lengths for the size {segmentation.get('size')}, but the picture has {list(size)}")
+            raise DataError(f"run lengths for the size {segmentation.get('size')}, but the picture has {list(size)}")
         counts = segmentation.get("counts")
         return run_length_mask(compressed_counts(counts) if isinstance(counts, (str, bytes)) else counts, size)
     mask = np.zeros(size, bool)
@@ -55,7 +57,7 @@ def run_length_mask(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     height, width = size
     counts = np.asarray(counts)
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or counts.min(initial=0) < 0 or counts.sum() != height * width:
-        raise ValueError(f"run lengths that do not add up to the {height} x {width} pixels of the picture")
+        raise DataError(f"run lengths that do not add up to the {height} x {width} pixels of the picture")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
@@ -67,7 +69,7 @@ def compressed_counts(text: str | bytes) -> list[int]:
     """
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
     if not _RUN_CHARACTERS.fullmatch(text):
-        raise ValueError("compressed run lengths with characters that the format does not have")
+        raise DataError("compressed run lengths with characters that the format does not have")
     counts: list[int] = []
     value = shift = 0
     for character in text:

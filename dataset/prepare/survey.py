@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from dataset.prepare.workers import map_ordered
+from dataset.read import DataError
 from dataset.read.image import read_image, read_label
 
 MAX_VALUES = 4096  # different values in one mask
@@ -96,7 +97,7 @@ def survey(
         each.squares += squares
     if errors:
         more = f"\n  and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
-        raise ValueError(f"{len(errors)} pairs cannot be used:\n  " + "\n  ".join(errors[:SHOWN_ERRORS]) + more)
+        raise DataError(f"{len(errors)} pairs cannot be used:\n  " + "\n  ".join(errors[:SHOWN_ERRORS]) + more)
     return dict(sums)
 
 

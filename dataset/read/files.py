@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dataset.read import DataError
+
 
 def require_file(path: str | Path, what: str = "file") -> int:
     """Give the size in bytes of the ordinary file `path`, without opening it, which may block at a pipe.
@@ -20,10 +22,10 @@ def require_file(path: str | Path, what: str = "file") -> int:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file") from None
     except ValueError:  # a NUL byte, or half a surrogate pair
-        raise ValueError(f"{str(path)!r}: no possible name of a {what}") from None
+        raise DataError(f"{str(path)!r}: no possible name of a {what}") from None
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise ValueError(f"{path}: is {kind}, not a {what}")
+        raise DataError(f"{path}: is {kind}, not a {what}")
     return status.st_size
 
 
@@ -35,7 +37,7 @@ def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
     """
     size = require_file(path, what)
     if size > limit:
-        raise ValueError(f"{path}: {size:,} bytes; a {what} of more than {limit:,} is not read")
+        raise DataError(f"{path}: {size:,} bytes; a {what} of more than {limit:,} is not read")
     with open(path, "rb") as file:
         return file.read(size)  # asking for `limit` would take that much memory first
 

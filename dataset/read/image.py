@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from dataset.read import DataError
 from dataset.read.files import read_bytes, require_file
 
 fast_png: ModuleType | None
@@ -82,15 +83,15 @@ def read_image(path: str | Path, label_size: tuple[int, int] | None = None) -> n
     else:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None or pixels.shape[:2] != header.size:
-            raise ValueError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")
+            raise DataError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")
         if pixels.dtype == np.uint16:
             pixels = np.right_shift(pixels, 8).astype(np.uint8)
         if pixels.dtype != np.uint8:
-            raise ValueError(f"{path}: holds {pixels.dtype} values; convert it to 8 or 16 bit integers")
+            raise DataError(f"{path}: holds {pixels.dtype} values; convert it to 8 or 16 bit integers")
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
         if channels not in codes:
-            raise ValueError(f"{path}: has {channels} channels; pictures have 1, 3 or 4")
+            raise DataError(f"{path}: has {channels} channels; pictures have 1, 3 or 4")
         image = cv2.cvtColor(pixels, codes[channels])
     if header.orientation != 1 and apply_rotation(header.size, header.orientation, label_size):
         rotation, flip = _UPRIGHT[header.orientation]
@@ -111,7 +112,7 @@ def read_label(path: str | Path) -> np.ndarray:
     """
     data, header = _read(path)
     if header.kind in ("JPEG", "MPO"):
-        raise ValueError(f"{path}: a JPEG label; JPEG changes the ids along every edge, save labels as PNG")
+        raise DataError(f"{path}: a JPEG label; JPEG changes the ids along every edge, save labels as PNG")
     if header.fast:
         return _decode_fast(path, data, header)
     try:
@@ -119,11 +120,11 @@ def read_label(path: str | Path) -> np.ndarray:
             alpha = {"LA": "L", "RGBA": "RGB", "YCbCr": "RGB"}
             label = np.asarray(picture.convert(alpha[picture.mode]) if picture.mode in alpha else picture)
     except _UNREADABLE as error:
-        raise ValueError(f"{path}: not a readable label ({error}); fetch it again, or save it as PNG") from None
+        raise DataError(f"{path}: not a readable label ({error}); fetch it again, or save it as PNG") from None
     if header.kind == "PNG":
         depth, colour_type = data[24], data[25]
         if depth == 16 and label.ndim == 3:
-            raise ValueError(f"{path}: a colour label of {depth} bits a channel; save colour labels with 8 bits")
+            raise DataError(f"{path}: a colour label of {depth} bits a channel; save colour labels with 8 bits")
         if colour_type == 0 and depth in (2, 4):
             label = label // (255 // (2**depth - 1))  # Pillow spreads them over 0..255
     if label.dtype == np.bool_:
@@ -131,7 +132,7 @@ def read_label(path: str | Path) -> np.ndarray:
     if label.dtype == np.int32 and label.min() >= 0 and label.max() < 65536:
         label = label.astype(np.uint16)
     if label.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: holds {label.dtype} values; save class ids as an 8 or 16 bit PNG")
+        raise DataError(f"{path}: holds {label.dtype} values; save class ids as an 8 or 16 bit PNG")
     return label
 
 
@@ -143,7 +144,7 @@ def read_header(path: str | Path) -> tuple[tuple[int, int], int]:
         ValueError: its header is no image's.
     """
     if not require_file(path, "picture"):
-        raise ValueError(f"{path}: the file is empty; fetch it again")
+        raise DataError(f"{path}: the file is empty; fetch it again")
     header = _header(path, path)
     return header.size, header.orientation
 
@@ -171,10 +172,10 @@ def _read(path: str | Path, verify: bool = False) -> tuple[bytes, Header]:
     """Read a file and its header. verify: look for damage that OpenCV before version 5 does not tell of."""
     data = read_bytes(path, MAX_BYTES, "picture")
     if not data:
-        raise ValueError(f"{path}: the file is empty; fetch it again")
+        raise DataError(f"{path}: the file is empty; fetch it again")
     header = _header(path, io.BytesIO(data), verify)
     if verify and header.kind in ("JPEG", "MPO") and not _jpeg_ends(data):
-        raise ValueError(f"{path}: not a readable picture (the JPEG is cut short); fetch it again")
+        raise DataError(f"{path}: not a readable picture (the JPEG is cut short); fetch it again")
     return data, header
 
 
@@ -191,21 +192,21 @@ def _header(path: str | Path, source: str | Path | BinaryIO, verify: bool = Fals
             if verify and kind == "PNG" and not fast:  # the fast decoder does so itself
                 picture.verify()
     except Image.DecompressionBombError:
-        raise ValueError(f"{path}: {_TOO_LARGE}") from None
+        raise DataError(f"{path}: {_TOO_LARGE}") from None
     except Image.UnidentifiedImageError:
         kinds = "PNG, JPEG, TIFF, BMP, WebP, PPM and GIF"
         reason = "its header is damaged, or of no known format"
-        raise ValueError(f"{path}: not a readable picture ({reason}); known are {kinds}") from None
+        raise DataError(f"{path}: not a readable picture ({reason}); known are {kinds}") from None
     except _UNREADABLE as error:
-        raise ValueError(f"{path}: not a readable picture ({error}); fetch it again") from None
+        raise DataError(f"{path}: not a readable picture ({error}); fetch it again") from None
     if height * width > MAX_PIXELS:
-        raise ValueError(f"{path}: {width}x{height} pixels; {_TOO_LARGE}")
+        raise DataError(f"{path}: {width}x{height} pixels; {_TOO_LARGE}")
     if height < 1 or width < 1:
-        raise ValueError(f"{path}: {width}x{height} pixels, which is no picture; fetch it again")
+        raise DataError(f"{path}: {width}x{height} pixels, which is no picture; fetch it again")
     if mode == "CMYK":
-        raise ValueError(f"{path}: a CMYK picture; its colours depend on a print profile, convert it to RGB")
+        raise DataError(f"{path}: a CMYK picture; its colours depend on a print profile, convert it to RGB")
     if frames > 1:
-        raise ValueError(f"{path}: an animated PNG; save the one picture that is meant")
+        raise DataError(f"{path}: an animated PNG; save the one picture that is meant")
     return Header(kind, (height, width), orientation if orientation in _UPRIGHT else 1, fast)
 
 
@@ -235,4 +236,4 @@ def _decode_fast(path: str | Path, data: bytes, header: Header) -> np.ndarray:
     with _BareException():
         pixels = fast_png.decode_image_png_u8(data, header.size, "rgb" if colour else "mono")
         return pixels if colour else pixels[:, :, 0]
-    raise ValueError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")
+    raise DataError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from dataset.read import DataError
+
 IGNORE = 255
 MAX_CLASSES = 255
 
@@ -59,7 +61,7 @@ class LabelMap:
         if raw.ndim == 3:
             return self._apply_colors(raw, path)
         if not self.has_ids:
-            raise ValueError(
+            raise DataError(
                 f"{path}: a label of ids, but {self.owner} maps colours only "
                 f"({self}); use the colour label, or add the ids to label_map"
             )
@@ -69,7 +71,7 @@ class LabelMap:
         else:
             unknown, label = self.unknown[raw], self.table[raw]
         if cv2.countNonZero(unknown):
-            raise ValueError(self._message(path, np.unique(raw[unknown > 0])))
+            raise DataError(self._message(path, np.unique(raw[unknown > 0])))
         return label
 
     def __str__(self) -> str:
@@ -82,7 +84,7 @@ class LabelMap:
 
     def _apply_colors(self, raw: np.ndarray, path: str) -> np.ndarray:
         if not self.colors:
-            raise ValueError(
+            raise DataError(
                 f"{path}: a label of three channels, where one channel of ids is wanted; {self._advice(raw)}"
             )
         if self._color_table is None:
@@ -94,7 +96,7 @@ class LabelMap:
         found = self._color_table[packed]
         if not found.all():
             keys = np.unique(packed[found == 0])
-            raise ValueError(self._message(path, [f"({k >> 16}, {k >> 8 & 255}, {k & 255})" for k in keys]))
+            raise DataError(self._message(path, [f"({k >> 16}, {k >> 8 & 255}, {k & 255})" for k in keys]))
         return (found - 1).astype(np.uint8)
 
     def _advice(self, raw: np.ndarray) -> str:
@@ -119,7 +121,7 @@ class LabelMap:
             or not isinstance(value, (int, np.integer))
             or not (0 <= value < num_classes or value == IGNORE)
         ):
-            raise ValueError(
+            raise DataError(
                 f"label_map of {self.owner}: {key} -> {value}, but the {num_classes} classes "
                 f"have the ids 0 to {num_classes - 1} (255 = ignored); correct label_map or "
                 "classes"
@@ -128,7 +130,7 @@ class LabelMap:
 
     def _check_id(self, key) -> int:
         if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or not 0 <= key < 65536:
-            raise ValueError(
+            raise DataError(
                 f"label_map of {self.owner}: the key {key!r} is no id of a label file (0 to "
                 '65535) and no colour "r,g,b"'
             )
@@ -141,7 +143,7 @@ class LabelMap:
         except ValueError:
             color = ()
         if len(color) != 3 or not all(0 <= part <= 255 for part in color):
-            raise ValueError(
+            raise DataError(
                 f'label_map of {self.owner}: the key {key!r} is no colour; write it "r,g,b" '
                 "with three numbers from 0 to 255"
             )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dataset.read import DataError
 from dataset.read.files import read_bytes
 
 Pair = tuple[str, str | None]  # paths of a picture and its label
@@ -36,10 +37,10 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
         where = f"{list_file}:{number}"
         fields = _fields(line, where)
         if len(fields) > 2 or (len(fields) == 1 and needs_label):
-            raise ValueError(f"{where}: {_wrong_count(line, fields, needs_label)}")
+            raise DataError(f"{where}: {_wrong_count(line, fields, needs_label)}")
         paths = [str(root / field) for field in fields]
         if paths[0] in first_line:
-            raise ValueError(
+            raise DataError(
                 f"{where}: the picture {fields[0]} stands on line {first_line[paths[0]]} "
                 "already; remove one of the two lines"
             )
@@ -53,32 +54,33 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
                 )
         samples.append((paths[0], paths[1] if len(paths) == 2 else None))
     if not samples:
-        raise ValueError(f"{list_file}: the list is empty; write one line `image label` a sample")
+        raise DataError(f"{list_file}: the list is empty; write one line `image label` a sample")
     return samples
 
 
 def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
     """Give the numbers and the text of lines that are not blank."""
     if os.path.isdir(list_file) or not os.path.exists(list_file):
+        where = "" if os.path.isabs(list_file) else f" in {os.getcwd()}"
         raise FileNotFoundError(
-            f"{list_file}: no such list file; write it, or for a known data set let "
+            f"{list_file}: no such list file{where}; write it, or for a known data set let "
             "`python -m tool.prepare <dataset> --root DIR` write it"
         )
     data = read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(b"\xef\xbb\xbf")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{list_file}: not UTF-8 text, but UTF-16; save the list file as UTF-8")
+        raise DataError(f"{list_file}: not UTF-8 text, but UTF-16; save the list file as UTF-8")
     for number, line in enumerate(io.BytesIO(data), start=1):
         where = f"{list_file}:{number}"
         if len(line) > MAX_LINE:
-            raise ValueError(
+            raise DataError(
                 f"{where}: a line of {len(line):,} bytes; a list file holds one line `image label` a sample"
             )
         if b"\0" in line:
-            raise ValueError(f"{where}: holds a NUL byte; is this a list file, one line `image label` a sample?")
+            raise DataError(f"{where}: holds a NUL byte; is this a list file, one line `image label` a sample?")
         try:
             text = line.decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise DataError(
                 f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line); a list "
                 "file holds one line `image label` a sample"
             ) from None
@@ -91,10 +93,10 @@ def _fields(line: str, where: str) -> list[str]:
     for match in _FIELD.finditer(line):
         double, single, plain = match.groups()
         if plain is not None and plain[0] in "\"'":
-            raise ValueError(f'{where}: the quote of {plain} is not closed; quote a whole path: "a b.png"')
+            raise DataError(f'{where}: the quote of {plain} is not closed; quote a whole path: "a b.png"')
         fields.append(next(text for text in (double, single, plain) if text is not None))
     if "" in fields:
-        raise ValueError(f"{where}: an empty path in quotes; write `image label`")
+        raise DataError(f"{where}: an empty path in quotes; write `image label`")
     return fields
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dataset.read import DataError
 from dataset.read.identity import describe
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Packed:
         for (image, _), stem in zip(dataset.samples, self.stems, strict=True):
             if not os.path.isfile(stem + IMAGE):
                 reason = f"not packed, or its files or the label map of {dataset.name} have changed since"
-                raise ValueError(f"{manifest.parent}: {image} of {dataset.list_file} is {reason}; {self.advice}")
+                raise DataError(f"{manifest.parent}: {image} of {dataset.list_file} is {reason}; {self.advice}")
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Give image and label as views of the mapped files.
@@ -76,11 +77,11 @@ class Packed:
         try:
             array = np.lib.format.open_memmap(path, mode="r")
         except FileNotFoundError:
-            raise ValueError(f"{path}: missing; {self.advice}") from None
+            raise DataError(f"{path}: missing; {self.advice}") from None
         except (ValueError, EOFError, SyntaxError, TokenError) as error:
-            raise ValueError(f"{path}: damaged or cut short ({error}); remove it and {self.advice}") from None
+            raise DataError(f"{path}: damaged or cut short ({error}); remove it and {self.advice}") from None
         if array.dtype != np.uint8 or array.ndim != dimensions:
-            raise ValueError(f"{path}: holds {array.dtype} {array.shape}; remove it and {self.advice}")
+            raise DataError(f"{path}: holds {array.dtype} {array.shape}; remove it and {self.advice}")
         return np.asarray(array)
 
 

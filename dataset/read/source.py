@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dataset.read import DataError
 from dataset.read.image import apply_rotation, read_header, read_image, read_label, upright_size
 from dataset.read.labelmap import LabelMap
 from dataset.read.listfile import Pair
@@ -62,7 +63,7 @@ def check_sizes(image_path: str, image_size: Sequence[int], label_path: str, lab
         ValueError: names both files and sizes.
     """
     if tuple(image_size) != tuple(label_size):
-        raise ValueError(
+        raise DataError(
             f"{label_path}: the label is {label_size[1]}x{label_size[0]} (width x height), its picture "
             f"{image_path} {image_size[1]}x{image_size[0]}; pair the right files, or resize the label by "
             "nearest neighbour"

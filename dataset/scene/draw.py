@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dataset.read import DataError
 from dataset.scene.canvas import SUPERSAMPLING, Camera, Canvas, Rng, draw_light
 from dataset.scene.finish import develop, paint_bonnet
 from dataset.scene.furnish import furnish
@@ -20,7 +21,7 @@ def draw_scene(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarra
     """Draw one scene: picture (height, width, 3) uint8 RGB and label (height, width) uint8, indices into
     CLASSES or 255. The generator's state alone decides every byte. Raises ValueError below 32 x 32 pixels."""
     if height < 32 or width < 32:
-        raise ValueError(f"a street scene needs at least 32 x 32 pixels, got {height} x {width}")
+        raise DataError(f"a street scene needs at least 32 x 32 pixels, got {height} x {width}")
     light = draw_light(rng)
     camera = Camera(rng, height * SUPERSAMPLING, width * SUPERSAMPLING)
     canvas = Canvas(camera, light, rng)

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.densenet import DenseNet
 
 from model.layer.basic import init_weights
+from model.table import ModelError
 
 # Dilation of the third and the fourth dense block in place of the pooling before them.
 DILATIONS = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
@@ -35,7 +36,7 @@ class TorchvisionDenseNet(DenseNet):
 
     def __init__(self, growth: int, depths: tuple[int, ...], stem: int, output_stride: int = 32, in_channels: int = 3):
         if output_stride not in DILATIONS:
-            raise ValueError(f"a DenseNet has output stride 8, 16 or 32, not {output_stride!r}")
+            raise ModelError(f"a DenseNet has output stride 8, 16 or 32, not {output_stride!r}")
         super().__init__(growth, depths, stem)
         del self.classifier
         if in_channels != 3:

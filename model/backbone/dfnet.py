@@ -8,6 +8,7 @@ from torch import nn
 
 from model.backbone.resnet import BasicBlock
 from model.layer.basic import ConvBNReLU, init_weights
+from model.table import ModelError
 
 # Channels, blocks and stride of the stages after the stem, which has stride 4.
 STAGES_V1 = ((64, 3, 2), (128, 3, 2), (256, 3, 2), (512, 1, 1))
@@ -38,7 +39,7 @@ class DFNet(nn.Module):
     ):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"a DFNet has output stride 32, not {output_stride!r}")
+            raise ModelError(f"a DFNet has output stride 32, not {output_stride!r}")
         self.stem = nn.Sequential(*ConvBNReLU(in_channels, 32, stride=2), *ConvBNReLU(32, 64, stride=2))
         self.stages = nn.ModuleList()
         before, reached, strides = 64, 4, []

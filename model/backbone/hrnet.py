@@ -8,6 +8,7 @@ from torch import nn
 
 from model.backbone.resnet import BasicBlock, Bottleneck
 from model.layer.basic import ConvBNReLU, init_weights, resize
+from model.table import ModelError
 
 
 class Fusion(nn.Module):
@@ -93,7 +94,7 @@ class HighResolutionNet(nn.Module):
     ):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"an HRNet has output stride 32, not {output_stride!r}")
+            raise ModelError(f"an HRNet has output stride 32, not {output_stride!r}")
         self.channels = [width, 2 * width, 4 * width, 8 * width]
         self.strides = [4, 8, 16, 32]
         self.stem = nn.Sequential(*ConvBNReLU(in_channels, 64, stride=2), *ConvBNReLU(64, 64, stride=2))

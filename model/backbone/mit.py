@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
+from model.table import ModelError
+
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
 
@@ -140,9 +142,9 @@ class MixTransformer(nn.Module):
     ):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"a Mix Transformer has output stride 32, not {output_stride!r}")
+            raise ModelError(f"a Mix Transformer has output stride 32, not {output_stride!r}")
         if len(norm_eps) != 2:
-            raise ValueError(f"norm_eps is two numbers (behind convolutions, around blocks), not {norm_eps!r}")
+            raise ModelError(f"norm_eps is two numbers (behind convolutions, around blocks), not {norm_eps!r}")
         self.channels = [width, 2 * width, 5 * width, 8 * width]
         self.strides = [4, 8, 16, 32]
         chances = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())

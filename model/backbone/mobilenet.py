@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.layer.basic import ConvBNReLU, init_weights
+from model.table import ModelError
 
 # Expansion, channels, blocks, stride of each group (Sandler et al., table 2).
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -59,7 +60,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"MobileNet-V2 has output stride 8, 16 or 32, not {output_stride!r}")
+            raise ModelError(f"MobileNet-V2 has output stride 8, 16 or 32, not {output_stride!r}")
         blocks = [ConvBNReLU(in_channels, 32, stride=2, activation=nn.ReLU6)]
         channels, reached, dilation = 32, 2, 1
         for expansion, width, count, stride in GROUPS:

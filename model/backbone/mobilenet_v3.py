@@ -5,6 +5,7 @@ from torch import nn
 from torchvision import models
 
 from model.layer.basic import init_weights
+from model.table import ModelError
 
 # The blocks whose outputs are features: at stride 8 the first block, which torchvision's networks read.
 TAPS = (3, 4, 12, 16)
@@ -33,7 +34,7 @@ class MobileNetV3Large(nn.Module):
     def __init__(self, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride not in DILATIONS:
-            raise ValueError(f"MobileNet-V3 has output stride 8, 16 or 32, not {output_stride!r}")
+            raise ModelError(f"MobileNet-V3 has output stride 8, 16 or 32, not {output_stride!r}")
         self.features = models.mobilenet_v3_large().features
         if in_channels != 3:
             self.features[0][0] = nn.Conv2d(in_channels, 16, 3, 2, 1, bias=False)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from model.layer.basic import ConvBNReLU, init_weights
+from model.table import ModelError
 
 # Stride and dilation of the four stages for every output stride.
 STAGES = {32: ((1, 2, 2, 2), (1, 1, 1, 1)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 8: ((1, 2, 1, 1), (1, 1, 2, 4))}
@@ -107,9 +108,9 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         if output_stride not in STAGES:
-            raise ValueError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
+            raise ModelError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
         if dilations is not None and len(dilations) != 4:
-            raise ValueError(f"a ResNet has four stages, so dilations needs four numbers, not {dilations!r}")
+            raise ModelError(f"a ResNet has four stages, so dilations needs four numbers, not {dilations!r}")
         strides, dilated = STAGES[output_stride]
         widths = (64, 128, 256, 512)
         one, two, three = self.stem_widths

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from model.layer.basic import ConvBNReLU, init_weights
+from model.table import ModelError
 
 
 class STDCBlock(nn.Module):
@@ -60,7 +61,7 @@ class STDC(nn.Module):
     def __init__(self, depths: Sequence[int], output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"an STDC network has output stride 32, not {output_stride!r}")
+            raise ModelError(f"an STDC network has output stride 32, not {output_stride!r}")
         blocks = [ConvBNReLU(in_channels, 32, stride=2), ConvBNReLU(32, 64, stride=2)]
         self.channels, self.strides, taps = [64, 256, 512, 1024], [4, 8, 16, 32], [1]
         for before, width, depth in zip(self.channels, self.channels[1:], depths, strict=False):

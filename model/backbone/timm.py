@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from model.layer.basic import resize
 from model.layer.pyramid import SimpleFeaturePyramid
 from model.layer.shapes import shapes_only
+from model.table import ModelError
 
 # What makes timm's transformers accept other picture sizes than the one they were trained at.
 ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
@@ -49,7 +50,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         facts = describe(name)
         if output_stride not in facts.output_strides:
-            raise ValueError(
+            raise ModelError(
                 f"backbone 'timm/{name}' has no output stride {output_stride!r}, only "
                 f"{' or '.join(map(str, facts.output_strides))}"
             )
@@ -120,11 +121,11 @@ def describe(name: str) -> Facts:
     """
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
-        raise ValueError(f"unknown timm model {name!r}; did you mean {nearest!r}? timm.list_models() lists all of them")
+        raise ModelError(f"unknown timm model {name!r}; did you mean {nearest!r}? timm.list_models() lists all of them")
     architecture, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise ValueError(f"timm model {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}")
+        raise ModelError(f"timm model {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}")
     with shapes_only():
         whole = timm.create_model(name)
         accepted = inspect.signature(type(whole).__init__).parameters
@@ -133,7 +134,7 @@ def describe(name: str) -> Facts:
             body = timm.create_model(name, features_only=True, **options).eval()
         except UNSUPPORTED as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"backbone 'timm/{name}' gives no feature maps: choose another ({reason})") from error
+            raise ModelError(f"backbone 'timm/{name}' gives no feature maps: choose another ({reason})") from error
         _check_any_size(name, body, whole.pretrained_cfg["input_size"])
         own = body.feature_info.reduction()
         single = len(own) > 1 and len(set(own)) == 1
@@ -157,7 +158,7 @@ def _check_any_size(name: str, body: nn.Module, usual: tuple[int, int, int]) -> 
         return True
 
     if not runs(6 * coarsest, 9 * coarsest) and runs(*usual[1:]):
-        raise ValueError(
+        raise ModelError(
             f"backbone 'timm/{name}' takes pictures of {usual[1]}x{usual[2]} alone, and segmentation needs any size: "
             "choose another"
         )

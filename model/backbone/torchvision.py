@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from model.table import ModelError
+
 # Dilation of layer3 and layer4 in place of their stride.
 DILATIONS = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
 
@@ -37,7 +39,7 @@ class TorchvisionResNet(ResNet):
         in_channels: int = 3,
     ):
         if output_stride not in DILATIONS:
-            raise ValueError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
+            raise ModelError(f"a ResNet has output stride 8, 16 or 32, not {output_stride!r}")
         super().__init__(block, list(depths))
         del self.avgpool, self.fc
         if in_channels != 3:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from model.layer.basic import init_weights
+from model.table import ModelError
 
 # Width and number of the 3x3 convolutions before each pooling (Simonyan and Zisserman, table 1, column D).
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -29,7 +30,7 @@ class VGG16(nn.Module):
     def __init__(self, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"VGG-16 has output stride 32, not {output_stride!r}")
+            raise ModelError(f"VGG-16 has output stride 32, not {output_stride!r}")
         layers, channels = [], in_channels
         for width, count in GROUPS:
             for _ in range(count):

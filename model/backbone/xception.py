@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.layer.basic import ConvBNReLU, init_weights, relu
+from model.table import ModelError
 
 # Stride of the third block and of the last one, dilation of the middle flow, of the last block and of what follows it.
 STAGES = {32: (2, 2, 1, 1, 1), 16: (2, 1, 1, 1, 2), 8: (1, 1, 2, 2, 4)}
@@ -85,7 +86,7 @@ class Xception65(nn.Module):
     def __init__(self, output_stride: int = 32, in_channels: int = 3):
         super().__init__()
         if output_stride not in STAGES:
-            raise ValueError(f"Xception has output stride 8, 16 or 32, not {output_stride!r}")
+            raise ModelError(f"Xception has output stride 8, 16 or 32, not {output_stride!r}")
         third, last, middle, before_exit, exit_dilation = STAGES[output_stride]
         self.stem = nn.Sequential(*ConvBNReLU(in_channels, 32, stride=2), *ConvBNReLU(32, 64))
         self.block1 = Block(64, (128, 128, 128), stride=2, relu_first=False)

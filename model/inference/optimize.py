@@ -15,6 +15,7 @@ from model.inference.cpu.strips import use_strips
 from model.inference.cpu.winograd import use_winograd
 from model.inference.fold import _constant, fold_norms
 from model.layer.basic import resize
+from model.table import ModelError
 
 
 class InferenceNetwork(nn.Module):
@@ -104,7 +105,7 @@ def optimize_for_inference(
         ValueError: amp is another type.
     """
     if amp not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")
+        raise ModelError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")
     network = copy.deepcopy(model).eval().requires_grad_(False)
     done = [f"{fold_norms(network, example)} batch norms folded"]
     network.to(memory_format=torch.channels_last)

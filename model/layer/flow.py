@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.layer.basic import resize
+from model.table import ModelError
 
 
 def warp(x: torch.Tensor, flow: torch.Tensor, align_corners: bool = True) -> torch.Tensor:
@@ -86,7 +87,7 @@ class DualFlowAlign(nn.Module):
         super().__init__()
         inputs = {"pooled": 4, "features": width // 2 * 2}
         if gate_input not in inputs:
-            raise ValueError(f"gate_input is one of {', '.join(inputs)}, not {gate_input!r}")
+            raise ModelError(f"gate_input is one of {', '.join(inputs)}, not {gate_input!r}")
         self.reduce_fine = nn.Conv2d(width, width // 2, 1, bias=False)
         self.reduce_coarse = nn.Conv2d(width, width // 2, 1, bias=False)
         self.flow = nn.Conv2d(width // 2 * 2, 4, 3, padding=1, bias=False)

@@ -10,6 +10,7 @@ import torchvision
 from timm.models import load_state_dict_from_hf
 
 from model.published.layout import IMAGENET, Preprocessing
+from model.table import ModelError
 
 # Backbone -> who has its weights, and under which name. "timm/NAME" and "torchvision/NAME" are their own.
 SOURCES = {
@@ -49,7 +50,7 @@ def imagenet_weights(backbone: str) -> ImageNetWeights:
     """
     source = backbone if backbone.startswith(("timm/", "torchvision/")) else SOURCES.get(backbone)
     if source is None:
-        raise ValueError(
+        raise ModelError(
             f"no ImageNet weights of backbone {backbone!r} can be fetched: initmodel/README.md says where its file "
             "comes from; put it there, then model.weights=initmodel/FILE"
         )
@@ -60,7 +61,7 @@ def imagenet_weights(backbone: str) -> ImageNetWeights:
 def _from_timm(name: str) -> ImageNetWeights:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise ValueError(f"timm has no weights for {name!r}; start from random ones with model.weights=none")
+        raise ModelError(f"timm has no weights for {name!r}; start from random ones with model.weights=none")
     place = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
     tensors = _fetch(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm/{name}", place)
     scaled = (tuple(255 * value for value in values) for values in (config.mean, config.std))

@@ -15,6 +15,7 @@ from torch import nn
 from model.published.layout import COUNTER, Layout, Tensors, rename, same
 from model.published.recognise import attempt, shorten, unwrap
 from model.published.table import LAYOUTS
+from model.table import ModelError
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_mis
         problems.append(f"{len(lacking)} parameters without a value: {shorten(lacking)}")
     if problems:
         fits = f"the checkpoint does not fit {_describe(model)} ({layout.source})"
-        raise ValueError(". ".join([fits, *problems]))
+        raise ModelError(". ".join([fits, *problems]))
     _check_shapes(model, target, given)
     values = {name: value.to(target[name].dtype) for name, value in given.values.items()}
     model.load_state_dict(target | values | zeroed)
@@ -91,7 +92,7 @@ def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object])
     three channels, its first convolution gets the published kernels repeated, scaled to the same sum (as timm does).
     """
     if "num_classes" in backbone.spec:
-        raise ValueError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
+        raise ModelError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
     return load_published(backbone, state_dict, getattr(backbone, "own_parts", ()))
 
 
@@ -140,14 +141,14 @@ def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
         names, unused = model.published_names()
         return Layout(f"{backbone} (timm)", None, next(iter(names)), names, backbone, unused=tuple(unused))
     if set(model.state_dict()) <= set(tensors):
-        raise ValueError("the checkpoint is in this project's own key names: use model.load_state_dict")
+        raise ModelError("the checkpoint is in this project's own key names: use model.load_state_dict")
     if not candidates:
-        raise ValueError(f"no published checkpoints are known for {_describe(model)}")
+        raise ModelError(f"no published checkpoints are known for {_describe(model)}")
     wanted = " or ".join(f"{shorten(layout.markers)} of {layout.source}" for layout in candidates)
     other = [attempt(layout, tensors) for layout in LAYOUTS if layout.marks(tensors)]
     found = next((one.found for one in other if not one.problems), None)
     kind = f"{found.family} on {found.backbone}" if found else shorten(tensors)
-    raise ValueError(f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {kind}")
+    raise ModelError(f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {kind}")
 
 
 def _check_options(model: nn.Module, layout: Layout, tensors: Tensors) -> None:
@@ -155,7 +156,7 @@ def _check_options(model: nn.Module, layout: Layout, tensors: Tensors) -> None:
     for option, value in layout.read_options(layout.converted(tensors)).items():
         built = model.spec["options"][option]
         if value != built:
-            raise ValueError(
+            raise ModelError(
                 f"the checkpoint's network has {option}={value!r}, not {built!r}: build the model with "
                 f"{option}={value!r}"
             )
@@ -172,7 +173,7 @@ def _translate(model: nn.Module, layout: Layout, tensors: Tensors) -> Translatio
         name = layout.place(key)
         if name in ours:
             if name in out.values and out.values[name] is not value and not torch.equal(out.values[name], value):
-                raise ValueError(f"{first[name]} and {key} are one tensor in {layout.source}, but differ")
+                raise ModelError(f"{first[name]} and {key} are one tensor in {layout.source}, but differ")
             out.values[name], out.mapped[key] = value, name
             first.setdefault(name, key)
         elif rename(key, unused) is not None or (name or "").startswith(absent):
@@ -215,7 +216,7 @@ def _check_shapes(model: nn.Module, target: Tensors, given: Translation) -> None
     classes = {theirs.shape[0] for theirs, _ in wrong.values() if theirs.ndim}
     if len(classes) == 1 and {ours.shape[0] for _, ours in wrong.values()} == {model.spec.get("num_classes")}:
         message += f". Build the model with num_classes={classes.pop()}"
-    raise ValueError(message)
+    raise ModelError(message)
 
 
 def _describe(model: nn.Module) -> str:

@@ -16,6 +16,7 @@ from model.layer.shapes import shapes_only
 from model.published.layout import COUNTER, Layout, Tensors, rename, same
 from model.published.table import LAYOUTS
 from model.published.timm import timm_backbone
+from model.table import ModelError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 # The share of weights with a shape that a network has, from which on it is called the nearest.
@@ -76,7 +77,7 @@ def recognise_family(checkpoint: Mapping[str, object]) -> Recognised:
                 return attempts[-1].found
     if name := timm_backbone(tensors):
         return Recognised(f"{name} (timm)", None, None, f"timm/{name}", {})
-    raise ValueError(_refusal(tensors, attempts))
+    raise ModelError(_refusal(tensors, attempts))
 
 
 def layout_of(family: str) -> Layout:
@@ -96,12 +97,12 @@ def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
     if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise ValueError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
+        raise ModelError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
     strange = [
         str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor) or not isinstance(key, str)
     ]
     if strange:
-        raise ValueError(f"the checkpoint has entries that are no tensors with a name: {shorten(strange)}")
+        raise ModelError(f"the checkpoint has entries that are no tensors with a name: {shorten(strange)}")
     for prefix in ("module.", "model."):
         if all(key.startswith((prefix, *LOSSES)) for key in checkpoint):
             checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}

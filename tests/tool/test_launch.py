@@ -69,7 +69,8 @@ def test_two_processes_from_the_launcher(tmp_path, data):
     run = tmp_path / "run"
     done = call("sh", "tool/train.sh", *small(run, data, "model.sync_bn=true"), NGPU="2")
     assert done.returncode == 0, done.stderr
-    assert json.loads((run / "env.json").read_text())["processes"] == 2
+    env = json.loads((run / "env.json").read_text())
+    assert env["processes"] == 2 and "fcn18" in env["command"] and "model.sync_bn=true" in env["command"]
     assert json.loads((run / "result" / "metrics.json").read_text())["num_images"] == 5
 
 

@@ -14,12 +14,16 @@ from typing import NoReturn
 
 import torch
 
+from dataset.read import DataError
+from model.table import ModelError
 from util import UserError, dist
 from util.dist import signals
 from util.record import status
 from util.record.log import log
 
-OURS = ("model", "dataset", "util", "tool")
+# One message and status 2: mistakes of the user, what the system refuses, a loss that is not finite. Any other error is
+# a defect of ours, and shows its traceback.
+USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError, ValueError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,9 +102,7 @@ def _status_of(error: BaseException) -> int | None:
             f"{str(error).splitlines()[0]} Use a smaller train.batch_size or augment.crop, or train.accumulate or amp"
         )
         return 2
-    if isinstance(error, (ValueError, OSError, FloatingPointError)):
-        if not _expected(error):
-            return None
+    if isinstance(error, USER_ERRORS):
         if not getattr(error, "told", False):  # the process it happened in has told it
             _report(_message(error))
         return 2
@@ -128,17 +130,6 @@ def _unexpected(error: BaseException) -> None:
     text = f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
     _told.append(text)
     status.end("failed", text)
-
-
-def _expected(error: BaseException) -> bool:
-    """Whether our own code raised it, or the operating system about a file: a message, not a defect."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS):
-        return True
-    last = error.__traceback__
-    while last.tb_next is not None:
-        last = last.tb_next
-    name = last.tb_frame.f_globals.get("__spec__") or last.tb_frame.f_globals.get("__name__", "")
-    return getattr(name, "name", name).partition(".")[0] in OURS
 
 
 def _message(error: BaseException) -> str:

@@ -5,6 +5,7 @@ and the `section.key=value` overrides of the command line. A mistake names the l
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,13 @@ class RunPaths:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked config, the folders of its run, what the log should say of it, and where each value comes from."""
+    """A checked config and what is to be known of it beside."""
 
     config: Config
     run: RunPaths
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # for the log
     sources: dict[str, str]  # section.key -> files, or "command line"; a key that is missing has its default
+    command: tuple[str, ...]  # what the user has typed
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
@@ -85,7 +87,8 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
     config = check_config(raw, str(path), sources)
     if handed_over:
         run = RunPaths(*(Path(place) if place else None for place in handed_over["run"]))
-        return Experiment(config, run, tuple(handed_over["notes"]), handed_over["sources"])
+        notes, sources, command = (handed_over[key] for key in ("notes", "sources", "command"))
+        return Experiment(config, run, tuple(notes), sources, tuple(command))
     for key in PROTOCOLS[config.test.protocol]:
         sources.setdefault(f"test.{key}", f"protocol {config.test.protocol}")
 
@@ -97,7 +100,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
     else:
         place = _run_folder(path, config.data.name)
         run = RunPaths(place, place / "result")
-    return Experiment(config, run, tuple(notes), sources)
+    return Experiment(config, run, tuple(notes), sources, tuple(sys.argv))
 
 
 def saved_config(raw: dict, name: str, overrides: Iterable[str] = ()) -> Config:
@@ -113,7 +116,12 @@ def hand_over(experiment: Experiment, path: str | Path) -> None:
     """Write a resolved experiment as one plain file, which `load` reads back whole."""
     run = experiment.run
     places = [place and str(place) for place in (run.folder, run.result, run.checkpoint)]
-    resolved = {"run": places, "notes": list(experiment.notes), "sources": experiment.sources}
+    resolved = {
+        "run": places,
+        "notes": list(experiment.notes),
+        "sources": experiment.sources,
+        "command": list(experiment.command),
+    }
     raw = experiment.config.model_dump(mode="json") | {"resolved": resolved}
     Path(path).write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 

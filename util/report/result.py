@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from util import UserError
 from util.record.files import replacing, sha256
 from util.record.machine import versions
 from util.report.visual import colorize, confusion_picture
@@ -60,11 +61,11 @@ def score_predictions(
         prediction = _read_prediction(path)
         if prediction.shape != tuple(label.shape):
             sizes = [f"{height} x {width}" for height, width in (prediction.shape, label.shape)]
-            raise ValueError(f"{path} is {sizes[0]}, its label {sizes[1]} (height x width)")
+            raise UserError(f"{path} is {sizes[0]}, its label {sizes[1]} (height x width)")
         try:
             confusion.update(torch.from_numpy(prediction), label)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise UserError(f"{path}: {error}") from None
     return number
 
 
@@ -150,9 +151,9 @@ def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) 
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, ids in items:
             if ids.dtype != np.uint8 or ids.ndim != 2:
-                raise ValueError(f"{name}: ids must be uint8 (H, W), not {ids.dtype} {ids.shape}")
+                raise UserError(f"{name}: ids must be uint8 (H, W), not {ids.dtype} {ids.shape}")
             if name in written:
-                raise ValueError(f"{name} comes twice in the submission {path}")
+                raise UserError(f"{name} comes twice in the submission {path}")
             written.add(name)
             entry = zipfile.ZipInfo(f"{_checked_name(name)}.png")  # of a fixed date
             entry.external_attr = 0o644 << 16
@@ -165,9 +166,9 @@ def _read_prediction(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"no prediction {path}; run the evaluation without has_prediction first")
     prediction = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if prediction is None:
-        raise ValueError(f"{path} is no readable picture; predict it again")
+        raise UserError(f"{path} is no readable picture; predict it again")
     if prediction.dtype != np.uint8 or prediction.ndim != 2:
-        raise ValueError(
+        raise UserError(
             f"{path} is {prediction.dtype} {prediction.shape}: expected one channel of train ids, one byte a "
             f"pixel (a colour or palette picture holds colours, not ids)"
         )
@@ -177,7 +178,7 @@ def _read_prediction(path: Path) -> np.ndarray:
 def _checked_name(name: str) -> str:
     parts = PurePosixPath(name.replace("\\", "/")).parts  # a zip may be unpacked where both separate folders
     if not parts or ".." in parts or parts[0] == "/" or re.match("[A-Za-z]:/", name.replace("\\", "/")) or "\0" in name:
-        raise ValueError(f"sample name {name!r} leads out of the result folder")
+        raise UserError(f"sample name {name!r} leads out of the result folder")
     return name
 
 

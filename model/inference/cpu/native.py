@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from model.table import ModelError
+
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 LINE = 16  # numbers of float32
 Limits = Sequence[float]  # between which an activation cuts off: none, the lower one, or both
@@ -29,16 +31,16 @@ def compiled(source: Path) -> ctypes.CDLL:
         ValueError: there is no such compiler, or it fails; says what it printed.
     """
     if not sys.platform.startswith("linux"):
-        raise ValueError(f"{source.name} is compiled on Linux only, not on {sys.platform}")
+        raise ModelError(f"{source.name} is compiled on Linux only, not on {sys.platform}")
     compiler = os.environ.get("CXX", "g++")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, source.stem).with_suffix(".so")
         try:
             made = subprocess.run([compiler, *FLAGS, str(source), "-o", str(library)], capture_output=True, text=True)
         except OSError as error:
-            raise ValueError(f"cannot run the compiler {compiler} (variable CXX): {error.strerror}") from error
+            raise ModelError(f"cannot run the compiler {compiler} (variable CXX): {error.strerror}") from error
         if made.returncode:
-            raise ValueError(f"{compiler} cannot compile {source.name}: {made.stderr.strip()}")
+            raise ModelError(f"{compiler} cannot compile {source.name}: {made.stderr.strip()}")
         return ctypes.CDLL(str(library))
 
 

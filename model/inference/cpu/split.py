@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.inference.cpu.native import Limits, bounds, compiled, new_maps, replace_convolutions
+from model.table import ModelError
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 SIDE, DEPTH = 16, 32  # outputs and channels of a tile of weights
@@ -139,7 +140,7 @@ def amx_is_there() -> bool:
 def require_amx() -> None:
     """Raises ValueError where there is no AMX, or as `native.compiled`: a package may come from another machine."""
     if not amx_is_there():
-        raise ValueError("this network was made ready for processors with AMX, which this one lacks; make it anew here")
+        raise ModelError("this network was made ready for processors with AMX, which this one lacks; make it anew here")
 
 
 def use_split(network: nn.Module) -> int:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
+from util import UserError
+
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -41,5 +43,5 @@ def _map_ids(label, mapping):
     values = np.array([mapping[key] for key in keys])
     for value in np.unique(label):
         if value not in keys:
-            raise ValueError(f"label id {value} is not mapped")
+            raise UserError(f"label id {value} is not mapped")
     return values[np.digitize(label.ravel(), keys, right=True)].reshape(label.shape).astype(np.int64)
