@@ -86,6 +86,7 @@ class Hosts:
             "RDZV_ENDPOINT": f"{ADDRESS.format(net=self.key, host=1)}:{self.port}",
             "PYTHONPATH": str(ROOT),
             "TORCH_CPP_LOG_LEVEL": "ERROR",
+            "GLOO_SOCKET_IFNAME": f"v{self.spaces[host]}",  # the hosts' names have no address
             **TIMES,
             **environment,
         }

@@ -1,26 +1,31 @@
-"""The processes of a run: the only folder that imports `torch.distributed`. Everything is a no-op on one process."""
+"""The processes of a run; the only folder that imports `torch.distributed`.
 
+Everything is a no-op on one process.
+"""
+
+from util.dist.collective import (
+    Agreement,
+    all_reduce_sum_,
+    gather_objects,
+    largest,
+    no_sync,
+    share,
+    share_buffers,
+    wrap,
+)
 from util.dist.group import (
     DONE,
     PEER_LOST,
-    Agreement,
-    all_reduce_sum_,
     at,
     barrier,
     close,
-    gather_objects,
     init,
     is_main,
-    largest,
     lost_peer,
     main_first,
-    no_sync,
     rank,
     seconds,
-    share,
-    share_buffers,
     world_size,
-    wrap,
 )
 from util.dist.sync_bn import convert_sync_batchnorm
 

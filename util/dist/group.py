@@ -1,5 +1,4 @@
-"""The processes of a run. This file and agent.py, which starts them, are the only ones that import
-`torch.distributed`. Everything is a no-op on one process.
+"""Joins and leaves the process group, and waits for others; no-ops on one process.
 
 Environment, in seconds: DIST_TIMEOUT (600), how long a collective operation waits for the slowest process;
 PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. Where the processes' work differs, as
@@ -7,25 +6,38 @@ in a validation, or one works for all, they wait for each other up to `UNEQUAL` 
 """
 
 import ctypes
-import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from util.dist.peers import ANSWER, DONE, Lost, Peers, give_up_after, reachable
 
 UNEQUAL = 12
 PEER_LOST = 69  # exit status (EX_UNAVAILABLE): another process is gone; restarted, this one can go on
+T = TypeVar("T")
 
-_peers: Peers | None = None
-_meetings = 0
+
+class _Group:
+    """What this process knows of its group: the others' beats, and the number of meetings."""
+
+    peers: Peers | None = None
+    meetings = 0
+
+    def meet(self, announce: bool, name: str, everybody: list[str]) -> None:
+        """Announce `name` at the present meeting, and wait until all of `everybody` are announced there."""
+        assert self.peers is not None
+        if announce:
+            self.peers.announce(f"{self.meetings}/{name}")
+        self.peers.wait([f"{self.meetings}/{each}" for each in everybody], UNEQUAL * _timeout().total_seconds())
+
+
+_group = _Group()
 
 
 def rank() -> int:
@@ -41,7 +53,7 @@ def is_main() -> bool:
 
 
 def seconds(name: str, default: float) -> float:
-    """A time from the environment.
+    """Read a time from the environment.
 
     Raises:
         ValueError: it is no positive number.
@@ -59,13 +71,13 @@ def seconds(name: str, default: float) -> float:
 
 
 def at(what: str) -> None:
-    """What this process is doing, for the others to tell if it falls silent."""
-    if _peers is not None:
-        _peers.at = what
+    """Note what this process is doing, for the others to tell if it falls silent."""
+    if _group.peers is not None:
+        _group.peers.at = what
 
 
 def init(lost: Callable[[str], None] | None = None) -> torch.device:
-    """Joins the process group that torchrun's environment describes, if any; returns this process's device.
+    """Join the process group that torchrun's environment describes, if any; return this process's device.
 
     Args:
         lost: called from a thread, with the reason, before the process ends because another one was silent for
@@ -104,7 +116,7 @@ def _timeout() -> timedelta:
 
 
 def _end_with_launcher() -> None:
-    """Has the system end this process with the launcher that started it, where it is told which that is (Linux).
+    """Have the system end this process with the launcher that started it, named by LAUNCHER_PID (Linux).
 
     A launcher that is killed leaves its processes behind, which would go on beside those of the next launcher.
     """
@@ -117,190 +129,75 @@ def _end_with_launcher() -> None:
 
 
 def _watch(lost: Callable[[str], None] | None) -> None:
-    global _peers
+    """Have a thread end this process when another one has been silent for PEER_TIMEOUT seconds."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
-    def end(reason: str) -> None:
+    def end(reason: str) -> NoReturn:
         if lost is not None:
             lost(reason)
         os._exit(PEER_LOST)  # the main thread may be inside an operation that never returns
 
     patience = seconds("PEER_TIMEOUT", 60)
 
-    def connect():
+    def connect() -> dist.TCPStore:
         if not reachable(host, port):
             raise Lost(f"nobody listens at {host}:{port}")
         store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER))
         give_up_after(patience)
         return store
 
-    _peers = Peers(rank(), world_size(), connect, patience, end)
+    _group.peers = Peers(rank(), world_size(), connect, patience, end)
 
 
 def lost_peer(error: RuntimeError) -> str | None:
-    """In one line what became of another process, if `error` came of that; None for an error of this process."""
+    """Say what became of another process, if `error` came of that; else None."""
     text = str(error)
     if isinstance(error, Lost):
         return text
-    if _peers is None or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "NCCL" in text):
+    if _group.peers is None or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "NCCL" in text):
         return None
-    return _peers.explain() or f"the processes lost each other: {text.strip().splitlines()[0]}"
+    return _group.peers.explain() or f"the processes lost each other: {text.strip().splitlines()[0]}"
 
 
 def close(end: str = DONE) -> None:
-    """Leaves the group; `end`: what the other processes are told, an error for example."""
-    global _peers
-    if _peers is not None:
-        _peers.close(end)
-        _peers = None
+    """Leave the group; `end`: what the other processes are told, an error for example."""
+    if _group.peers is not None:
+        _group.peers.close(end)
+        _group.peers = None
     if dist.is_initialized() and end == DONE:  # after an error the others may wait in an operation for ever
         dist.destroy_process_group()
 
 
 def barrier() -> None:
-    """Waits for all processes, however different their work was; ends early if one dies."""
-    global _meetings
+    """Wait for all processes, however different their work was; ends early if one dies."""
     if world_size() == 1:
         return
-    if _peers is None:
+    if _group.peers is None:
         dist.barrier()
         return
-    _meetings += 1
-    _peers.announce(f"{_meetings}/{rank()}")
-    _wait([f"{_meetings}/{r}" for r in range(world_size())])
+    _group.meetings += 1
+    _group.meet(True, str(rank()), [str(each) for each in range(world_size())])
 
 
-def _wait(keys: list[str]) -> None:
-    _peers.wait(keys, UNEQUAL * _timeout().total_seconds())
+def main_first(function: Callable[[], T]) -> T:
+    """Return `function()` of rank 0, run there alone, as long as it takes.
 
-
-def all_reduce_sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """Sums `tensor` over the processes, in place, and returns it."""
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def largest(value: int) -> int:
-    """The largest `value` that a process gives, on every process."""
-    box = torch.tensor(value)
-    if world_size() > 1:
-        dist.all_reduce(box, dist.ReduceOp.MAX)
-    return int(box)
-
-
-class Agreement:
-    """Learns at the same call of every process the largest number that one of them gave, and waits for nobody.
-
-    Each call starts an exchange and returns the result of the call before; on one process, its own at once.
+    An error of it reaches every process.
     """
-
-    def __init__(self):
-        self._pending: tuple | None = None
-
-    def poll(self, value: int) -> int:
-        if world_size() == 1:
-            return value
-        known = self.settle()
-        box = torch.tensor(value)  # on the CPU: reading it does not wait for the device
-        self._pending = dist.all_reduce(box, dist.ReduceOp.MAX, async_op=True), box
-        return known
-
-    def settle(self) -> int:
-        """The result of the last call, 0 if there was none."""
-        if self._pending is None:
-            return 0
-        work, box = self._pending
-        self._pending = None
-        work.wait()
-        return int(box)
-
-
-def share_buffers(module: nn.Module) -> None:
-    """Gives every process the buffers of rank 0, the running means of batch norm: those that a checkpoint holds.
-
-    A training step does not read them, so they are shared where they are, not at every step.
-    """
-    if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
-
-
-def gather_objects(value) -> list:
-    """`value` of every process, in rank order, on every process."""
     if world_size() == 1:
-        return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def main_first(function):
-    """`function()` of rank 0, run there alone, as long as it takes; an error there reaches every process."""
-    global _meetings
-    _meetings += 1
-    outcome = None
+        return function()
+    _group.meetings += 1
+    box: list = [None, None]  # result, error
     if is_main():
         try:
-            outcome = (True, function())
+            box[0] = function()
         except (ValueError, OSError) as error:
-            if world_size() == 1:
-                raise
-            outcome = (False, error)
-    if world_size() > 1:
-        if _peers is not None:
-            if is_main():
-                _peers.announce(f"{_meetings}/main")
-            _wait([f"{_meetings}/main"])
-        box = [outcome]
-        dist.broadcast_object_list(box, src=0)
-        outcome = box[0]
-    good, value = outcome
-    if not good:
-        value.told = not is_main()
-        raise value
-    return value
-
-
-def share(total: int, name: str) -> int:
-    """The part of a global count that falls to one process.
-
-    Raises:
-        ValueError: `total` does not divide by the number of processes.
-    """
-    world = world_size()
-    if total % world:
-        near = [n for n in (total - total % world, total + world - total % world) if n > 0]
-        raise ValueError(
-            f"{name} {total} does not divide by {world} processes ({total} / {world} = {total / world:.2f}); "
-            f"use {' or '.join(map(str, near))}, or another number of processes (NGPU)"
-        )
-    return total // world
-
-
-# Operators of their own, so that a compiled graph takes them as they are. Inductor would join the arithmetic in double
-# with the sums over a map, and Triton 3.6 cannot compile such a kernel ("operand does not dominate this use").
-
-
-def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Module:
-    """`model` in DistributedDataParallel; itself on one process.
-
-    static: every step uses the same parameters, in one backward pass each: then parameters that no output depends on
-    are allowed. PyTorch does not support it with several passes (`no_sync`).
-    """
-    if world_size() == 1:
-        return model
-    known = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.15
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        static_graph=static,
-        **{buffers: False},  # see share_buffers
-    )
-
-
-def no_sync(model: nn.Module):
-    """Context in which backward does not yet average the gradients (all but the last part of a batch)."""
-    return model.no_sync()
+            box[1] = error
+    if _group.peers is not None:
+        _group.meet(is_main(), "main", ["main"])
+    dist.broadcast_object_list(box, src=0)
+    result, error = box
+    if error is not None:
+        error.told = not is_main()  # rank 0 alone prints it
+        raise error
+    return result

@@ -1,4 +1,4 @@
-"""Whether the other processes of a run are alive: each says so every second or so, and one that falls silent is named.
+"""Watches whether the other processes of a run are alive, and names one that falls silent.
 
 A collective operation waits for its slowest process and cannot say which that is: where a cable is cut it waits for
 its whole timeout, and then names a socket. Here a thread of each process writes a beat into the group's store and
@@ -18,7 +18,7 @@ DONE = "done"
 
 
 def give_up_after(limit: float) -> None:
-    """Has the system break this process's connections when nothing came through them for `limit` seconds (Linux).
+    """Have the system break connections through which nothing came for `limit` seconds (Linux).
 
     By itself it goes on sending for a quarter of an hour, and an operation of the store or of gloo waits as long.
     """
@@ -38,7 +38,10 @@ def give_up_after(limit: float) -> None:
 
 
 def reachable(host: str, port: int) -> bool:
-    """Whether somebody listens there; without the pages that PyTorch's store prints when nobody does."""
+    """Tell whether somebody listens there.
+
+    PyTorch's store prints pages when nobody does.
+    """
     try:
         socket.create_connection((host, port), timeout=ANSWER).close()
     except OSError:
@@ -76,12 +79,15 @@ class Peers:
             thread.start()
 
     def name(self, rank: int) -> str:
-        """rank 3 on host-b"""
+        """Name a process, such as: rank 3 on host-b."""
         host = self._beats[rank].get("host")
         return f"rank {rank} on {host}" if host else f"rank {rank}"
 
     def explain(self) -> str | None:
-        """Which process failed or fell silent, after a collective operation failed here; waits some beats for it."""
+        """Say which process failed or fell silent, after a collective operation failed here.
+
+        Waits some beats for it.
+        """
         end = time.monotonic() + 5 * self.interval
         while time.monotonic() < end:
             for rank, beat in self._beats.items():
@@ -94,11 +100,11 @@ class Peers:
         return None
 
     def announce(self, key: str) -> None:
-        """Tells the others that this process has come to `key`."""
+        """Tell the others that this process has come to `key`."""
         self._store_of_calls().set(f"at/{key}", "1")
 
     def wait(self, keys: Sequence[str], limit: float) -> None:
-        """Waits until every one of `keys` is announced, however long, while the processes are alive.
+        """Wait until every one of `keys` is announced, however long, while the processes are alive.
 
         Raises:
             Lost: `limit` seconds have passed; says what each process was doing.
@@ -112,7 +118,7 @@ class Peers:
             pause = min(2 * pause, 0.1)
 
     def close(self, end: str = DONE) -> None:
-        """Says goodbye with a reason; rank 0, which hosts the store, first waits until the others have done so."""
+        """Say goodbye with a reason; rank 0, which hosts the store, waits for the others."""
         with self._lock:
             self._end = end
         self._closing.set()
@@ -150,13 +156,13 @@ class Peers:
                 self._lost(self._gone(missing))
 
     def _pass(self, span: float) -> None:
-        """`span` seconds have gone by."""
+        """Count `span` seconds as gone by."""
         with self._lock:
             for rank, beat in self._beats.items():
                 self._silent[rank] += 0.0 if beat.get("end") == DONE else span
 
     def _exchange(self) -> None:
-        """Writes the own beat and reads those of all."""
+        """Write the own beat and read those of all."""
         keys = [f"beat/{rank}" for rank in range(self.world_size)]
         with self._lock:
             self._count += 1

@@ -1,4 +1,4 @@
-"""Signals that end a run early: it saves at the next step border, and its exit status says what to do.
+"""Signals that end a run early, saved at the next step boundary, and its exit statuses.
 
 status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back: saved, the
                          same command continues
@@ -21,7 +21,10 @@ SAME_KEYSTROKE = 1.0
 
 
 class Stopped(BaseException):
-    """The process was asked to end where there is nothing to save. Not an Exception, as KeyboardInterrupt."""
+    """The process was asked to end where there is nothing to save.
+
+    Not an Exception, as KeyboardInterrupt.
+    """
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -29,7 +32,7 @@ class Stopped(BaseException):
 
 
 def cause(error: BaseException | None) -> Stopped | None:
-    """The `Stopped` that `error` is, or in whose wake it came up."""
+    """Return the `Stopped` that `error` is, or in whose wake it came up."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
     return error
@@ -58,18 +61,20 @@ class Stop:
             signal.signal(number, handler)
 
     def hold(self) -> None:
-        """From now on there is a state to save: signals are noted, not raised."""
+        """Note signals from now on instead of raising: there is a state to save."""
         self._held = True
 
     def poll(self) -> int:
-        """The exit status that the processes have agreed on, or 0. Called by all of them at every step border.
+        """Return the exit status that the processes agree on, or 0, at a step boundary.
+
+        Called by all processes at every one.
 
         With several processes a signal is answered one step later, by all at the same step.
         """
         return self._agreement.poll(STATUS[self.noted] if self.noted else 0)
 
     def agree(self) -> int:
-        """The same at once, waiting for the other processes."""
+        """Return the same at once, waiting for the other processes."""
         return dist.largest(STATUS[self.noted] if self.noted else 0)
 
     def _receive(self, number: int, frame) -> None:
@@ -84,14 +89,14 @@ class Stop:
 
 
 def ignore() -> None:
-    """A process that is ending with its status already is not ended again, by its launcher for example."""
+    """Ignore further signals: the process is exiting, and keeps its exit status."""
     for number in STATUS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def passed_on(child: int) -> Iterator[None]:
-    """While a launcher waits for its child process (its pid): what stops the launcher goes to the child."""
+    """Pass signals on to the child process (its pid) while a launcher waits for it."""
 
     def forward(number, frame):
         try:

@@ -3,7 +3,12 @@
 import torch
 from torch import nn
 
-from util.dist.group import all_reduce_sum_, share, world_size
+from util.dist.collective import all_reduce_sum_
+from util.dist.group import world_size
+
+
+# Operators of their own, so that a compiled graph takes them as they are. Inductor would join the arithmetic in double
+# with the sums over a map, and Triton 3.6 cannot compile such a kernel ("operand does not dominate this use").
 
 
 @torch.library.custom_op("segmentation::sum_over_processes", mutates_args=())
@@ -18,7 +23,10 @@ def _(tensor):
 
 @torch.library.custom_op("segmentation::moments_over_processes", mutates_args=())
 def _moments(mean: torch.Tensor, var: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (C,), variance (C,) and number () of all processes' values, from those of this one's `count`."""
+    """Return mean (C,), variance (C,) and number () of all processes' values.
+
+    Computed from those of this process's `count` values.
+    """
     own = mean.double()
     sums = torch.cat([own.new_full((1,), count), count * own, count * (var.double() + own.square())])
     total, first, second = all_reduce_sum_(sums).split([1, len(own), len(own)])
@@ -49,13 +57,20 @@ _moments.register_autograd(_moments_backward, setup_context=_keep_moments)
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose mean and variance are those of all processes' batches; x is (N, C, H, W).
+    """Batch norm with mean and variance of all processes' batches; x is (N, C, H, W).
 
     The same numbers as `nn.SyncBatchNorm`, which refuses CPU tensors, and which torch.compile cannot take into a
     graph, so that it would split one at every norm. Here a pass is one exchange of 2C + 1 numbers, and of 2C back.
     """
 
-    def forward(self, x):
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> "_SyncBatchNorm":
+        """Build one with the parameters and buffers of `norm` themselves."""
+        out = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        out._parameters, out._buffers, out.training = norm._parameters, norm._buffers, norm.training
+        return out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.training and world_size() > 1):
             return super().forward(x)
         # A CPU has the width, and rounding is what two processes differ by.
@@ -71,7 +86,7 @@ class _SyncBatchNorm(nn.BatchNorm2d):
 
 
 def convert_sync_batchnorm(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """`module` with batch norm over all processes; unchanged on one process.
+    """Return `module` with batch norm over all processes; unchanged on one process.
 
     compiled: it will be; on a GPU a norm of its own kernels is the fastest of those that are not.
     """
@@ -79,7 +94,8 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device, compiled: bo
         return module
     if device.type == "cuda" and not compiled:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
-            child.__class__ = _SyncBatchNorm
+    if type(module) is nn.BatchNorm2d:
+        return _SyncBatchNorm.like(module)
+    for name, child in module.named_children():
+        setattr(module, name, convert_sync_batchnorm(child, device, compiled))
     return module

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from util.dist.group import barrier, gather_objects
+from util.dist import barrier, gather_objects
 from util.score.metric import ConfusionMatrix, Scores
 from util.score.predict import PROTOCOLS, Predictor, protocol_settings
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from util.dist.group import all_reduce_sum_
+from util.dist import all_reduce_sum_
 
 EXACT_IN_FLOAT = 1 << 24  # whole numbers that float32, OpenCV's type of counts, holds exactly
 BYTE = 256  # labels and predictions are bytes, so a pair of them is an index below 256 * 256

@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.conftest import free_port, make_experiment
 from util import dist
+from util.dist import collective
 
 
 
@@ -134,7 +135,7 @@ def test_two_processes_train_like_one(tmp_path, data, accumulate):
 
 
 def test_a_global_count_must_divide(monkeypatch):
-    monkeypatch.setattr(dist, "world_size", lambda: 4)
+    monkeypatch.setattr(collective, "world_size", lambda: 4)
     assert dist.share(8, "train.batch_size") == 2
     with pytest.raises(ValueError, match="train.batch_size 6 does not divide by 4 processes.*use 4 or 8"):
         dist.share(6, "train.batch_size")
