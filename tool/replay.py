@@ -1,4 +1,4 @@
-"""Runs the steps before a loss that was not finite again, and says where the first such number came up.
+"""Runs the steps before a loss that was not finite again, and finds its origin.
 
     python -m tool.replay exp/street/sfnet_mobile/replay/step_00000123.json [section.key=value ...]
 
@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def replay(file: str, overrides: list[str]) -> int:
-    """0 if every loss was finite this time, which on a CPU means that something was changed since.
+    """Return 0 if every loss was finite this time.
+
+    On a CPU that means that something was changed since.
 
     Raises:
         FloatingPointError: it happened again; says at which step, in which part of the network, from which pictures.
@@ -64,18 +66,18 @@ def replay(file: str, overrides: list[str]) -> int:
 
 
 def run_steps(training: Training, batches: Prefetch, record: Record) -> None:
-    """Looks at every number of every step up to the record's."""
+    """Look at every number of every step up to the record's."""
     training.net.train()
     while training.step <= record.step:
-        parts = next(batches)
+        batch = next(batches)
         if training.step == record.step:
-            check_samples(parts, record)
+            check_samples(batch, record)
         with FirstNotFinite(training.model) as watch:
-            terms = optimizer_step(training, [to_device(part, training) for part in parts])
+            terms = optimizer_step(training, [to_device(micro_batch, training) for micro_batch in batch])
         values = {name: float(value) for name, value in terms.items()}
         text = " ".join(f"{name} {value:.6g}" for name, value in values.items())
         if any(dist.gather_objects(not all(map(math.isfinite, values.values())))):
-            raise FloatingPointError(f"reproduced: step {training.step}, {text}\n{explain(watch, parts)}")
+            raise FloatingPointError(f"reproduced: step {training.step}, {text}\n{explain(watch, batch)}")
         log.info("step %d %s", training.step, text)
         spoiled = bad_parameters(training.model)
         if spoiled:
@@ -88,30 +90,37 @@ def run_steps(training: Training, batches: Prefetch, record: Record) -> None:
         training.step += 1
 
 
-def check_samples(parts: list[dict], record: Record) -> None:
-    """Raises ValueError where the data are no longer those of the run."""
+def check_samples(batch: list[dict], record: Record) -> None:
+    """Refuse data that are no longer those of the run.
+
+    Raises:
+        ValueError: names the samples then and now.
+    """
     if dist.world_size() != len(record.ranks):
         return
-    names, before = [name for part in parts for name in part["name"]], record.ranks[dist.rank()].get("samples")
+    names, before = (
+        [name for micro_batch in batch for name in micro_batch["name"]],
+        record.ranks[dist.rank()].get("samples"),
+    )
     if names != before:
         raise ValueError(f"step {record.step} had the samples {before}, and now {names}: the list file was changed")
 
 
-def explain(watch: FirstNotFinite, parts: list[dict]) -> str:
-    """Where the first number that is not finite came up, and from what; of every process."""
+def explain(watch: FirstNotFinite, batch: list[dict]) -> str:
+    """Say where the first number that is not finite came up, and from what."""
     found = any_process(watch.found)
     where = [f"first in {text}" for text in found] or ["every layer's output is finite: it came up in the loss itself"]
-    names = [name for part in parts for name in part["name"]]
+    names = [name for micro_batch in batch for name in micro_batch["name"]]
     guilty = [names[i] for i in watch.pictures if i < len(names)]
     pictures = any_process(", ".join(guilty)) if len(guilty) < len(names) else []
-    return "\n".join([*where, *(f"pictures {text}" for text in pictures), *any_process("\n".join(samples(parts)))])
+    return "\n".join([*where, *(f"pictures {text}" for text in pictures), *any_process("\n".join(samples(batch)))])
 
 
-def samples(parts: list[dict]) -> list[str]:
-    """A line a picture: its values, and the classes in its label."""
+def samples(batch: list[dict]) -> list[str]:
+    """Write a line a picture: its values, and the classes in its label."""
     lines = []
-    for part in parts:
-        for name, image, label in zip(part["name"], part["image"], part["label"], strict=True):
+    for micro_batch in batch:
+        for name, image, label in zip(*(micro_batch[key] for key in ("name", "image", "label")), strict=True):
             classes = torch.unique(label).tolist()
             lines.append(f"{name}: values {span(image)}, classes {classes}")
     return lines

@@ -19,7 +19,7 @@ from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
 from tool.shared.network import build_training, make_deterministic
 from util import dist
-from util.checkpoint.store import Store
+from util.checkpoint.store import CheckpointWriter
 from util.config.load import Experiment, RunPaths, describe, load
 from util.config.schema import Config
 from util.dist import signals
@@ -31,7 +31,8 @@ from util.report.visual import triptych
 from util.score.evaluate import evaluate, shard
 from util.score.metric import ConfusionMatrix, Scores
 from util.score.predict import Predictor
-from util.train.loop import AMP_TYPES, NotFinite, Training, train_epoch
+from util.train.loop import AMP_TYPES, Training, train_epoch
+from util.train.losslog import NotFinite
 from util.train.progress import Progress
 from util.train.replay import leave_record
 from util.train.resume import Data, resume, save
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parser(__doc__).parse_intermixed_args(argv)
     open_log(None)
     with signals.Stop() as stop:
+        # Experiment, processes and folder of the run
         experiment = load(args.config, args.overrides, args.exp)
         config, run = experiment.config, experiment.run
         device = dist.init(cli.lost)
@@ -55,18 +57,19 @@ def main(argv: list[str] | None = None) -> int:
                 log.info("train.amp=fp16: few CPUs have fast half-precision gradients; bf16 may be 100 times as fast")
         status.start(run.folder)
         status.note(command=experiment.command)
+        # Data, network and optimiser, as the newest checkpoint has them
         train_set, val_set = build_data(config, run)
         make_deterministic(config)
         training = build_training(config, train_set, device)
-        checkpoints = Store(run.last.parent, config.train.keep_last, config.train.keep_every)
         data = data_of(train_set, val_set)
-        resume(training, checkpoints, data)
+        checkpoints = resume(training, run.last.parent, data)
         writer = open_run(experiment, device, training.step)
         loader = build_batches(training, train_set, run)
+        # Epochs
         try:
             code = fit(training, loader, val_set, checkpoints, data, writer, stop)
         except NotFinite as error:
-            raise explained(error, config, run, checkpoints) from None
+            raise with_replay(error, config, run, checkpoints) from None
         writer.close()
     if not code:
         log.info("finished: %s", run.last)
@@ -74,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def open_folder(run: RunPaths) -> None:
-    """Takes the run's folder, so that no second training writes into it, and opens the log there.
+    """Take the run's folder, and open the log there.
+
+    No second training may write into it.
 
     Raises:
         ValueError: another training has it.
@@ -85,8 +90,11 @@ def open_folder(run: RunPaths) -> None:
         log.warning("%s: its file system has no locks (%s); start no second training in it", run.folder, unguarded)
 
 
-def explained(error: NotFinite, config: Config, run: RunPaths, checkpoints: Store) -> FloatingPointError:
-    """The error with the command that looks for its cause, for which rank 0 leaves a record; that one tells it."""
+def with_replay(error: NotFinite, config: Config, run: RunPaths, checkpoints: CheckpointWriter) -> FloatingPointError:
+    """Add to the error the command that replays it.
+
+    Rank 0 writes the record of it, and is the only rank that prints the error.
+    """
     file = dist.main_first(lambda: leave_record(error, run.folder, config, checkpoints))
     told = FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}")
     told.told = not dist.is_main()
@@ -94,7 +102,9 @@ def explained(error: NotFinite, config: Config, run: RunPaths, checkpoints: Stor
 
 
 def open_run(experiment: Experiment, device: torch.device, step: int) -> SummaryWriter:
-    """Writes config.yaml and env.json into the run's folder; the TensorBoard writer (a dummy off rank 0).
+    """Write config.yaml and env.json into the run's folder; return the TensorBoard writer.
+
+    The writer is a dummy off rank 0.
 
     step: where the run continues; TensorBoard leaves out what was recorded after it before.
     """
@@ -106,30 +116,40 @@ def open_run(experiment: Experiment, device: torch.device, step: int) -> Summary
 
 
 def fit(
-    training: Training, loader, val_set, checkpoints: Store, data: Data, writer: SummaryWriter, stop: signals.Stop
+    training: Training,
+    loader,
+    val_set,
+    checkpoints: CheckpointWriter,
+    data: Data,
+    writer: SummaryWriter,
+    stop: signals.Stop,
 ) -> int:
-    """All epochs that are left: train, validate, save; 0, or the exit status of a run that a signal stopped."""
+    """Train, validate and save the epochs that are left.
+
+    Returns 0, or the exit status that a signal asks for.
+    """
     train = training.config.train
-    if training.closed >= train.epochs:
+    progress = Progress(training.step, train.epochs * training.steps_per_epoch, train.batch_size)
+    best = training.best if training.best >= 0 else None
+    status.note(step=training.step, total=progress.total, epoch=training.epochs_done, epochs=train.epochs, best=best)
+    if training.epochs_done >= train.epochs:
         log.info("nothing to do: %d epochs are done", train.epochs)
         return 0
-    progress = Progress(training.step, train.epochs * training.steps_per_epoch, train.batch_size)
     batches = batches_on_device(training, loader)
     stop.hold()
-    status.note(state="running", step=training.step, total=progress.total, epochs=train.epochs)
+    status.note(state="running")
     code = 0
-
-    def border() -> bool:
-        nonlocal code
-        code = stop.poll()
-        if not code and train.save_steps and training.step % train.save_steps == 0:
-            save(training, checkpoints, data)
-        return code != 0
-
     try:
-        for epoch in range(training.closed, train.epochs):
-            train_epoch(training, batches, (epoch + 1) * training.steps_per_epoch, epoch, progress, writer, border)
-            code = code or close_epoch(training, epoch, val_set, checkpoints, data, writer, stop)
+        for epoch in range(training.epochs_done, train.epochs):
+            # Train
+            for step in train_epoch(training, batches, epoch, progress, writer):
+                code = stop.poll()
+                if code:
+                    break
+                if train.save_steps and step % train.save_steps == 0:
+                    save(training, checkpoints, data)
+            # Validate, and save where it is due
+            code = code or end_epoch(training, epoch, val_set, checkpoints, data, writer, stop)
             if code:
                 save(training, checkpoints, data, wait=True)
                 log.info("stopped by a signal at step %d, which is saved: the same command continues", training.step)
@@ -142,10 +162,13 @@ def fit(
     return 0
 
 
-def close_epoch(
-    training: Training, epoch: int, val_set, checkpoints: Store, data: Data, writer, stop: signals.Stop
+def end_epoch(
+    training: Training, epoch: int, val_set, checkpoints: CheckpointWriter, data: Data, writer, stop: signals.Stop
 ) -> int:
-    """Validates and saves where it is due; the exit status if a signal came in between: then it is not closed."""
+    """Validate and save where it is due.
+
+    Returns 0, or the exit status if a signal came meanwhile: then the epoch is not done.
+    """
     train, improved = training.config.train, False
     last = epoch + 1 == train.epochs
     if val_set is not None and ((epoch + 1) % train.val_every == 0 or last):
@@ -157,7 +180,7 @@ def close_epoch(
         improved = scores.mIoU > training.best
         training.best = max(training.best, scores.mIoU)
         status.note(state="running", best=training.best)
-    training.closed = epoch + 1
+    training.epochs_done = epoch + 1
     if improved or last or (epoch + 1) % train.save_every == 0:
         save(training, checkpoints, data, improved)
     return 0
@@ -165,7 +188,7 @@ def close_epoch(
 
 @contextmanager
 def any_size(compiled: bool):
-    """What is compiled or tried out for the crop's size is not so for the size of every picture in here."""
+    """Compile and autotune nothing inside this context: validation pictures have many sizes."""
     benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     try:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
@@ -175,11 +198,11 @@ def any_size(compiled: bool):
 
 
 def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, stop: signals.Stop) -> Scores | None:
-    """Scores the network on whole pictures at scale `train.val_scale`; None if a signal cut it short."""
+    """Score the network on whole pictures at scale `train.val_scale`; None if a signal cut it short."""
     config = training.config
-    dist.share_buffers(training.scored)  # every process has seen other pictures
+    dist.share_buffers(training.eval_model)  # every process has seen other pictures
     predictor = Predictor(
-        training.scored,
+        training.eval_model,
         len(val_set.classes),
         config.data.mean,
         config.data.std,

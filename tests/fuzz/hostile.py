@@ -33,7 +33,7 @@ from dataset.read.image import read_header, read_image, read_label
 from dataset.read.listfile import read_list
 from dataset.read.packed import IMAGE, Packed
 from util import checkpoint
-from util.checkpoint import store
+from util.checkpoint import manifest
 from util.config import legacy
 from util.config.load import load, saved_config
 
@@ -445,14 +445,14 @@ def read_packed(path: Path):
 
 
 def manifests() -> list[bytes]:
-    known = {field.name: 1 for field in fields(store.Manifest)} | {"file": "hostile_input.pth"}
-    return [json.dumps({**known, "seal": store.digest(known)}).encode()]
+    known = {field.name: 1 for field in fields(manifest.Manifest)} | {"file": "hostile_input.pth"}
+    return [json.dumps({**known, "seal": manifest.digest(known)}).encode()]
 
 
 def read_manifest(path: Path):
     """A checkpoint's manifest, as the folder of checkpoints reads it: what is wrong with it is told beside its name."""
     try:
-        store._read_manifest(path)
+        manifest.read_manifest(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.name}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one file that is enough to continue a run, or to rebuild and use its network."""
+"""A checkpoint: one file that continues a run, or rebuilds its network."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from util.checkpoint.untrusted import check_content, check_file, check_network
+from util.checkpoint.untrusted import check_content, check_network
 from util.record.files import replacing, sha256
 
 FORMAT = 1
@@ -32,7 +32,7 @@ NUMPY_NUMBERS = [
 
 
 def save(path: str | Path, state: dict) -> tuple[str, int]:
-    """Writes `state` so that `path` is at every moment the old file or the new one, whole.
+    """Write `state`; `path` is at every moment the old file or the new one, whole.
 
     The file is written beside it, synced, read back from the disk and compared, and only then renamed.
 
@@ -54,15 +54,17 @@ def save(path: str | Path, state: dict) -> tuple[str, int]:
                     # so that it is read back from the disk, not from memory
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise _told(error, path, state) from None
+            raise _with_space(error, path, state) from None
         if sha256(temporary) != sink.digest.hexdigest():
             raise OSError(errno.EIO, f"{path}: the disk gives back other bytes than were written")
     return sink.digest.hexdigest(), sink.size
 
 
 class _Sink:
-    """What torch.save writes into: hashes the bytes on their way, and keeps the first error of the system, which
-    torch would hide behind its own."""
+    """Hashes the bytes that torch.save writes.
+
+    Keeps the first error of the system, which torch would hide.
+    """
 
     def __init__(self, file):
         self.file, self.digest, self.size, self.error = file, hashlib.sha256(), 0, None
@@ -88,7 +90,7 @@ class _Sink:
             self.error = error
 
 
-def _told(error: OSError, path: Path, state: dict) -> OSError:
+def _with_space(error: OSError, path: Path, state: dict) -> OSError:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     needed = sum(value.nbytes for value in tensors(state)) / 2**20
@@ -102,7 +104,7 @@ def _told(error: OSError, path: Path, state: dict) -> OSError:
 
 
 def tensors(state) -> Iterator[torch.Tensor]:
-    """Every tensor in nested dictionaries and lists."""
+    """Yield every tensor in nested dictionaries and lists."""
     if isinstance(state, torch.Tensor):
         yield state
     elif isinstance(state, dict):
@@ -114,12 +116,12 @@ def tensors(state) -> Iterator[torch.Tensor]:
 
 
 def load(path: str | Path) -> dict:
-    """The content of a checkpoint file, ours or published, on the CPU; nothing in it is executed.
+    """Read a checkpoint file, ours or published, onto the CPU; nothing in it is executed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, claims more memory than it has bytes, or holds more than a dictionary of
-            tensors, plain values and NumPy numbers.
+        ValueError: the file is damaged, by its own checksums too, or holds more than a dictionary of tensors, plain
+            values and NumPy numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -129,11 +131,9 @@ def load(path: str | Path) -> dict:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
-    try:
-        check_file(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a checkpoint, or damaged: {error}") from None
     state = _read(path)
+    if zipfile.is_zipfile(path):  # all files of torch.save but those of PyTorch before 1.6
+        _check_sums(path)
     try:
         return check_content(state, path.stat().st_size)
     except ValueError as error:
@@ -172,24 +172,37 @@ def _read(path: Path):
         raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
 
 
-def damage(path: Path) -> str | None:
-    """Why a file cannot be used, by the checksums that torch.save puts inside; None if it is whole."""
+def _check_sums(path: Path) -> None:
+    """Compare the bytes with the checksums that torch.save wrote, which torch.load does not look at."""
     try:
-        load(path)
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({error})") from None
+    if wrong is not None:
+        raise ValueError(f"{path}: damaged, the checksum of {wrong} in it is wrong")
+
+
+def damage(path: Path) -> str | None:
+    """Return the reason why a file cannot be used; None if it is whole."""
+    try:
+        load(path)
+    except (ValueError, OSError) as error:
         return str(error)
-    return f"the checksum of {wrong} in it is wrong" if wrong else None
+    return None
 
 
 def is_ours(state: object) -> bool:
-    """Whether a loaded checkpoint has this project's format."""
+    """Tell whether a loaded checkpoint has this project's format."""
     return isinstance(state, dict) and isinstance(state.get("model"), dict) and "spec" in state
 
 
 def check_ours(state: dict, path: str | Path) -> None:
-    """Raises ValueError unless a checkpoint with this project's format says soundly which network it holds."""
+    """Refuse a checkpoint of ours that does not say soundly which network it holds.
+
+    Raises:
+        ValueError: names the file and the entry.
+    """
     try:
         check_network(state)
     except ValueError as error:
@@ -197,7 +210,7 @@ def check_ours(state: dict, path: str | Path) -> None:
 
 
 def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tuple[str, ...] = ()) -> list[str]:
-    """Copies `weights` into `module`; every name and shape must agree.
+    """Copy `weights` into `module`; every name and shape must agree.
 
     Args:
         source: what an error calls the weights.

@@ -5,7 +5,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def poly(step: int, steps: int, power: float = 0.9, warmup: int = 0) -> float:
-    """Factor of the learning rate at optimiser step `step` (from 0) of `steps`: (1 - step/steps)^power.
+    """Return the factor of the learning rate at step `step` (from 0): (1 - step/steps)^power.
 
     The poly schedule of DeepLab (Chen et al., TPAMI 2018, section 4.1), with `warmup` steps of linear rise before.
     """
@@ -22,7 +22,9 @@ def build_optimizer(
     weight_decay: float = 1e-4,
     decay_norm: bool = True,
 ) -> torch.optim.Optimizer:
-    """Optimiser with the backbone at `lr` and the head at `lr * head_factor`; a network without backbone at `lr`.
+    """Build an optimiser with the backbone at `lr` and the head at `lr * head_factor`.
+
+    A network without backbone learns at `lr`.
 
     Args:
         groups: {"backbone": parameters, "head": parameters}, as `SegModel.parameter_groups()` gives them.
@@ -52,5 +54,5 @@ def build_optimizer(
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, warmup: int = 0) -> LambdaLR:
-    """Poly schedule, one `step()` per optimiser step."""
+    """Build the poly schedule: one `step()` per optimiser step."""
     return LambdaLR(optimizer, lambda step: poly(step, steps, power, warmup))

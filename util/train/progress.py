@@ -2,14 +2,23 @@
 
 import sys
 import time
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from util import dist
 
 
+class Pace(NamedTuple):
+    """Pictures per second, share of time waiting for data, and time left, such as 1:02:03."""
+
+    speed: float
+    wait: float
+    left: str
+
+
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Write seconds as 1:02:03 or 2:03."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
@@ -31,34 +40,29 @@ class Progress:
         self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True) if show else None
 
     def step(self) -> None:
-        """Counts one optimiser step."""
+        """Count one optimiser step."""
         self.done += 1
         if self.bar is not None:
             self.bar.update()
 
-    def line(self, waited: float) -> dict[str, float | str]:
-        """Pictures per second, share of time waiting for data, and time left, since the last call.
+    def line(self, waited: float) -> Pace:
+        """Return the pace since the last call.
 
         waited: seconds since then that the device waited for pictures.
         """
         now = time.perf_counter()
         span, steps = max(now - self.mark, 1e-9), self.done - self.marked
         per_step = (now - self.start) / max(self.done - self.first, 1)
-        values = {
-            "pictures/s": steps * self.batch_size / span,
-            "wait": waited / span,
-            "left": duration(per_step * (self.total - self.done)),
-        }
         self.mark, self.marked = now, self.done
-        return values
+        return Pace(steps * self.batch_size / span, waited / span, duration(per_step * (self.total - self.done)))
 
     def show(self, text: str) -> None:
-        """What the bar says beside the count."""
+        """Show `text` beside the bar's count."""
         if self.bar is not None:
             self.bar.set_postfix_str(text)
 
     def pause(self) -> None:
-        """Leaves out what happened since the last line (a validation, say) from the speed."""
+        """Leave out what happened since the last line (a validation, say) from the speed."""
         now = time.perf_counter()
         self.start += now - self.mark
         self.mark = now

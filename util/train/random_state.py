@@ -1,4 +1,4 @@
-"""The random streams of a process: set, read and put back, as values that a checkpoint may hold."""
+"""The random streams of a process, as values that a checkpoint may hold."""
 
 import random
 
@@ -7,14 +7,14 @@ import torch
 
 
 def seed(value: int) -> None:
-    """Starts every stream of this process anew."""
+    """Start every stream of this process anew."""
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value)  # of the GPUs too
 
 
 def state(device: torch.device) -> dict:
-    """Where the streams of Python, NumPy, PyTorch and this process's GPU stand."""
+    """Return the state of Python's, NumPy's, PyTorch's and this process's GPU's streams."""
     version, words, gauss = random.getstate()
     name, keys, *numpy_rest = np.random.get_state()
     found = {

@@ -1,4 +1,4 @@
-"""Less memory for more time: a block's activations are dropped, and computed again when backward needs them.
+"""Less memory for more time: activations of a block are computed again in backward.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174). The gradients are the same, bit
 for bit where the operations are deterministic; a step takes up to a third longer.
@@ -16,7 +16,7 @@ from util.train.compile import blocks
 
 
 def recompute_blocks(backbone: nn.Module | None) -> int:
-    """Makes every block of the backbone keep its input alone while training; how many there are.
+    """Have every block of the backbone keep its input alone; return their number.
 
     For the blocks see `util.train.compile.blocks`. To compile them as well, call this first.
 
@@ -33,7 +33,10 @@ def recompute_blocks(backbone: nn.Module | None) -> int:
 
 @cache
 def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
-    """A class of its own for each kind of block, by which compiled ones are told from those that keep everything."""
+    """Make a class of its own for each kind of block.
+
+    By it compiled blocks are told from those that keep everything.
+    """
     return type(f"Recomputed{kind.__name__}", (_Recomputed, kind), {})
 
 

@@ -1,4 +1,4 @@
-"""A loss that is not finite: what a run leaves behind so that its steps can be run again, and where to look there.
+"""Records a loss that is not finite so that its steps can be run again.
 
 The loss is read at log lines only, when the weights have moved on. So the record names the checkpoint before: order,
 augmentation and random streams follow from it, and the steps from there to the failure are the same ones again.
@@ -12,17 +12,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from util import dist
-from util.checkpoint.store import Store
+from util.checkpoint.store import CheckpointWriter
 from util.config.schema import Config
 from util.record.files import read_text
 from util.record.log import write_json
-from util.train.loop import NotFinite
+from util.train.losslog import NotFinite
 
 LARGEST = 2**24  # bytes of a record that are read
 
 
 class Record(BaseModel):
-    """step: the first whose loss was not finite. ranks: each process's loss terms (as text: nan, inf) and samples.
+    """A failed step.
+
+    step: the first whose loss was not finite. ranks: each process's loss terms (as text: nan, inf) and samples.
 
     checkpoint: the file beside the record from which the steps begin; None: they begin with the initial weights.
     """
@@ -35,8 +37,8 @@ class Record(BaseModel):
     ranks: list[dict]
 
 
-def leave_record(error: NotFinite, folder: Path, config: Config, checkpoints: Store) -> Path:
-    """Writes replay/step_N.json, and beside it, as step_N.pth, the checkpoint before; the path of the former."""
+def leave_record(error: NotFinite, folder: Path, config: Config, checkpoints: CheckpointWriter) -> Path:
+    """Write replay/step_N.json, and beside it the checkpoint before; return the path of the former."""
     file = folder / "replay" / f"step_{error.step:08}.json"
     file.parent.mkdir(exist_ok=True)
     beside = file.with_suffix(".pth")
@@ -50,7 +52,7 @@ def leave_record(error: NotFinite, folder: Path, config: Config, checkpoints: St
 
 
 def read_record(file: str | Path) -> Record:
-    """What `leave_record` wrote.
+    """Read a record of `leave_record`.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it is no record.
@@ -66,7 +68,10 @@ def read_record(file: str | Path) -> Record:
 
 
 class FirstNotFinite:
-    """While entered, notes the first module of `network` whose output is not finite: `found`, a sentence or None."""
+    """Finds the first module whose output is not finite, while entered.
+
+    found: a sentence, or None.
+    """
 
     def __init__(self, network: nn.Module):
         self.network, self.found = network, None
@@ -112,11 +117,11 @@ def span(tensor: torch.Tensor) -> str:
 
 
 def bad_parameters(network: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that hold a number that is not finite."""
+    """Name the parameters and buffers that hold a number that is not finite."""
     named = [*network.named_parameters(), *network.named_buffers()]
     return [name for name, value in named if not finite(value)]
 
 
 def any_process(text: str | None) -> list[str]:
-    """What the processes have to say, each with its rank."""
+    """Gather what the processes have to say, each with its rank."""
     return [f"rank {rank}: {each}" for rank, each in enumerate(dist.gather_objects(text)) if each]

@@ -1,4 +1,4 @@
-"""Saving a run and continuing it where it stopped: what of a `Training` is in a checkpoint."""
+"""Saves a run, and continues it where it stopped."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from util import checkpoint, dist
-from util.checkpoint import store
-from util.checkpoint.store import Store
+from util.checkpoint.manifest import digest, epoch_name, step_name
+from util.checkpoint.store import CheckpointWriter, SavedCheckpoints, prepare_folder
 from util.config.load import saved_config
 from util.config.schema import Config
+from util.record import status
 from util.record.log import log
 from util.train import random_state
-from util.train.loop import Training, stop_if_not_finite
+from util.train.loop import Training
 
 # What may differ between a run and its continuation; anything else would make it another run.
 MAY_CHANGE = (
@@ -48,15 +49,22 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Data:
-    """What a checkpoint knows of the data: class names, RGB colours, and `facts` of each split that is used."""
+    """The facts of the data in a checkpoint.
+
+    class names, RGB colours, and `facts` of each split that is used.
+    """
 
     classes: tuple[str, ...]
     colors: list[list[int]]
     facts: dict[str, dict]
 
 
-def save(training: Training, checkpoints: Store, data: Data, improved: bool = False, wait: bool = False) -> None:
-    """Copies the state to the host's memory, and starts to write it; rank 0 writes, all contribute.
+def save(
+    training: Training, checkpoints: CheckpointWriter, data: Data, improved: bool = False, wait: bool = False
+) -> None:
+    """Copy the state to the host's memory, and start to write it.
+
+    Rank 0 writes, all contribute.
 
     Args:
         improved: whether it is the best so far.
@@ -66,37 +74,37 @@ def save(training: Training, checkpoints: Store, data: Data, improved: bool = Fa
         OSError: it could not be written (if waited for), or the one before could not.
         NotFinite: a loss since the last log line is not finite; such a state is not kept.
     """
-    stop_if_not_finite(training)
+    training.losses.stop_if_not_finite()
     dist.main_first(checkpoints.wait)  # here, since its error must reach every process
-    own = {"random": random_state.state(training.device), "window": _on_host(training.window, training.device)}
+    own = {"random": random_state.state(training.device), "window": _on_host(training.losses.entries, training.device)}
     ranks = dist.gather_objects(own)
 
     def start():
         state = state_of(training, data) | {"ranks": ranks}
         facts = {
             "step": training.step,
-            "epoch": training.closed,
-            "config": store.digest(state["config"]),
-            "data": store.digest(data.facts),
+            "epoch": training.epochs_done,
+            "config": digest(state["config"]),
+            "data": digest(data.facts),
         }
-        inside = training.step > training.closed * training.steps_per_epoch
-        name = store.step_name(training.step) if inside else store.epoch_name(training.closed)
+        inside = training.step > training.epochs_done * training.steps_per_epoch
+        name = step_name(training.step) if inside else epoch_name(training.epochs_done)
         checkpoints.save(name, state, facts, improved, wait)
 
     dist.main_first(start)
 
 
 def state_of(training: Training, data: Data) -> dict:
-    """Everything but what differs between the processes; the tensors are copies on the host."""
+    """Return all but what differs between the processes; the tensors are copies on the host."""
     state = {
-        "model": training.scored.state_dict(),
+        "model": training.eval_model.state_dict(),
         "spec": training.model.spec,
         "config": training.config.model_dump(mode="json"),
         "classes": list(data.classes),
         "colors": data.colors,
         "data": data.facts,
         "step": training.step,
-        "epoch": training.closed,
+        "epoch": training.epochs_done,
         "steps_per_epoch": training.steps_per_epoch,
         "best": training.best,
         "optimizer": training.optimizer.state_dict(),
@@ -109,7 +117,7 @@ def state_of(training: Training, data: Data) -> dict:
 
 
 def _on_host(value, device: torch.device):
-    """A copy of nested values whose tensors are in the host's memory."""
+    """Copy nested values; the tensors of the copy are in the host's memory."""
     copy = _to_host(value)
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # the copies into pinned memory are under way
@@ -126,26 +134,37 @@ def _to_host(value):
     return type(value)(_to_host(each) for each in value) if type(value) in (list, tuple) else value
 
 
-def resume(training: Training, checkpoints: Store, data: Data) -> None:
-    """Continues from the newest whole checkpoint, if there is one and `train.resume` allows.
+def resume(training: Training, folder: Path, data: Data) -> CheckpointWriter:
+    """Continue from the newest whole checkpoint of `folder`, if there is one and `train.resume` allows.
+
+    Returns:
+        What writes the next checkpoints there.
 
     Raises:
         ValueError: every checkpoint is damaged, or it belongs to an experiment that differs in more than `MAY_CHANGE`
             or to other data.
     """
-    how = training.config.train.resume
-    dist.main_first(checkpoints.open)
-    path = None if how == "never" else dist.main_first(checkpoints.newest)
-    if path is None:
-        return
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: rank 0 sees it, this machine does not; the run's folder must be shared")
-    restore(training, path, data)
-    log.info("continuing %s after epoch %d, step %d", path, training.closed, training.step)
+    train = training.config.train
+    dist.main_first(lambda: prepare_folder(folder))
+    found = None if train.resume == "never" else dist.main_first(SavedCheckpoints(folder).newest)
+    if found is not None:
+        if not found.path.is_file():
+            raise FileNotFoundError(
+                f"{found.path}: rank 0 sees it, this machine does not; the run's folder must be shared"
+            )
+        restore(training, found.path, data)
+        if dist.is_main():
+            status.saved(found.path, training.step)
+        log.info("continuing %s after epoch %d, step %d", found.path, training.epochs_done, training.step)
+    return CheckpointWriter(folder, found, train.keep_last, train.keep_every)
 
 
 def restore(training: Training, path: Path, data: Data) -> None:
-    """Takes over everything from the checkpoint `path`. Raises ValueError as `resume` does."""
+    """Take over everything from the checkpoint `path`.
+
+    Raises:
+        ValueError: as `resume` does.
+    """
     state = checkpoint.load(path)
     refuse_changes(state, training.config, str(path), data)
     weights = state["model"] if training.ema is None else state["train_model"]
@@ -153,9 +172,9 @@ def restore(training: Training, path: Path, data: Data) -> None:
     if training.ema is not None:
         checkpoint.load_strictly(training.ema.module, state["model"], str(path))
         training.ema.n_averaged.copy_(state["averaged"])
-    training.step, training.closed, training.best = state["step"], state["epoch"], state["best"]
+    training.step, training.epochs_done, training.best = state["step"], state["epoch"], state["best"]
     if state["steps_per_epoch"] != training.steps_per_epoch:  # other data or batches, by force
-        training.step = training.closed * training.steps_per_epoch
+        training.step = training.epochs_done * training.steps_per_epoch
     if "val" in _changed_data(state.get("data", {}), data.facts):
         training.best = -1.0  # a score on other pictures
     _restore_optimizer(training, state)
@@ -164,7 +183,7 @@ def restore(training: Training, path: Path, data: Data) -> None:
 
 
 def _restore_optimizer(training: Training, state: dict) -> None:
-    """Momentum from the checkpoint; rates and the schedule from the experiment, which may have changed."""
+    """Take the momentum from the checkpoint; rates and schedule from the experiment, which may have changed."""
     optimizer, schedule = training.optimizer, training.schedule
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
@@ -180,7 +199,9 @@ def _restore_optimizer(training: Training, state: dict) -> None:
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Gives what belongs to a parameter its memory format, which may be another one than in the checkpoint.
+    """Give what belongs to a parameter its memory format.
+
+    It may be another one than in the checkpoint.
 
     The fused kernels go through the memory of both: on a CPU they would mix up the numbers, on a GPU they refuse.
     """
@@ -191,17 +212,17 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _restore_ranks(training: Training, ranks: list[dict]) -> None:
-    """Random streams, and what was logged since the last line."""
+    """Take over the random streams, and the losses since the last log line."""
     if len(ranks) == dist.world_size():
         own = ranks[dist.rank()]
         random_state.restore(own["random"], training.device)
-        training.window = [(step, _to(terms, training.device), names) for step, terms, names in own["window"]]
+        training.losses.entries = [(step, _to(terms, training.device), names) for step, terms, names in own["window"]]
         return
     log.info("the number of processes changed: same pictures and augmentation, other dropout")
     for steps in zip(*(each["window"] for each in ranks), strict=True):
         first, terms, _ = steps[0]
         mean = {name: sum(each[1][name] for each in steps) / len(steps) for name in terms}
-        training.window.append((first, _to(mean, training.device), [name for each in steps for name in each[2]]))
+        training.losses.add(first, _to(mean, training.device), [name for each in steps for name in each[2]])
 
 
 def _to(terms: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -209,7 +230,11 @@ def _to(terms: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch
 
 
 def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
-    """Raises ValueError with the list of what makes `config` and `data` another run than the checkpoint's."""
+    """Refuse to continue a run with another experiment or other data than the checkpoint's.
+
+    Raises:
+        ValueError: lists what differs.
+    """
     if not checkpoint.is_ours(state) or "ranks" not in state:
         raise ValueError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
     earlier = saved_config(state["config"], path)  # fills in keys that are younger than the checkpoint
@@ -232,7 +257,7 @@ def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
 
 
 def _changed_data(before: dict[str, dict], after: dict[str, dict]) -> dict[str, list[str]]:
-    """What differs in the data, by split."""
+    """List what differs in the data, by split."""
     changed: dict[str, list[str]] = {}
     for split in before.keys() & after.keys():
         old, new = before[split], after[split]

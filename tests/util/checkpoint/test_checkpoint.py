@@ -70,6 +70,16 @@ def test_a_truncated_file_is_named(tmp_path):
         checkpoint.load(path)
 
 
+def test_a_flipped_bit_in_the_weights_is_named(tmp_path):
+    path = tmp_path / "last.pth"
+    checkpoint.save(path, {"w": torch.zeros(10000)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # among the 40,000 bytes of the tensor
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.pth: damaged, the checksum of"):
+        checkpoint.load(path)
+
+
 class Harmful:
     def __reduce__(self):
         return os.system, ("true",)

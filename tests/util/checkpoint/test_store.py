@@ -13,7 +13,8 @@ from tests import reliability
 from tests.faults.damages import DAMAGES
 from util import checkpoint
 from util.checkpoint import store
-from util.checkpoint.store import Store
+from util.checkpoint.manifest import epoch_name
+from util.checkpoint.store import CheckpointWriter, Found, SavedCheckpoints, prepare_folder
 from util.record.files import sha256
 
 
@@ -25,14 +26,14 @@ def told(monkeypatch, caplog):
     return caplog
 
 
-def write(folder, count, first=1, *, best=(), run=None, **options) -> Store:
+def write(folder, count, first=1, *, best=(), found=None, **options) -> CheckpointWriter:
     """A run that saves the epochs first..count, those in `best` as the best so far."""
-    checkpoints = run or Store(folder, **options)
-    checkpoints.open()
+    prepare_folder(folder)
+    checkpoints = CheckpointWriter(folder, found, **options)
     for epoch in range(first, count + 1):
         state = {"epoch": epoch, "w": torch.full((50000,), float(epoch))}
         facts = {"step": 10 * epoch, "epoch": epoch, "config": "c", "data": "d"}
-        checkpoints.save(store.epoch_name(epoch), state, facts, epoch in best, wait=True)
+        checkpoints.save(epoch_name(epoch), state, facts, epoch in best, wait=True)
     return checkpoints
 
 
@@ -42,6 +43,10 @@ def names(folder) -> list[str]:
 
 def epoch_of(path) -> int:
     return checkpoint.load(path)["epoch"]
+
+
+def newest(folder) -> Found | None:
+    return SavedCheckpoints(folder).newest()
 
 
 def test_the_newest_is_found_and_the_last_two_and_the_best_stay(tmp_path):
@@ -56,8 +61,8 @@ def test_the_newest_is_found_and_the_last_two_and_the_best_stay(tmp_path):
         "epoch_0005.pth",
         "last.pth",
     ]
-    found = Store(tmp_path)
-    assert epoch_of(found.newest()) == 5 and found.best == "epoch_0002.pth"
+    found = newest(tmp_path)
+    assert epoch_of(found.path) == 5 and found.best == "epoch_0002.pth"
     assert epoch_of(tmp_path / "last.pth") == 5 and epoch_of(tmp_path / "best.pth") == 2
     assert os.path.samefile(tmp_path / "last.pth", tmp_path / "epoch_0005.pth"), "no second copy of the bytes"
 
@@ -76,22 +81,20 @@ def test_the_best_of_the_one_before_the_newest_stays_too(tmp_path):
     """If the newest is lost, the best that the one before knows must still be there."""
     write(tmp_path, 4, best=(1, 4))
     (tmp_path / "epoch_0004.pth").write_bytes(b"")
-    found = Store(tmp_path)
-    assert epoch_of(found.newest()) == 3 and epoch_of(tmp_path / "best.pth") == 1
+    assert epoch_of(newest(tmp_path).path) == 3 and epoch_of(tmp_path / "best.pth") == 1
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, told, name):
     write(tmp_path, 3, best=(2,))
     DAMAGES[name](tmp_path / "epoch_0003.pth", tmp_path / "epoch_0003.json")
-    found = Store(tmp_path)
-    found.open()
-    assert epoch_of(found.newest()) == 2
+    prepare_folder(tmp_path)
+    found = newest(tmp_path)
+    assert epoch_of(found.path) == 2
     assert "epoch_0003" in told.text
     assert epoch_of(tmp_path / "last.pth") == epoch_of(tmp_path / "best.pth") == 2
-    write(tmp_path, 4, first=3, run=found)
-    again = Store(tmp_path)
-    assert epoch_of(again.newest()) == 4 and not list(tmp_path.glob(".*"))
+    write(tmp_path, 4, first=3, found=found)
+    assert epoch_of(newest(tmp_path).path) == 4 and not list(tmp_path.glob(".*"))
 
 
 def test_where_all_are_damaged_the_run_is_not_started_anew_by_itself(tmp_path):
@@ -99,17 +102,22 @@ def test_where_all_are_damaged_the_run_is_not_started_anew_by_itself(tmp_path):
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="no checkpoint of this run is whole") as error:
-        Store(tmp_path).newest()
+        newest(tmp_path)
     for part in ("epoch_0002.pth", "epoch_0003.pth", "train.resume=never"):
         assert part in str(error.value)
 
 
-def test_the_first_checkpoint_without_a_manifest_is_a_run_killed_while_it_saved(tmp_path, told):
-    write(tmp_path, 1)
-    for name in ("epoch_0001.json", "last.pth"):
-        (tmp_path / name).unlink()
-    assert Store(tmp_path).newest() is None
-    assert "epoch_0001.pth is incomplete" in told.text
+def test_a_whole_checkpoint_without_a_manifest_is_used_where_there_is_no_other(tmp_path):
+    """A run killed between its first checkpoint and the manifest, or files that were copied here without theirs."""
+    write(tmp_path, 2)
+    for path in [*tmp_path.glob("*.json"), tmp_path / "last.pth"]:
+        path.unlink()
+    (tmp_path / "notes.json").write_text("of the user's own")
+    os.utime(tmp_path / "epoch_0001.pth", (1, 1))
+    assert epoch_of(newest(tmp_path).path) == 2
+    (tmp_path / "epoch_0002.pth").write_bytes(b"PK")
+    assert epoch_of(newest(tmp_path).path) == 1
+    assert names(tmp_path) == ["epoch_0001.pth", "epoch_0002.pth", "notes.json"], "nothing is deleted"
 
 
 def test_a_lone_last_is_continued_if_its_own_checksums_are_right(tmp_path):
@@ -117,12 +125,12 @@ def test_a_lone_last_is_continued_if_its_own_checksums_are_right(tmp_path):
     for name in names(tmp_path):
         if name != "last.pth":
             (tmp_path / name).unlink()
-    assert epoch_of(Store(tmp_path).newest()) == 2
+    assert epoch_of(newest(tmp_path).path) == 2
     content = bytearray((tmp_path / "last.pth").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "last.pth").write_bytes(content)
     with pytest.raises(ValueError, match="checksum"):
-        Store(tmp_path).newest()
+        newest(tmp_path)
 
 
 def test_aliases_are_put_right(tmp_path):
@@ -131,7 +139,7 @@ def test_aliases_are_put_right(tmp_path):
     (tmp_path / "last.pth").mkdir()
     (tmp_path / "best.pth").unlink()
     (tmp_path / "best.pth").write_bytes(b"torn")
-    Store(tmp_path).newest()
+    newest(tmp_path)
     assert epoch_of(tmp_path / "last.pth") == 3 and epoch_of(tmp_path / "best.pth") == 2
 
 
@@ -146,11 +154,9 @@ def test_a_file_system_without_links_gets_copies(tmp_path, monkeypatch):
 
 def test_a_new_run_replaces_the_old_one_only_when_it_has_a_checkpoint(tmp_path):
     write(tmp_path, 9, best=(9,))
-    fresh = Store(tmp_path)
-    fresh.open()
-    assert epoch_of(Store(tmp_path).newest()) == 9
-    write(tmp_path, 1, run=fresh)
-    assert epoch_of(Store(tmp_path).newest()) == 1, "the newest in time, not the one of the most epochs"
+    assert epoch_of(newest(tmp_path).path) == 9
+    write(tmp_path, 1)
+    assert epoch_of(newest(tmp_path).path) == 1, "the newest in time, not the one of the most epochs"
     assert names(tmp_path) == ["epoch_0001.json", "epoch_0001.pth", "last.pth"]
 
 
@@ -168,7 +174,7 @@ def test_a_full_disk_leaves_what_was_there_and_is_told_at_the_next_save(tmp_path
     with pytest.raises(OSError, match="no space left"):
         checkpoints.save("epoch_0004", {"epoch": 4}, facts, False, wait=False)
     monkeypatch.undo()
-    assert epoch_of(Store(tmp_path).newest()) == 2
+    assert epoch_of(newest(tmp_path).path) == 2
 
 
 def test_a_save_does_not_hold_up_the_step_and_one_is_under_way_at_most(tmp_path, monkeypatch):
@@ -183,8 +189,7 @@ def test_a_save_does_not_hold_up_the_step_and_one_is_under_way_at_most(tmp_path,
         return original(path, state)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    checkpoints = Store(tmp_path)
-    checkpoints.open()
+    checkpoints = CheckpointWriter(tmp_path)
     facts = {"step": 1, "epoch": 1, "config": "c", "data": "d"}
     checkpoints.save("step_00000001", {"epoch": 1}, facts, False, wait=False)
     assert not (tmp_path / "last.pth").exists()

@@ -85,7 +85,7 @@ def test_the_log_lines_of_a_continued_run_are_those_of_an_uninterrupted_one(tmp_
         ]
 
     run(experiment, tmp_path / "whole")
-    killed(monkeypatch, "close_epoch", 2, experiment, tmp_path / "run")  # after step 8, of which 5 are saved
+    killed(monkeypatch, "end_epoch", 2, experiment, tmp_path / "run")  # after step 8, of which 5 are saved
     run(experiment, tmp_path / "run")
     assert lines(tmp_path / "run") == 2 * lines(tmp_path / "whole") != []
 

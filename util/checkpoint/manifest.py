@@ -1,0 +1,102 @@
+"""The manifest of a checkpoint: facts about the file, sealed, written last."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from util.record.files import read_text, replacing, sha256
+
+MAX_BYTES = 1 << 20
+PATTERNS = ("epoch_*", "step_*")  # names of a run's checkpoints, without their suffix
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Facts about one checkpoint, known without reading it.
+
+    serial counts the checkpoints of the folder; run is the same for all of a run. epoch: epochs that are done.
+    best: file name of the best checkpoint at that time. config, data: SHA-256 of experiment and facts of the data.
+    """
+
+    file: str
+    sha256: str
+    size: int
+    serial: int
+    run: str
+    step: int
+    epoch: int
+    best: str | None
+    config: str
+    data: str
+
+    def damage(self, folder: Path) -> str | None:
+        """Return the reason why the file in `folder` cannot be used, or None."""
+        path = folder / self.file
+        if not path.is_file():
+            return "it is a folder" if path.is_dir() else "the file is missing"
+        try:
+            size = path.stat().st_size
+            if size != self.size:
+                return f"it has {size} bytes, its manifest says {self.size}"
+            if sha256(path) != self.sha256:
+                return "its SHA-256 is not that of its manifest"
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
+        return None
+
+
+def epoch_name(epoch: int) -> str:
+    return f"epoch_{epoch:04}"
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08}"
+
+
+def digest(value: dict) -> str:
+    """Return the SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write `manifest` with its seal; the file is on the disk on return."""
+    with replacing(path, durable=True) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(asdict(manifest) | {"seal": digest(asdict(manifest))}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ValueError: it is none, was changed, or is that of another file.
+    """
+    try:
+        content = json.loads(read_text(path, MAX_BYTES))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    names = {field.name for field in fields(Manifest)}
+    if not isinstance(content, dict) or content.keys() != names | {"seal"}:
+        raise ValueError("not a manifest")
+    if content.pop("seal") != digest(content):
+        raise ValueError("it was changed")
+    if content["file"] != f"{path.stem}.pth":
+        raise ValueError(f"it is the manifest of {content['file']}")
+    return Manifest(**content)
+
+
+def read_manifests(folder: Path) -> tuple[list[Manifest], dict[str, str]]:
+    """Read the manifests of a folder, newest first.
+
+    The second dictionary says why others cannot be read, by checkpoint file.
+    """
+    found, damaged = [], {}
+    for path in sorted(path for pattern in PATTERNS for path in folder.glob(f"{pattern}.json")):
+        try:
+            found.append(read_manifest(path))
+        except (ValueError, OSError) as error:
+            damaged[f"{path.stem}.pth"] = f"its manifest {path.name} is unreadable ({error})"
+    return sorted(found, key=lambda manifest: -manifest.serial), damaged
