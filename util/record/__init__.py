@@ -1,1 +1,1 @@
-"""What a run leaves behind: log, status, lock, and facts of its machine."""
+"""The traces of a run: log, status, lock, and facts of its machine."""

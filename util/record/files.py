@@ -1,5 +1,4 @@
-"""Files that are replaced, never rewritten, and text files that may be anything: what is read of them, and errors
-that name them."""
+"""Replaces files, never rewrites them; reads text files with errors that name them."""
 
 import hashlib
 import os
@@ -13,7 +12,9 @@ TEMPORARY = ".part"  # end of the name of a file that is being written; a killed
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Gives the name of a temporary file that takes the place of `path` afterwards, if nothing was raised.
+    """Yield a temporary name that takes the place of `path` afterwards.
+
+    Not if something is raised.
 
     durable: the new name survives a power cut, too; the content does once the caller has synced it.
     """
@@ -28,6 +29,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # cannot open a folder
+        return
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -36,9 +39,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_text(path: str | Path, limit: int) -> str:
-    """The UTF-8 text of an ordinary file of at most `limit` bytes; a pipe without a writer cannot block it.
+    """Read the UTF-8 text of an ordinary file of at most `limit` bytes.
 
-    Raises FileNotFoundError for a missing file, OSError for one the system refuses, ValueError for any other.
+    A pipe without a writer cannot block it.
+
+    Raises:
+        OSError: the file is missing, or the system refuses it.
+        ValueError: it is no such file.
     """
     path = Path(path)
     try:
@@ -59,6 +66,7 @@ def read_text(path: str | Path, limit: int) -> str:
 
 
 def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

@@ -13,7 +13,7 @@ log = logging.getLogger("segmentation")
 
 
 def open_log(file: str | Path | None) -> logging.Logger:
-    """Console and `file` on rank 0; warnings with the rank's number elsewhere."""
+    """Open the log: console and `file` on rank 0; warnings with the rank's number elsewhere."""
     for handler in [*log.handlers]:
         log.removeHandler(handler)
         handler.close()
@@ -34,10 +34,11 @@ def open_log(file: str | Path | None) -> logging.Logger:
 class _TqdmHandler(logging.Handler):
     """Console lines that do not tear a progress bar."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
 
 
 def write_json(path: str | Path, value: dict) -> None:
+    """Write `value`, indented."""
     Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

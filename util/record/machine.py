@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -11,11 +10,16 @@ import torch
 
 from util import dist
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-headless", "opencv-python")
 
 
 def versions() -> dict[str, str]:
-    """Python's version and that of every package that can move a number."""
+    """Return Python's version and that of every package that can move a number."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -26,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(device: torch.device) -> dict:
-    """Where a number comes from: versions, hardware, commit, command."""
+    """Say where a number comes from: versions, hardware, commit, command."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     return {
@@ -41,18 +45,20 @@ def environment(device: torch.device) -> dict:
 
 
 def peak_memory(device: torch.device) -> str:
-    """Peak memory of this process: of the GPU where there is one, else resident."""
+    """Write the peak memory of this process: of the GPU where there is one, else resident."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB GPU"
     return f"{peak_resident() / 2**30:.1f} GiB"
 
 
 def peak_resident() -> int:
-    """The most bytes that this process had in memory."""
+    """Return the peak of this process's memory in bytes; 0 where the system does not say."""
+    if resource is None:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The memory of tensors on a CPU: kept by the process after every large block, and in huge pages."""
+"""The memory of tensors on a CPU, kept by the process, and in huge pages."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ LARGEST = 2**31 - 1
 
 
 def keep_memory() -> bool:
-    """Keeps freed memory for the next large tensor, in huge pages; whether the C library can.
+    """Keep freed memory for the next large tensor; return whether the C library can.
 
     Without it glibc fetches fresh pages for every tensor above some megabytes, and the kernel clears them: on a CPU a
     tenth to a third of the time of a network. The process stays as large as it once was. Huge pages, of which the
@@ -23,13 +23,6 @@ def keep_memory() -> bool:
         log.info("memory is handled as this platform does: it has no glibc, whose blocks could be kept")
         return False
     return bool(library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, LARGEST))
-
-
-def return_memory() -> None:
-    """Returns freed memory to the system, where the C library can: what a process has then is what it uses."""
-    library = _glibc()
-    if library is not None:
-        library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -1,4 +1,4 @@
-"""status.json in a run's folder: what the run is doing, for people and programs that watch it.
+"""status.json in a run's folder: its state, for people and programs that watch it.
 
 Rank 0 writes it at every log line and, from a thread, every few seconds, so that a heartbeat that is old means that
 the process is gone and not that a step is slow. The file is at every moment whole: it is replaced, never rewritten.
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from util import dist
 from util.record.files import read_text, replacing
@@ -21,8 +22,10 @@ EVERY = 10.0  # seconds between heartbeats
 STATES = ("starting", "running", "validating", "saving", "finished", "stopped", "failed")
 ENDED = ("finished", "stopped", "failed")
 LARGEST = 2**20
-
-_current: "Status | None" = None
+NUMBER, NUMBER_OR_NONE = (int, float), (int, float, type(None))
+# What `read` relies on; a number where another program wrote text would end a list of runs.
+KINDS = {"heartbeat": NUMBER, "pid": int, "step": int, "checkpoint": (dict, type(None))}
+KINDS |= dict.fromkeys(("total", "loss", "best", "speed"), NUMBER_OR_NONE)
 
 
 class Status:
@@ -55,8 +58,11 @@ class Status:
         self.update()
         threading.Thread(target=self._beat, name="status", daemon=True).start()
 
-    def update(self, **values) -> None:
-        """Changes values and writes the file. A disk that is full stops the record, not the run."""
+    def update(self, **values: Any) -> None:
+        """Change values and write the file.
+
+        A disk that is full stops the record, not the run.
+        """
         unknown = values.keys() - self.values.keys()
         assert not unknown and values.get("state", "running") in STATES, (unknown, values)
         with self._lock:
@@ -84,54 +90,58 @@ class Status:
             self._warned = True
 
 
+class _Process:
+    """The record of this process's run, if it has one."""
+
+    status: Status | None = None
+
+
 def start(folder: Path) -> None:
-    """From now on this process's run is recorded in `folder`, if it is rank 0."""
-    global _current
-    _current = Status(folder) if dist.is_main() else None
+    """Record this process's run in `folder` from now on, if it is rank 0."""
+    _Process.status = Status(folder) if dist.is_main() else None
 
 
-def note(**values) -> None:
-    """Changes values of the record, if there is one; see `Status`."""
-    if _current is not None:
-        _current.update(**values)
+def note(**values: Any) -> None:
+    """Change values of the record, if there is one; see `Status`."""
+    if _Process.status is not None:
+        _Process.status.update(**values)
 
 
 def saved(path: Path, step: int) -> None:
-    note(checkpoint={"path": str(path), "step": step, "time": time.time()})
+    """Note the newest checkpoint."""
+    note(checkpoint={"path": str(path), "step": step, "time": path.stat().st_mtime})
 
 
 def end(state: str, error: str | None = None) -> None:
-    """The run has ended: "finished", "stopped" or "failed", with the error in one line."""
-    global _current
-    if _current is not None:
-        _current.end(state, error)
-    _current = None
+    """Note that the run has ended: "finished", "stopped" or "failed", with the error in one line."""
+    if _Process.status is not None:
+        _Process.status.end(state, error)
+    _Process.status = None
 
 
 def read(file: Path, now: float | None = None) -> dict:
-    """The values in a status file; `state` is "lost" or "stale" where the run says that it goes on, but does not.
+    """Read a status file; `state` may turn out to be "lost" or "stale".
+
+    That is where the run says that it goes on, but does not.
 
     Raises:
         ValueError: the file is damaged; names it.
     """
     now = time.time() if now is None else now
+    text = read_text(file, LARGEST)
     try:
-        values = json.loads(read_text(file, LARGEST))
-    except ValueError as error:
-        raise ValueError(str(error) if str(file) in str(error) else f"{file}: damaged ({error})") from None
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged ({error})") from None
     if not isinstance(values, dict) or values.get("state") not in STATES:
         raise ValueError(f"{file}: damaged (no state of a run)")
-    for key in ("heartbeat", "pid", "step"):
-        if not isinstance(values.get(key), (int, float)):
+    for key, kind in KINDS.items():
+        if not isinstance(values.get(key), kind):
             raise ValueError(f"{file}: damaged ({key} is {values.get(key)!r})")
-    kept = values.get("checkpoint")
-    if kept is not None and not (isinstance(kept, dict) and {"step", "time"} <= kept.keys()):
-        raise ValueError(f"{file}: damaged (checkpoint is {kept!r})")
-    for key in ("total", "loss", "best", "speed"):
-        if not isinstance(values.get(key), (int, float, type(None))):
-            raise ValueError(f"{file}: damaged ({key} is {values[key]!r})")
+    if values["checkpoint"] is not None and not {"step", "time"} <= values["checkpoint"].keys():
+        raise ValueError(f"{file}: damaged (checkpoint is {values['checkpoint']!r})")
     if values["state"] not in ENDED:
-        if values.get("host") == socket.gethostname() and not _alive(int(values["pid"])):
+        if values.get("host") == socket.gethostname() and not _alive(values["pid"]):
             values["state"] = "lost"
         elif now - values["heartbeat"] > 6 * EVERY:
             values["state"] = "stale"

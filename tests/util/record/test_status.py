@@ -27,6 +27,7 @@ def test_a_run_from_start_to_end(tmp_path):
     status.start(tmp_path / "run")
     assert values(tmp_path / "run")["state"] == "starting"
     status.note(state="running", step=3, total=12, loss=0.5)
+    (tmp_path / "last.pth").touch()
     status.saved(tmp_path / "last.pth", 3)
     now = values(tmp_path / "run")
     assert (now["state"], now["step"], now["total"], now["loss"]) == ("running", 3, 12, 0.5)
