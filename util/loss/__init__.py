@@ -1,4 +1,4 @@
-"""What a network is trained with: losses by name, and their weighted sum over its outputs.
+"""Losses by name, and their weighted sum over a network's outputs.
 
 To add a loss, write the function (logits (N, C, H, W), label (N, H, W), ignore_label, ...) -> scalar and one
 line in `LOSSES`. There are two kinds. One that takes `normaliser` is a mean over pixels: the sums over the
@@ -36,7 +36,7 @@ SHARED = ("logits", "label", "ignore_label", "class_weights", "label_smoothing",
 
 
 class SegLoss(nn.Module):
-    """The weighted sum of a loss over a network's outputs, and of further losses of its main output.
+    """The weighted sum of a loss over a network's outputs, and of further losses.
 
     An output that `OUTPUTS` or `outputs` names has the loss named there, with its default arguments.
 
@@ -77,7 +77,9 @@ class SegLoss(nn.Module):
         self.register_buffer("class_weights", table)
 
     def normaliser(self, label: Tensor) -> Tensor:
-        """float32 (2,): the weight of the pixels of `label` (N, H, W) that count; 1, for one part of a batch.
+        """Return what the sums of `label` (N, H, W) are divided by, float32 (2,).
+
+        The weight of its pixels that count; and 1, for one micro-batch.
 
         It adds up over parts and processes. The sums over pixels are divided by the first, all else by the
         second.
@@ -86,7 +88,7 @@ class SegLoss(nn.Module):
         return torch.stack([pixels, torch.ones_like(pixels)])
 
     def forward(self, outputs: dict[str, Tensor], label: Tensor, normaliser: Tensor | None = None):
-        """Total (scalar with a gradient) and the unweighted terms {output or extra loss: detached scalar}.
+        """Return the total (scalar with a gradient) and the unweighted, detached terms.
 
         Args:
             outputs: name -> logits (N, C, H, W), or what the output's own loss reads.
@@ -131,7 +133,7 @@ def check_loss(
     extra: Iterable[str] = (),
     outputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Checks the keys of an experiment's section `loss`.
+    """Check the keys of an experiment's section `loss`.
 
     Raises:
         ValueError: begins with the key. An unknown loss or option (with the nearest one), a value of a wrong
@@ -171,7 +173,10 @@ def _unknown(kind: str, name: str, known: Mapping) -> str:
 
 
 def _fits(value: object, wanted: type) -> bool:
-    """Whether `value` is of that plain type; a whole number is a float, but a bool is no number."""
+    """Tell whether `value` is of that plain type.
+
+    A whole number is a float, but a bool is no number.
+    """
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, (int, float) if wanted is float else wanted)

@@ -1,4 +1,4 @@
-"""Losses of pixels: cross entropy, and what replaces it near boundaries and where most pixels are easy.
+"""Losses of pixels: cross entropy, and its forms for boundaries and hard pixels.
 
 Every function takes logits (N, C, H, W) of any float type, computes in float32, leaves ignored pixels out,
 and is zero, with a zero gradient, where no pixel counts.
@@ -46,7 +46,9 @@ def relaxed_cross_entropy(
     border: int = 1,
     normaliser: Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy with boundary label relaxation: near a boundary, any of the classes that meet is right.
+    """Cross entropy with boundary label relaxation.
+
+    Near a boundary, any of the classes that meet is right.
 
     A pixel's loss is -log of the summed probability of all classes within `border` pixels of it (Zhu et al.,
     "Improving semantic segmentation via video propagation and label relaxation", CVPR 2019), averaged over
@@ -87,7 +89,9 @@ def ohem_cross_entropy(
     per_picture: bool = False,
     average: Literal["kept", "all"] = "kept",
 ) -> Tensor:
-    """Cross entropy of the hard pixels alone (online hard example mining; Shrivastava et al., CVPR 2016).
+    """Return the cross entropy of the hard pixels alone.
+
+    Online hard example mining (Shrivastava et al., CVPR 2016).
 
     A pixel is kept if its true class has a probability of at most `threshold`; where these are fewer than the
     minimum, the least probable ones up to the minimum (equal ones together), all if no more are valid.
@@ -131,7 +135,7 @@ def ohem_cross_entropy(
 
 
 def _pixelwise(logits, label, ignore_label, class_weights=None, label_smoothing=0.0) -> Tensor:
-    """Cross entropy (N, H, W), 0 where ignored; the label is int64."""
+    """Return the cross entropy (N, H, W), 0 where ignored; the label is int64."""
     if label_smoothing:
         return F.cross_entropy(
             logits.float(),
@@ -189,13 +193,16 @@ def valid_weight(label: Tensor, ignore_label: int = 255, class_weights: Tensor |
 
 
 def one_hot(label: Tensor, num_classes: int, ignore_label: int) -> Tensor:
-    """Bool (N, C, H, W) of the label (N, H, W); no class where it is ignored."""
+    """Return bool (N, C, H, W) of the label (N, H, W); no class where ignored."""
     classes = torch.arange(num_classes, dtype=label.dtype, device=label.device)[:, None, None]
     return (label[:, None] == classes) & (label != ignore_label)[:, None]
 
 
 def nearby_classes(label: Tensor, num_classes: int, border: int, ignore_label: int = 255) -> Tensor:
-    """Bool (N, C, H, W): which classes occur within `border` rows and columns of each pixel of the label."""
+    """Find the classes that occur near each pixel: bool (N, C, H, W).
+
+    Within `border` rows and columns of the label's pixel.
+    """
     near = one_hot(label, num_classes, ignore_label)
     for axis in (2, 3):
         length, wide = near.shape[axis], near.clone()

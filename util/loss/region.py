@@ -1,4 +1,4 @@
-"""Losses of regions and of whole pictures: what counts is how a class's area is covered, not each pixel.
+"""Losses of regions and whole images: how a class's area is covered counts.
 
 Every function takes logits of any float type, computes in float32, leaves ignored pixels out, and is zero,
 with a zero gradient, where no pixel counts. They are no means over pixels: each is computed on what one
@@ -21,7 +21,9 @@ def dice(
     squared: bool = False,
     per_picture: bool = False,
 ) -> Tensor:
-    """Soft Dice: 1 - (2 sum(pg) + smooth) / (sum(p) + sum(g) + smooth), mean of the classes that occur.
+    """Return the soft Dice loss, the mean over the classes that occur.
+
+    That of a class: 1 - (2 sum(pg) + smooth) / (sum(p) + sum(g) + smooth).
 
     p is the probability of a class and g whether the label says so, summed over the valid pixels of one call
     (one process, one forward pass), or of each picture. A class that their labels do not hold has no term.
@@ -85,7 +87,9 @@ def lovasz_softmax(
 
 
 def _jaccard(probability: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """The Lovasz extension of one class's Jaccard loss at the pixels' errors (Berman et al., algorithm 1).
+    """Return the Lovasz extension of one class's Jaccard loss.
+
+    At the pixels' errors (Berman et al., algorithm 1).
 
     probability (P,) of the class; truth, valid: bool (P,). At least one pixel must be of the class.
     """
@@ -114,6 +118,6 @@ def presence(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean along the last axis; zero where nothing has a weight."""
+    """Return the weighted mean along the last axis; zero where nothing has a weight."""
     total = weight.sum(-1)
     return (values * weight).sum(-1) / torch.where(total > 0, total, 1)

@@ -1,4 +1,4 @@
-"""Pictures of what goes on inside a network: flow fields, gates and features in colour, and sheets of them.
+"""Pictures of the inside of a network: flow fields, gates and features in colour.
 
 Pictures are uint8 (H, W, 3) in RGB order throughout.
 """
@@ -25,7 +25,7 @@ SMALLEST_PANEL, LARGEST_PANEL = 800, 1600  # width of photo and prediction on a 
 
 
 def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
-    """Vectors in colour: hue is the direction, saturation the length; white where there is none.
+    """Colour vectors: hue is the direction, saturation the length; white where there is none.
 
     flow: float (2, H, W), x to the right before y downwards. Vectors of length `longest` or more have full
     colour. ValueError if a vector is not finite.
@@ -39,7 +39,10 @@ def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
 
 
 def wheel(size: int) -> np.ndarray:
-    """Legend of `flow_colors`, each direction from the centre in its colour: uint8 (size, size, 3)."""
+    """Draw the legend of `flow_colors`: uint8 (size, size, 3).
+
+    Each direction from the centre has its colour.
+    """
     axis = np.linspace(-1, 1, size, dtype=np.float32) * size / (size - 2)
     x, y = np.meshgrid(axis, axis)
     disc = flow_colors(np.stack([x, y]), 1.0).astype(np.float32)
@@ -48,14 +51,19 @@ def wheel(size: int) -> np.ndarray:
 
 
 def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Numbers (H, W) in colour, from dark blue at `low` over green to yellow at `high`: uint8 (H, W, 3)."""
+    """Colour numbers (H, W), from dark blue at `low` to yellow at `high`.
+
+    uint8 (H, W, 3).
+    """
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     colors = cv2.applyColorMap(np.round(255 * share).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     return cv2.cvtColor(colors, cv2.COLOR_BGR2RGB)
 
 
 def feature_colors(features: np.ndarray) -> np.ndarray:
-    """Features float (C, h, w), C at least 3, in three numbers a pixel: float32 (3, h, w) within 0..1.
+    """Show features float (C, h, w) as three numbers a pixel: float32 (3, h, w).
+
+    There are at least 3 channels; the numbers lie within 0..1.
 
     The numbers are the first three principal components, largest variance first, each stretched so that 98 %
     of the pixels fill 0..1; pixels of like features get like colours.
@@ -72,13 +80,13 @@ def feature_colors(features: np.ndarray) -> np.ndarray:
 
 
 def enlarge(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Float planes (n, h, w) resized bilinearly to (n, *size)."""
+    """Resize float planes (n, h, w) bilinearly to (n, *size)."""
     planes = planes.astype(np.float32)
     return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in planes])
 
 
 def titled_row(panels: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarray:
-    """Panels of one size side by side, a title above each: uint8 (?, width, 3).
+    """Put panels of one size side by side, a title above each: uint8 (?, width, 3).
 
     The panels are those that `panel_size` gives for their number.
     """
@@ -94,13 +102,16 @@ def titled_row(panels: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarr
 
 
 def panel_size(aspect: float, number: int, width: int) -> tuple[int, int]:
-    """Height and width of one of `number` panels in a row; aspect: height over width."""
+    """Return height and width of one of `number` panels in a row.
+
+    aspect: height over width.
+    """
     panel = (width - (number - 1) * _gap(width)) // number
     return max(round(panel * aspect), 1), panel
 
 
 def legend(symbol: np.ndarray, lines: Sequence[str], width: int) -> np.ndarray:
-    """A symbol and lines of text to its right, on white: uint8 (?, width, 3)."""
+    """Draw a symbol and lines of text beside it: uint8 (?, width, 3)."""
     zoom = width / SHEET
     margin, line = round(14 * zoom), round(24 * zoom)
     height = max(symbol.shape[0], line * len(lines)) + 2 * margin
@@ -114,7 +125,7 @@ def legend(symbol: np.ndarray, lines: Sequence[str], width: int) -> np.ndarray:
 
 
 def scale_bar(width: int, height: int) -> np.ndarray:
-    """Legend of `heat`: lowest on the left."""
+    """Draw the legend of `heat`: lowest on the left."""
     bar = heat(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)), 0, 1)
     cv2.rectangle(bar, (0, 0), (width - 1, height - 1), SOFT_INK, 1)
     return bar
@@ -130,7 +141,7 @@ def _text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, 
 
 
 def sheet(image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: list[str], maps: dict) -> np.ndarray:
-    """Photo | prediction with the classes' names, and below what goes on inside the network."""
+    """Draw photo | prediction, and below the inside of the network."""
     panel = int(np.clip(image.shape[1], SMALLEST_PANEL, LARGEST_PANEL))
     size = panel, max(round(panel * image.shape[0] / image.shape[1]), 1)
     smooth = cv2.INTER_AREA if panel < image.shape[1] else cv2.INTER_CUBIC
@@ -142,7 +153,10 @@ def sheet(image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: 
 
 
 def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """The flow fields side by side, and their legend; picture: its height and width."""
+    """Put the flow fields side by side, and their legend below.
+
+    picture: its height and width.
+    """
     ((kind, fields),) = maps.items()
     fields = [in_pixels(flow, picture) for flow in fields]
     names = {
@@ -164,18 +178,27 @@ def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarr
 
 
 def stride_of(maps: np.ndarray, picture: tuple[int, int]) -> int:
-    """Pixels of the picture (height, width) to a cell of (C, h, w), a power of two: sizes are rounded up."""
+    """Return the stride of a map (C, h, w), in pixels of the picture.
+
+    A power of two: sizes are rounded up.
+    """
     return 2 ** round(np.log2(max(picture) / max(maps.shape[1:])))
 
 
 def in_pixels(flow: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
-    """A field (2, h, w) in pixels of the picture: one is half a cell of the field (see `model.layer.flow.warp`)."""
+    """Convert a field (2, h, w) to pixels of the picture.
+
+    A one is half a cell of the field (see `model.layer.flow.warp`).
+    """
     height, width = flow.shape[1:]
     return flow * np.array([picture[1] / (2 * width), picture[0] / (2 * height)], np.float32)[:, None, None]
 
 
 def gate_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """The sketch and the gates side by side, and their legend; picture: its height and width."""
+    """Put the sketch and the gates side by side, and their legend below.
+
+    picture: its height and width.
+    """
     size = panel_size(picture[0] / picture[1], 1 + len(maps["gate"]), width)
     components = enlarge(feature_colors(maps["sketch"][0]), size)
     panels = [("sketch", np.round(255 * components).astype(np.uint8).transpose(1, 2, 0))]

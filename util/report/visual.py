@@ -14,7 +14,9 @@ INK, SOFT_INK, PAPER, RULE = (35, 35, 40), (110, 110, 118), (255, 255, 255), (20
 
 
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Label in colours, black where it is 255: uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3).
+    """Colour a label, black where it is 255.
+
+    uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3).
 
     ValueError if the label holds a value that is neither a colour's index nor 255.
     """
@@ -38,7 +40,7 @@ def triptych(
     colors: np.ndarray,
     names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """photo | truth | prediction side by side; without a truth photo | prediction.
+    """Put photo, truth and prediction side by side; without a truth photo and prediction.
 
     image: uint8 (H, W, 3); truth and prediction: uint8 (H, W); colors: uint8 (C, 3).
     names: of the C classes, for a legend below of those that occur; None for no legend.
@@ -63,7 +65,9 @@ def triptych(
 
 
 def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Picture of a confusion matrix, integers (C, C), rows = truth, each row as shares of its pixels.
+    """Draw a confusion matrix, integers (C, C), rows = truth.
+
+    Each row is drawn as shares of its pixels.
 
     Up to 40 classes the shares stand in the cells as percentages; a row without a pixel is hatched.
     """
@@ -101,7 +105,7 @@ def _size(array: np.ndarray) -> str:
 
 
 def _text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color=INK) -> None:
-    """Writes with the baseline's left end at origin (x, y)."""
+    """Write with the baseline's left end at origin (x, y)."""
     cv2.putText(canvas, text, origin, FONT, scale, color, max(round(scale * 2), 1), cv2.LINE_AA)
 
 
@@ -115,7 +119,7 @@ def _paste(canvas: np.ndarray, part: np.ndarray, top: int, left: int) -> None:
 
 
 def _legend(entries: list[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
-    """Strip of the given width: a swatch and a name for each entry, in as many rows as they need."""
+    """Draw a strip of the given width: a swatch and a name for each entry."""
     zoom = float(np.clip(width / 1600, 1, 4))  # readable when a wide picture is shown in a window
     swatch, line, margin, gap = (round(pixels * zoom) for pixels in (14, 26, 10, 18))
     font, indent = 0.45 * zoom, swatch + gap // 3
@@ -137,14 +141,14 @@ def _legend(entries: list[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
 
 
 def _ramp(values: np.ndarray) -> np.ndarray:
-    """Shares 0..1 -> colours from white over blue to dark blue, uint8 (..., 3)."""
+    """Colour shares 0..1 from white over blue to dark blue, uint8 (..., 3)."""
     stops = (0.0, 0.02, 0.35, 0.75, 1.0)
     channels = ((255, 238, 128, 38, 10), (255, 244, 177, 96, 40), (255, 251, 220, 168, 100))
     return np.stack([np.interp(values, stops, channel) for channel in channels], -1).round().astype(np.uint8)
 
 
 def _hatch(cells: np.ndarray) -> None:
-    """Fills a row of cells with slanted lines: there is nothing to show."""
+    """Fill a row of cells with slanted lines: there is nothing to show."""
     height, width = cells.shape[:2]
     cells[:] = 246
     for x in range(-height, width, 8):
@@ -158,7 +162,7 @@ def _rule_cells(grid: np.ndarray, cell: int) -> None:
 
 
 def _print_shares(grid: np.ndarray, shares: np.ndarray, defined: np.ndarray, cell: int) -> None:
-    """Writes the percentages of half a percent and more into their cells."""
+    """Write the percentages of half a percent and more into their cells."""
     scale = 0.42 if cell >= 40 else 0.36
     for row, column in zip(*np.nonzero((shares >= 0.005) & defined[:, None]), strict=True):
         share = shares[row, column]
@@ -169,7 +173,10 @@ def _print_shares(grid: np.ndarray, shares: np.ndarray, defined: np.ndarray, cel
 
 
 def _name_strip(names: Sequence[str], cell: int, font: float, left_aligned: bool = False) -> np.ndarray:
-    """The class names below one another, one in each cell's height, right-aligned unless told otherwise."""
+    """Write the class names below one another, one in each cell's height.
+
+    Right-aligned, or `left_aligned`.
+    """
     widths = [_text_size(name, font)[0] for name in names]
     strip = np.full((len(names) * cell, max(widths) + 12, 3), 255, np.uint8)
     height = _text_size("x", font)[1]
@@ -180,7 +187,7 @@ def _name_strip(names: Sequence[str], cell: int, font: float, left_aligned: bool
 
 
 def _colour_bar(height: int) -> np.ndarray:
-    """Vertical scale from 100 % (top) to 0 %."""
+    """Draw a vertical scale from 100 % (top) to 0 %."""
     bar = np.full((height, 64, 3), 255, np.uint8)
     bar[:, :16] = _ramp(np.linspace(1, 0, height))[:, None]
     cv2.rectangle(bar, (0, 0), (15, height - 1), SOFT_INK, 1)
