@@ -23,6 +23,7 @@ EXTRAS = {
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.6",
+        "mypy>=1.11",
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "hypothesis>=6.100",
@@ -46,7 +47,7 @@ def opencv() -> list[str]:
 
 setup(
     name="segmentation-framework",
-    version="0.1.0",
+    version="0.2.0",
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
     packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),

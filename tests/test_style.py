@@ -116,7 +116,35 @@ def test_the_readme_lists_every_folder_and_command():
         assert re.search(rf"^{folder}/", readme, re.M), folder
 
 
-def test_paths_in_the_readme_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)", readme):
-        assert (ROOT / target).exists(), target
+def test_linked_paths_exist():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_tree_of_the_architecture_is_that_on_disk():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.partition("```\n")[2].partition("```")[0]
+    drawn, above = set(), []
+    for indent, name in re.findall(r"^( *)([a-z_]+)/", tree, re.M):
+        above[len(indent) // 2 :] = [name]
+        drawn.add("/".join(above))
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in SOURCES}
+    assert drawn == packages | {"config"}
+
+
+def test_docstrings_begin_with_a_short_line():
+    """The first line of every public docstring has at most 16 words, and names its subject."""
+    wrong = []
+    done = ("util/dist", "util/checkpoint", "util/record", "util/loss", "tool/doc")  # more to come
+    for path in SOURCES:
+        if not path.relative_to(ROOT).as_posix().startswith(done):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                continue
+            words = (ast.get_docstring(node) or "").partition("\n")[0].split()
+            name = getattr(node, "name", "module")
+            if not name.startswith("_") and words and (len(words) > 16 or words[0] in ("What", "Whether", "That")):
+                wrong.append(f"{path.relative_to(ROOT)}: {name}: {' '.join(words)}")
+    assert not wrong, "\n".join(wrong)

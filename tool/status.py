@@ -1,4 +1,4 @@
-"""Lists the runs below a folder: what each is doing, how far it is, its best score, and what went wrong.
+"""Lists the runs below a folder: state, progress, best score, errors.
 
     python -m tool.status
     python -m tool.status exp/cityscapes --json
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def collect(folder: Path) -> tuple[list[dict], list[str]]:
-    """The status of every run below `folder`, by path, and what is wrong with files that cannot be read."""
+    """Read the status of every run below `folder`, and the errors of damaged files."""
     runs, damaged = [], []
     for file in sorted(folder.rglob(status.NAME)):
         try:
@@ -52,7 +52,7 @@ def collect(folder: Path) -> tuple[list[dict], list[str]]:
 
 
 def table(runs: list[dict], now: float) -> str:
-    """The runs as aligned columns."""
+    """Write the runs as aligned columns."""
     rows = [HEAD, *(_row(run, now) for run in runs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD) - 1)]
     return "\n".join(

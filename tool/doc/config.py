@@ -20,7 +20,7 @@ key, a wrong type or a missing key stops the run before anything is built. This 
 
 
 def kind(field: FieldInfo) -> str:
-    """The type of a key as a reader would write it."""
+    """Write the type of a key as a reader would."""
     text = str(field.annotation).replace("typing.", "").replace("NoneType", "none").replace("None", "none")
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     text = re.sub(r"Annotated\[(.*), BeforeValidator.*\]", r"\1", text)
