@@ -12,7 +12,7 @@ import model
 from dataset.load.sampler import epoch_order
 from tests.conftest import make_data, make_experiment
 from tests.faults.runs import TOY
-from tool import train
+from tool import replay, train
 from util import loss
 
 
@@ -26,12 +26,12 @@ def failed(folder, data, **sections):
     experiment = make_experiment(folder, data, model=TOY, **sections)
     with pytest.raises(FloatingPointError, match="not finite at step") as error:
         train.main(["--config", str(experiment), "--exp", str(folder / "run")])
-    return str(error.value), re.search(r"--replay (\S+)", str(error.value)).group(1)
+    return str(error.value), re.search(r"tool.replay (\S+)", str(error.value)).group(1)
 
 
 def replayed(file) -> str:
     with pytest.raises(FloatingPointError, match="reproduced") as error:
-        train.main(["--replay", file])
+        replay.main([file])
     return str(error.value)
 
 
@@ -84,12 +84,12 @@ def test_a_label_that_the_loss_cannot_bear(tmp_path, monkeypatch):
     assert step_of(text) == 3 and "it came up in the loss itself" in text
     assert re.search(rf"{name}: values .*, classes \[2(, 255)?\]", text)
     monkeypatch.setitem(loss.LOSSES, "cross_entropy", original)
-    assert train.main(["--replay", file]) == 0
+    assert replay.main([file]) == 0
 
 
 def test_what_is_not_reproduced_is_said(tmp_path, data, capsys):
     _, file = failed(tmp_path, data, optim={"lr": 1e38, "momentum": 0.0})
-    assert train.main(["--replay", file, "optim.lr=0.001"]) == 0
+    assert replay.main([file, "optim.lr=0.001"]) == 0
     assert "not reproduced" in (tmp_path / "run" / "replay.log").read_text()
 
 
@@ -99,17 +99,10 @@ def test_other_data_and_damaged_records_are_named(tmp_path):
     lines = (data / "train.txt").read_text().splitlines()
     (data / "train.txt").write_text("\n".join(lines[::-1]) + "\n")
     with pytest.raises(ValueError, match="the list file was changed"):
-        train.main(["--replay", file])
+        replay.main([file])
     for content in ("", "[]", '{"step": 1}', '{"step": 1e400}', "[" * 100000):
         Path(file).write_text(content)
         with pytest.raises(ValueError, match=re.escape(file)):
-            train.main(["--replay", file])
+            replay.main([file])
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        train.main(["--replay", "nowhere.json"])
-
-
-def test_an_experiment_or_a_record_is_needed(capsys):
-    for words in ([], ["--config", "a.yaml", "--replay", "b.json"]):
-        with pytest.raises(SystemExit):
-            train.main(words)
-        assert "either an experiment" in capsys.readouterr().err
+        replay.main(["nowhere.json"])
