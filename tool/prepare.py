@@ -40,6 +40,7 @@ from dataset.prepare.exports import draw, read_export
 from dataset.prepare.layout import Drawn, Found, Layout, MissingFiles, collect, either
 from dataset.prepare.survey import Survey, survey
 from tool.shared.cli import Parser, command
+from util import UserError
 from util.record.files import replacing
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -107,7 +108,7 @@ def _quoted(path: str) -> str:
 
 def _download(name: str, root: Path, layout: Layout, options: argparse.Namespace) -> None:
     if not layout.downloads:
-        raise ValueError(f"{name} cannot be fetched by a program: {_how_to_get(name, layout)}")
+        raise UserError(f"{name} cannot be fetched by a program: {_how_to_get(name, layout)}")
     if not options.force and _is_complete(root, layout):
         return
     print(f"{name} from {layout.source}; licence: {layout.licence}", file=sys.stderr)
@@ -136,10 +137,10 @@ def _collect_all(name: str, root: Path, layout: Layout, options: argparse.Namesp
             found[split] = collect(root, split, files, options.partial)
         except MissingFiles as error:
             if not options.partial:
-                raise ValueError(f"{error}; {_how_to_get(name, layout)}") from None
+                raise UserError(f"{error}; {_how_to_get(name, layout)}") from None
             found[split] = Found([], None)
     if not any(each.images for each in found.values()):
-        raise ValueError(f"{root}: nothing of {name} is there; {_how_to_get(name, layout)}")
+        raise UserError(f"{root}: nothing of {name} is there; {_how_to_get(name, layout)}")
     return found
 
 
@@ -169,7 +170,7 @@ def _keeps(path: Path, text: str, force: bool) -> bool:
         return True
     if force:
         return False
-    raise ValueError(
+    raise UserError(
         f"{path} exists with other lines ({_count(old)}, where the folders give {_count(text)}) "
         "and is kept; give --force to replace it, or --out DIR to write elsewhere"
     )
@@ -225,7 +226,7 @@ def _how_to_get(name: str, layout: Layout) -> str:
 
 def _prepare_street(root: Path, out: Path | None) -> list[str]:
     if out is not None:
-        raise ValueError("street writes its lists beside its pictures; leave --out away")
+        raise UserError("street writes its lists beside its pictures; leave --out away")
     importlib.import_module("dataset.street").prepare(root)
     counts = [
         f"  {split:5} {_count((root / f'{split}.txt').read_text())} pictures"
@@ -244,14 +245,12 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; it holds your pictures and masks")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", options.name) or options.name in DATASETS:
-        raise ValueError(
-            f"--name {options.name}: a new name of letters, digits and dashes, which names the experiments"
-        )
+        raise UserError(f"--name {options.name}: a new name of letters, digits and dashes, which names the experiments")
     if not 0 < options.val < 1:
-        raise ValueError(f"--val {options.val}: a share between 0 and 1")
+        raise UserError(f"--val {options.val}: a share between 0 and 1")
     networks = sorted(path.stem for path in (CONFIG / "base/network").glob("*.yaml"))
     if options.network not in networks:
-        raise ValueError(f"--network {options.network}: none of {', '.join(networks)}")
+        raise UserError(f"--network {options.network}: none of {', '.join(networks)}")
     pairs, names = _own_pairs(root, out, options)
     splits = divide(pairs.splits, options.val, options.seed)
     chosen = [(image, mask, split) for (image, mask), split in zip(pairs.pairs, splits, strict=True) if split]
@@ -294,7 +293,7 @@ def _own_pairs(root: Path, out: Path, options: argparse.Namespace) -> tuple[Pair
         made = convert(root, Found(list(images), drawn), folder, options.workers, again=True, progress=bar.update)
     if not made:
         first = next(export.items())
-        raise ValueError(
+        raise UserError(
             f"{path}: none of its pictures (as {first.image}) is among those of {root} (as {next(iter(images))})"
         )
     if export.skipped:
@@ -321,7 +320,7 @@ def _value(text: str) -> int | tuple[int, int, int]:
         numbers = [int(number) for number in text.split(",")]
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
     except ValueError:
-        raise ValueError(f"--ignore {text}: an id such as 0, or a colour such as 0,0,0") from None
+        raise UserError(f"--ignore {text}: an id such as 0, or a colour such as 0,0,0") from None
 
 
 def own_experiment(

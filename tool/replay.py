@@ -15,7 +15,7 @@ import torch
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of
 from tool.shared.network import build_training, make_deterministic
-from util import dist
+from util import UserError, dist
 from util.config.load import RunPaths, saved_config
 from util.record.log import log, open_log
 from util.train.loop import Training, optimizer_step, to_device
@@ -42,7 +42,7 @@ def replay(file: str, overrides: list[str]) -> int:
 
     Raises:
         FloatingPointError: it happened again; says at which step, in which part of the network, from which pictures.
-        ValueError: FILE is no such record, or the data are not those of the run.
+        UserError: FILE is no such record, or the data are not those of the run.
     """
     record, path = read_record(file), Path(file)
     always = ["train.compile=false", "train.resume=force"]  # hooks see no compiled layer; a change may be tried out
@@ -94,7 +94,7 @@ def check_samples(batch: list[dict], record: Record) -> None:
     """Refuse data that are no longer those of the run.
 
     Raises:
-        ValueError: names the samples then and now.
+        UserError: names the samples then and now.
     """
     if dist.world_size() != len(record.ranks):
         return
@@ -103,7 +103,7 @@ def check_samples(batch: list[dict], record: Record) -> None:
         record.ranks[dist.rank()].get("samples"),
     )
     if names != before:
-        raise ValueError(f"step {record.step} had the samples {before}, and now {names}: the list file was changed")
+        raise UserError(f"step {record.step} had the samples {before}, and now {names}: the list file was changed")
 
 
 def explain(watch: FirstNotFinite, batch: list[dict]) -> str:

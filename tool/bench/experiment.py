@@ -8,6 +8,7 @@ import torch
 from dataset import dataset_class
 from dataset.base import check_classes
 from tool.shared.experiment import find_experiment
+from util import UserError
 from util.config.load import load
 from util.config.schema import Config
 
@@ -30,7 +31,7 @@ def size_argument(parser: argparse.ArgumentParser, default: str) -> None:
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
     """`size`, if there is a pixel in it."""
     if min(size) < 1:
-        raise ValueError(f"--size {size[0]} {size[1]}: a picture has at least one pixel")
+        raise UserError(f"--size {size[0]} {size[1]}: a picture has at least one pixel")
     return size
 
 

@@ -22,6 +22,7 @@ from tool.bench.plain.train import PlainLoop
 from tool.bench.report import Report, Table
 from tool.bench.timing import alternate, summarise
 from tool.shared.network import build_training, network_of
+from util import UserError
 from util.config.schema import Config
 from util.record.memory import keep_memory
 from util.train import loop
@@ -91,7 +92,7 @@ def add(commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures and prints."""
     if args.batch < 2:
-        raise ValueError(f"--batch {args.batch}: batch norm behind global pooling needs 2 pictures")
+        raise UserError(f"--batch {args.batch}: batch norm behind global pooling needs 2 pictures")
     args.overrides += [
         "model.weights=none",
         "model.init=null",
@@ -189,11 +190,11 @@ def build_plain(task: Task) -> PlainLoop:
     """The plain loop on a network as ours starts from.
 
     Raises:
-        ValueError: the experiment has a loss that the plain loop has not.
+        UserError: the experiment has a loss that the plain loop has not.
     """
     loss, optim, data = task.config.loss, task.config.optim, task.config.data
     if loss.name not in ("cross_entropy", "ohem") or loss.extra or loss.label_smoothing:
-        raise ValueError("loss: the plain loop has cross_entropy and ohem, without smoothing or further losses")
+        raise UserError("loss: the plain loop has cross_entropy and ohem, without smoothing or further losses")
     torch.manual_seed(task.config.seed)
     network = network_of(task.config, task.classes)
     hard = None

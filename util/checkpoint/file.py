@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from util import UserError
 from util.checkpoint.untrusted import check_content, check_network
 from util.record.files import replacing, sha256
 
@@ -120,7 +121,7 @@ def load(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, by its own checksums too, or holds more than a dictionary of tensors, plain
+        UserError: the file is damaged, by its own checksums too, or holds more than a dictionary of tensors, plain
             values and NumPy numbers.
     """
     path = Path(path)
@@ -130,14 +131,14 @@ def load(path: str | Path) -> dict:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
+            raise UserError(f"{path}: not a safetensors file, or damaged ({error})") from None
     state = _read(path)
     if zipfile.is_zipfile(path):  # all files of torch.save but those of PyTorch before 1.6
         _check_sums(path)
     try:
         return check_content(state, path.stat().st_size)
     except ValueError as error:
-        raise ValueError(f"{path}: refused: {error}") from None
+        raise UserError(f"{path}: refused: {error}") from None
 
 
 def _read(path: Path):
@@ -150,8 +151,8 @@ def _read(path: Path):
         reason = reason.partition("\n")[0].partition(". Please use")[0]
         # an unknown operation: some other kind of file, such as the web page of a failed download
         if "weights_only" in str(error).lower() and "Unsupported operand" not in reason:
-            raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+            raise UserError(f"{path}: refused, it holds more than tensors and plain values: {reason}") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
     # whatever half a file provokes
     except (
         RuntimeError,
@@ -169,7 +170,7 @@ def _read(path: Path):
         if getattr(error, "filename", None) is not None:  # the operating system's word about the path
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
 
 
 def _check_sums(path: Path) -> None:
@@ -178,9 +179,9 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({error})") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged ({error})") from None
     if wrong is not None:
-        raise ValueError(f"{path}: damaged, the checksum of {wrong} in it is wrong")
+        raise UserError(f"{path}: damaged, the checksum of {wrong} in it is wrong")
 
 
 def damage(path: Path) -> str | None:
@@ -201,12 +202,12 @@ def check_ours(state: dict, path: str | Path) -> None:
     """Refuse a checkpoint of ours that does not say soundly which network it holds.
 
     Raises:
-        ValueError: names the file and the entry.
+        UserError: names the file and the entry.
     """
     try:
         check_network(state)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tuple[str, ...] = ()) -> list[str]:
@@ -220,11 +221,11 @@ def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tup
         The names that were skipped.
 
     Raises:
-        ValueError: lists what is missing, left over, or of another shape.
+        UserError: lists what is missing, left over, or of another shape.
     """
     strange = [key for key, value in weights.items() if not isinstance(key, str) or not isinstance(value, torch.Tensor)]
     if strange:
-        raise ValueError(f"{source} holds what is no named tensor: {strange[0]!r}")
+        raise UserError(f"{source} holds what is no named tensor: {strange[0]!r}")
     own = module.state_dict()
     skipped = [k for k in own if skip and k.startswith(tuple(skip))]
     weights = {k: v for k, v in weights.items() if not (skip and k.startswith(tuple(skip)))}
@@ -238,6 +239,6 @@ def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tup
     problems = [("missing", missing), ("left over", extra), ("of another shape", shapes)]
     if missing or extra or shapes:
         lines = [f"{len(names)} {what}: {', '.join(names[:6])}" for what, names in problems if names]
-        raise ValueError(f"{source} does not fit this network: " + "; ".join(lines))
+        raise UserError(f"{source} does not fit this network: " + "; ".join(lines))
     module.load_state_dict(weights, strict=not skipped)
     return skipped

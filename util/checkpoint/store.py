@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from util import checkpoint
+from util import UserError, checkpoint
 from util.checkpoint.manifest import PATTERNS, Manifest, epoch_name, read_manifests, write_manifest
 from util.record import status
 from util.record.files import TEMPORARY, replacing
@@ -45,7 +45,7 @@ class SavedCheckpoints:
         """Return the newest whole checkpoint, or None; damaged ones are put aside.
 
         Raises:
-            ValueError: there are checkpoints, and every one is damaged; lists them.
+            UserError: there are checkpoints, and every one is damaged; lists them.
         """
         manifests, damaged = read_manifests(self.folder)
         newest = None
@@ -100,7 +100,7 @@ class SavedCheckpoints:
             reasons[path.name] = reason
         if not reasons:
             return None
-        raise ValueError(
+        raise UserError(
             "no checkpoint of this run is whole:\n  "
             + "\n  ".join(f"{self.folder / name}: {reason}" for name, reason in reasons.items())
             + "\nPut one back from a copy, start anew with train.resume=never, or use another --exp folder"

@@ -27,6 +27,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from util import UserError
 from util.dist import signals
 from util.dist.group import PEER_LOST, seconds
 from util.dist.peers import give_up_after, reachable
@@ -145,7 +146,7 @@ def launch(processes: int, module: str, arguments: list[str], restarts: int) -> 
     is missing, at the start or after a fault, is waited for JOIN_TIMEOUT seconds.
 
     Raises:
-        ValueError: the environment does not say where to meet, or the port there is in use.
+        UserError: the environment does not say where to meet, or the port there is in use.
     """
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the agent below says it in one line
@@ -202,7 +203,7 @@ def attend(make_agent: Callable[[int], Agent], place: Place, restarts: int, join
             return run(agent, place)
         except RendezvousConnectionError:
             if place.own and agent is None:
-                raise ValueError(
+                raise UserError(
                     f"the port of {place.host}:{place.port}, where the machines meet, is in use or "
                     "not this machine's; set another RDZV_ENDPOINT"
                 ) from None
@@ -248,19 +249,19 @@ def meeting_place() -> Place:
     """Read from the environment where the machines meet.
 
     Raises:
-        ValueError: names the variable that is missing or wrong.
+        UserError: names the variable that is missing or wrong.
     """
     nodes = _whole("NNODES", 1, 1)
     if nodes == 1:
         return Place("localhost", 0, 1, 0, own=True)
     parts = urlsplit(f"//{os.environ.get('RDZV_ENDPOINT', '')}")
     if not parts.hostname or not parts.port:
-        raise ValueError("NNODES is set: RDZV_ENDPOINT must be HOST:PORT of the machine with NODE_RANK=0")
+        raise UserError("NNODES is set: RDZV_ENDPOINT must be HOST:PORT of the machine with NODE_RANK=0")
     if "NODE_RANK" not in os.environ:
-        raise ValueError(f"NNODES is set: NODE_RANK must number the machines, 0 to {nodes - 1}")
+        raise UserError(f"NNODES is set: NODE_RANK must number the machines, 0 to {nodes - 1}")
     rank = _whole("NODE_RANK", 0, 0)
     if rank >= nodes:
-        raise ValueError(f"NODE_RANK={rank}: expected 0 to {nodes - 1}, since NNODES={nodes}")
+        raise UserError(f"NODE_RANK={rank}: expected 0 to {nodes - 1}, since NNODES={nodes}")
     own = socket.gethostname()
     if "GLOO_SOCKET_IFNAME" not in os.environ and _is_loopback(own) and not _is_loopback(parts.hostname):
         _print(
@@ -302,7 +303,7 @@ def rendezvous(place: Place, join: float, stage: str) -> RendezvousParameters:
 def _whole(name: str, default: int, least: int) -> int:
     text = os.environ.get(name, "") or str(default)
     if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name}={text}: expected a whole number of at least {least}")
+        raise UserError(f"{name}={text}: expected a whole number of at least {least}")
     return int(text)
 
 

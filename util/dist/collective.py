@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from util import UserError
 from util.dist.group import world_size
 
 
@@ -79,12 +80,12 @@ def share(total: int, name: str) -> int:
     """Return the share of a global count that falls to one process.
 
     Raises:
-        ValueError: `total` does not divide by the number of processes.
+        UserError: `total` does not divide by the number of processes.
     """
     world = world_size()
     if total % world:
         near = [n for n in (total - total % world, total + world - total % world) if n > 0]
-        raise ValueError(
+        raise UserError(
             f"{name} {total} does not divide by {world} processes ({total} / {world} = {total / world:.2f}); "
             f"use {' or '.join(map(str, near))}, or another number of processes (NGPU)"
         )

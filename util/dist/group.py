@@ -16,6 +16,7 @@ from typing import NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
+from util import UserError
 from util.dist.peers import ANSWER, DONE, Lost, Peers, give_up_after, reachable
 
 UNEQUAL = 12
@@ -56,7 +57,7 @@ def seconds(name: str, default: float) -> float:
     """Read a time from the environment.
 
     Raises:
-        ValueError: it is no positive number.
+        UserError: it is no positive number.
     """
     text = os.environ.get(name, "")
     if not text:
@@ -66,7 +67,7 @@ def seconds(name: str, default: float) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise ValueError(f"{name}={text}: expected a number of seconds above 0")
+        raise UserError(f"{name}={text}: expected a number of seconds above 0")
     return value
 
 
@@ -84,14 +85,14 @@ def init(lost: Callable[[str], None] | None = None) -> torch.device:
             PEER_TIMEOUT seconds.
 
     Raises:
-        ValueError: the address of the process group is taken, or there are more processes than GPUs.
+        UserError: the address of the process group is taken, or there are more processes than GPUs.
         Lost: rank 0 cannot be reached.
     """
     _end_with_launcher()
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     use_gpu = torch.cuda.is_available() and os.environ.get("NGPU") != "0"
     if use_gpu and local >= torch.cuda.device_count():
-        raise ValueError(f"process {local} has no GPU: {torch.cuda.device_count()} are visible. Set NGPU.")
+        raise UserError(f"process {local} has no GPU: {torch.cuda.device_count()} are visible. Set NGPU.")
     device = torch.device("cuda", local) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(device)
@@ -103,7 +104,7 @@ def init(lost: Callable[[str], None] | None = None) -> torch.device:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             if "EADDRINUSE" not in str(error):
                 raise Lost(f"the process group at {address} did not start: it cannot be reached") from None
-            raise ValueError(
+            raise UserError(
                 f"the process group at {address} did not start, its port is in use. Set another MASTER_PORT "
                 "(or RDZV_ENDPOINT=HOST:PORT for several machines)."
             ) from None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from util import UserError
 from util.loss.pixel import cross_entropy, ohem_cross_entropy, relaxed_cross_entropy, valid_weight
 from util.loss.region import dice, lovasz_softmax, presence
 
@@ -50,7 +51,7 @@ class SegLoss(nn.Module):
         outputs: loss by name of single outputs, entries of `LOSSES` or `OTHER_LOSSES`.
 
     Raises:
-        ValueError: an unknown loss or option, a number of class weights that is not `num_classes`, or label
+        UserError: an unknown loss or option, a number of class weights that is not `num_classes`, or label
             smoothing for losses that have none.
     """
 
@@ -68,7 +69,7 @@ class SegLoss(nn.Module):
     ):
         super().__init__()
         if class_weights is not None and len(class_weights) != num_classes:
-            raise ValueError(f"loss.class_weights: {len(class_weights)} weights for {num_classes} classes")
+            raise UserError(f"loss.class_weights: {len(class_weights)} weights for {num_classes} classes")
         self.name, self.options, self.extra = name, dict(options or {}), dict(extra or {})
         self.outputs = {**OUTPUTS, **(outputs or {})}
         check_loss(name, self.options, label_smoothing, self.extra, self.outputs)
@@ -96,11 +97,11 @@ class SegLoss(nn.Module):
             normaliser: that of the whole batch, where this is a part of it.
 
         Raises:
-            ValueError: an output has no weight.
+            UserError: an output has no weight.
         """
         unknown = sorted(set(outputs) - set(self.weights))
         if unknown:
-            raise ValueError(f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop")
+            raise UserError(f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop")
         if normaliser is None:
             normaliser = self.normaliser(label)
         terms = {}
@@ -136,30 +137,30 @@ def check_loss(
     """Check the keys of an experiment's section `loss`.
 
     Raises:
-        ValueError: begins with the key. An unknown loss or option (with the nearest one), a value of a wrong
+        UserError: begins with the key. An unknown loss or option (with the nearest one), a value of a wrong
             type or out of range, label smoothing without a loss that has it.
     """
     for key, loss in [("name", name), *(("extra", other) for other in extra)]:
         if loss not in LOSSES:
-            raise ValueError(f"{key}: {_unknown('loss', loss, LOSSES)}")
+            raise UserError(f"{key}: {_unknown('loss', loss, LOSSES)}")
     for output, loss in (outputs or {}).items():
         if loss not in LOSSES and loss not in OTHER_LOSSES:
-            raise ValueError(f"outputs.{output}: {_unknown('loss', loss, {**LOSSES, **OTHER_LOSSES})}")
+            raise UserError(f"outputs.{output}: {_unknown('loss', loss, {**LOSSES, **OTHER_LOSSES})}")
     if label_smoothing and not any("label_smoothing" in _arguments(loss) for loss in (name, *extra)):
-        raise ValueError(f"label_smoothing: loss {name!r} has none; leave it 0")
+        raise UserError(f"label_smoothing: loss {name!r} has none; leave it 0")
     known = {key: argument for key, argument in _arguments(name).items() if key not in SHARED}
     for option, value in options.items():
         if option in SHARED:
-            raise ValueError(f"options: {option} is no option of a loss; see the keys of the section loss")
+            raise UserError(f"options: {option} is no option of a loss; see the keys of the section loss")
         if option not in known:
-            raise ValueError(f"options: {_unknown(f'option of loss {name!r}:', option, known)}")
+            raise UserError(f"options: {_unknown(f'option of loss {name!r}:', option, known)}")
         wanted = known[option].annotation
         if wanted in (bool, int, float) and not _fits(value, wanted):
-            raise ValueError(f"options: {option} of loss {name!r} must be {wanted.__name__}, not {value!r}")
+            raise UserError(f"options: {option} of loss {name!r} must be {wanted.__name__}, not {value!r}")
     try:
         LOSSES[name](torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8), **options)
     except ValueError as error:
-        raise ValueError(f"options: {error}") from None
+        raise UserError(f"options: {error}") from None
 
 
 def _arguments(name: str) -> Mapping[str, inspect.Parameter]:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util import UserError
+
 
 def cross_entropy(
     logits: Tensor,
@@ -64,10 +66,10 @@ def relaxed_cross_entropy(
         border: how far the window reaches; 1 looks at 3x3 pixels.
 
     Raises:
-        ValueError: `border` is negative.
+        UserError: `border` is negative.
     """
     if border < 0:
-        raise ValueError(f"border {border} is negative")
+        raise UserError(f"border {border} is negative")
     if normaliser is None:
         normaliser = valid_weight(label, ignore_label, class_weights)
     valid = label != ignore_label
@@ -112,14 +114,14 @@ def ohem_cross_entropy(
         average: "kept": mean over the kept pixels, weighted by class; "all": sum / number of all pixels.
 
     Raises:
-        ValueError: `threshold`, `min_kept` or `average` is out of range.
+        UserError: `threshold`, `min_kept` or `average` is out of range.
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold {threshold} is no probability from 0 to 1")
+        raise UserError(f"threshold {threshold} is no probability from 0 to 1")
     if min_kept < 0:
-        raise ValueError(f"min_kept {min_kept} is negative")
+        raise UserError(f"min_kept {min_kept} is negative")
     if average not in ("kept", "all"):
-        raise ValueError(f"average {average!r} must be 'kept' or 'all'")
+        raise UserError(f"average {average!r} must be 'kept' or 'all'")
     label = label.long()
     loss = _pixelwise(logits, label, ignore_label, class_weights, label_smoothing)
     with torch.no_grad():

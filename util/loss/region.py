@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util import UserError
 from util.loss.pixel import one_hot
 
 
@@ -37,10 +38,10 @@ def dice(
         per_picture: one value for each picture, averaged over the pictures that have a valid pixel.
 
     Raises:
-        ValueError: `smooth` is negative.
+        UserError: `smooth` is negative.
     """
     if smooth < 0:
-        raise ValueError(f"smooth {smooth} is negative")
+        raise UserError(f"smooth {smooth} is negative")
     truth = one_hot(label, logits.shape[1], ignore_label)
     probability = logits.float().softmax(1) * (label != ignore_label)[:, None]
     axes = (2, 3) if per_picture else (0, 2, 3)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from util import UserError
+
 TEMPORARY = ".part"  # end of the name of a file that is being written; a killed run may leave one
 
 
@@ -45,7 +47,7 @@ def read_text(path: str | Path, limit: int) -> str:
 
     Raises:
         OSError: the file is missing, or the system refuses it.
-        ValueError: it is no such file.
+        UserError: it is no such file.
     """
     path = Path(path)
     try:
@@ -53,16 +55,16 @@ def read_text(path: str | Path, limit: int) -> str:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file") from None
     except ValueError:  # a NUL byte, or half a surrogate pair
-        raise ValueError(f"{str(path)!r}: no possible file name") from None
+        raise UserError(f"{str(path)!r}: no possible file name") from None
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: not a file, but a folder, pipe or device")
+        raise UserError(f"{path}: not a file, but a folder, pipe or device")
     if status.st_size > limit:
-        raise ValueError(f"{path}: {status.st_size:,} bytes; more than {limit:,} are not read here")
+        raise UserError(f"{path}: {status.st_size:,} bytes; more than {limit:,} are not read here")
     try:
         with open(path, "rb") as file:
             return file.read(status.st_size).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def sha256(path: str | Path) -> str:

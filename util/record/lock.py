@@ -10,6 +10,7 @@ import socket
 import time
 from pathlib import Path
 
+from util import UserError
 from util.record.log import log
 
 try:
@@ -42,7 +43,7 @@ class FolderLock:
             The reason why the folder cannot be guarded, where its file system has no locks; else None.
 
         Raises:
-            ValueError: another process has it; names it, and says what to do.
+            UserError: another process has it; names it, and says what to do.
             OSError: the folder cannot be written.
         """
         if self._held is not None:
@@ -77,7 +78,7 @@ def _wait(number: int, folder: Path) -> None:
         holder = os.pread(number, LARGEST, 0).decode(errors="replace").strip() or "an unknown process"
         patience = HERE if _here() in holder else ELSEWHERE
         if time.monotonic() - began >= patience:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: another training is under way in this folder: {holder}. Wait for its end, or stop it there "
                 "(kill PID: it saves and ends), then the same command continues it; or give this one a folder of its "
                 "own with --exp OTHER_FOLDER"

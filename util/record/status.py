@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from util import dist
+from util import UserError, dist
 from util.record.files import read_text, replacing
 from util.record.log import log
 
@@ -125,21 +125,21 @@ def read(file: Path, now: float | None = None) -> dict:
     That is where the run says that it goes on, but does not.
 
     Raises:
-        ValueError: the file is damaged; names it.
+        UserError: the file is damaged; names it.
     """
     now = time.time() if now is None else now
     text = read_text(file, LARGEST)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged ({error})") from None
+        raise UserError(f"{file}: damaged ({error})") from None
     if not isinstance(values, dict) or values.get("state") not in STATES:
-        raise ValueError(f"{file}: damaged (no state of a run)")
+        raise UserError(f"{file}: damaged (no state of a run)")
     for key, kind in KINDS.items():
         if not isinstance(values.get(key), kind):
-            raise ValueError(f"{file}: damaged ({key} is {values.get(key)!r})")
+            raise UserError(f"{file}: damaged ({key} is {values.get(key)!r})")
     if values["checkpoint"] is not None and not {"step", "time"} <= values["checkpoint"].keys():
-        raise ValueError(f"{file}: damaged (checkpoint is {values['checkpoint']!r})")
+        raise UserError(f"{file}: damaged (checkpoint is {values['checkpoint']!r})")
     if values["state"] not in ENDED:
         if values.get("host") == socket.gethostname() and not _alive(values["pid"]):
             values["state"] = "lost"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from util import UserError
 from util.report.visual import triptych
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -31,7 +32,7 @@ def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
     colour. ValueError if a vector is not finite.
     """
     if not np.isfinite(flow).all():
-        raise ValueError("the flow field is not finite")
+        raise UserError("the flow field is not finite")
     length = np.minimum(np.hypot(flow[0], flow[1]) / max(longest, 1e-12), 1)[..., None]
     turn = np.arctan2(flow[1], flow[0]) / (2 * np.pi) % 1
     hue = np.stack([np.interp(turn, WHEEL_ARCS, channel) for channel in WHEEL_COLORS.T], -1)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from util import UserError
+
 IGNORE = 255
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 INK, SOFT_INK, PAPER, RULE = (35, 35, 40), (110, 110, 118), (255, 255, 255), (205, 205, 210)
@@ -21,12 +23,12 @@ def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     ValueError if the label holds a value that is neither a colour's index nor 255.
     """
     if label.dtype != np.uint8 or label.ndim != 2:
-        raise ValueError(f"a label must be uint8 (H, W), not {label.dtype} {label.shape}")
+        raise UserError(f"a label must be uint8 (H, W), not {label.dtype} {label.shape}")
     known = np.zeros(IGNORE + 1, np.uint8)
     known[: len(colors)] = known[IGNORE] = 1
     if not cv2.LUT(label, known).all():
         unknown = np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORE + 1) * (known == 0)).tolist()
-        raise ValueError(f"label values {unknown} have no colour: expected 0..{len(colors) - 1}, or {IGNORE}")
+        raise UserError(f"label values {unknown} have no colour: expected 0..{len(colors) - 1}, or {IGNORE}")
     table = np.zeros((1, IGNORE + 1, 3), np.uint8)
     table[0, : len(colors)] = colors
     table[0, IGNORE] = 0
@@ -49,7 +51,7 @@ def triptych(
     labels = [prediction] if truth is None else [truth, prediction]
     for label in labels:
         if label.shape != image.shape[:2]:
-            raise ValueError(f"picture of {_size(image)}, but a label map of {_size(label)} (height x width)")
+            raise UserError(f"picture of {_size(image)}, but a label map of {_size(label)} (height x width)")
     panels = [image] + [colorize(label, colors) for label in labels]
     gap = np.full((image.shape[0], max(image.shape[1] // 160, 2), 3), 255, np.uint8)
     row = np.hstack([part for panel in panels for part in (panel, gap)][:-1])

@@ -3,6 +3,8 @@
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from util import UserError
+
 
 def poly(step: int, steps: int, power: float = 0.9, warmup: int = 0) -> float:
     """Return the factor of the learning rate at step `step` (from 0): (1 - step/steps)^power.
@@ -50,7 +52,7 @@ def build_optimizer(
         return torch.optim.SGD(param_groups, lr=lr, momentum=momentum, fused=True)
     if name == "adamw":
         return torch.optim.AdamW(param_groups, lr=lr, betas=(momentum, 0.999), fused=True)
-    raise ValueError(f"unknown optimiser '{name}'; there are: sgd, adamw")
+    raise UserError(f"unknown optimiser '{name}'; there are: sgd, adamw")
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, warmup: int = 0) -> LambdaLR:

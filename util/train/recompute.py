@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from util import UserError
 from util.train.compile import blocks
 
 
@@ -21,11 +22,11 @@ def recompute_blocks(backbone: nn.Module | None) -> int:
     For the blocks see `util.train.compile.blocks`. To compile them as well, call this first.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     found = [] if backbone is None else list(blocks(backbone))
     if not found:
-        raise ValueError("train.checkpointing: this network's backbone has no blocks to compute again; leave it off")
+        raise UserError("train.checkpointing: this network's backbone has no blocks to compute again; leave it off")
     for block in found:
         block.__class__ = _recomputing(type(block))
     return len(found)

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from util import dist
+from util import UserError, dist
 from util.checkpoint.store import CheckpointWriter
 from util.config.schema import Config
 from util.record.files import read_text
@@ -60,11 +60,11 @@ def read_record(file: str | Path) -> Record:
     try:
         return Record.model_validate(json.loads(read_text(file, LARGEST)), strict=True)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+        raise UserError(f"{file}: not JSON ({error})") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{file}: no record of a failed step: {where or 'content'}: {first['msg'].lower()}") from None
+        raise UserError(f"{file}: no record of a failed step: {where or 'content'}: {first['msg'].lower()}") from None
 
 
 class FirstNotFinite:

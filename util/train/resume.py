@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from util import checkpoint, dist
+from util import UserError, checkpoint, dist
 from util.checkpoint.manifest import digest, epoch_name, step_name
 from util.checkpoint.store import CheckpointWriter, SavedCheckpoints, prepare_folder
 from util.config.load import saved_config
@@ -141,7 +141,7 @@ def resume(training: Training, folder: Path, data: Data) -> CheckpointWriter:
         What writes the next checkpoints there.
 
     Raises:
-        ValueError: every checkpoint is damaged, or it belongs to an experiment that differs in more than `MAY_CHANGE`
+        UserError: every checkpoint is damaged, or it belongs to an experiment that differs in more than `MAY_CHANGE`
             or to other data.
     """
     train = training.config.train
@@ -163,7 +163,7 @@ def restore(training: Training, path: Path, data: Data) -> None:
     """Take over everything from the checkpoint `path`.
 
     Raises:
-        ValueError: as `resume` does.
+        UserError: as `resume` does.
     """
     state = checkpoint.load(path)
     refuse_changes(state, training.config, str(path), data)
@@ -233,10 +233,10 @@ def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
     """Refuse to continue a run with another experiment or other data than the checkpoint's.
 
     Raises:
-        ValueError: lists what differs.
+        UserError: lists what differs.
     """
     if not checkpoint.is_ours(state) or "ranks" not in state:
-        raise ValueError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
+        raise UserError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
     earlier = saved_config(state["config"], path)  # fills in keys that are younger than the checkpoint
     before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
@@ -245,7 +245,7 @@ def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
         refused.append(f"classes {state['classes']} -> {list(data.classes)}")
     refused += [line for lines in _changed_data(state["data"], data.facts).values() for line in lines]
     if refused and config.train.resume != "force":
-        raise ValueError(
+        raise UserError(
             f"{path} belongs to an experiment that differs: {'; '.join(refused)}. Undo the change, start anew with "
             "train.resume=never, keep both with --exp OTHER_FOLDER, or continue all the same with train.resume=force"
         )
