@@ -91,7 +91,7 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
         _told(split, splits[split], found[split], layout.splits[split].count, lists[split].name, present.get(split))
         for split in layout.splits
     ]
-    return [head, *lines, *_where(lists if out else {})]
+    return [head, *lines, *_where({split: lists[split] for split in texts} if out else {})]
 
 
 def list_text(pairs: Lines) -> str:
@@ -137,7 +137,9 @@ def _collect_all(name: str, root: Path, layout: Layout, options: argparse.Namesp
             found[split] = collect(root, split, files, options.partial)
         except MissingFiles as error:
             if not options.partial:
-                raise UserError(f"{error}; {_how_to_get(name, layout)}") from None
+                own = dataset_class(name).default_list(root, split)
+                kept = f"; {own} is there, and training reads it as it is" if own.is_file() else ""
+                raise ValueError(f"{error}; {_how_to_get(name, layout)}{kept}") from None
             found[split] = Found([], None)
     if not any(each.images for each in found.values()):
         raise UserError(f"{root}: nothing of {name} is there; {_how_to_get(name, layout)}")
