@@ -70,8 +70,8 @@ def _annotations(_, image: str) -> str:
     return f"annotations/instances_{PurePosixPath(image).parts[0]}.json"
 
 
-def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[tuple[int, int], list[Instance]]]]:
-    """Yield (picture, (size, instances as (class, segmentation))), in the order of the pictures."""
+def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[str, tuple[int, int], list[Instance]]]]:
+    """Yield (picture, (picture, size, instances as (class, segmentation))), in the order of the pictures."""
     path = root / _annotations(root, images[0])
     classes = {category: i + 1 for i, category in enumerate(CATEGORIES)}
     sizes: dict[str, tuple[int, int, int]] = {}
@@ -95,15 +95,18 @@ def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[tuple[int
             raise DataError(f"{path}: says nothing of {image}; are pictures and annotations of one release?")
         number, height, width = sizes[name]
         if not training or areas[number] > MIN_AREA:
-            yield image, ((height, width), instances.pop(number, []))
+            yield image, (image, (height, width), instances.pop(number, []))
 
 
-def draw_instances(task: tuple[tuple[int, int], list[Instance]]) -> np.ndarray:
+def draw_instances(task: tuple[str, tuple[int, int], list[Instance]]) -> np.ndarray:
     """Draw the instances of one picture; ids 0 to 20, and 255 where two or more of them overlap."""
-    size, instances = task
+    image, size, instances = task
     label, count = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
     for value, segmentation in instances:
-        mask = coco_mask(segmentation, size)
+        try:
+            mask = coco_mask(segmentation, size)
+        except DataError as error:
+            raise DataError(f"the instances of {image}: {error}") from None
         label[mask] = value
         count += mask
     label[count > 1] = IGNORE

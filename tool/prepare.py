@@ -66,7 +66,7 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
     """Prepare data set `name` below `root` and return the lines of the summary.
 
     Raises:
-        ValueError, OSError: one line that says what was expected, what is missing, where it is had.
+        UserError, DataError, OSError: one line that says what was expected, what is missing, where it is had.
     """
     kind = dataset_class(name)
     layout: Layout = kind.layout
@@ -139,7 +139,7 @@ def _collect_all(name: str, root: Path, layout: Layout, options: argparse.Namesp
             if not options.partial:
                 own = dataset_class(name).default_list(root, split)
                 kept = f"; {own} is there, and training reads it as it is" if own.is_file() else ""
-                raise ValueError(f"{error}; {_how_to_get(name, layout)}{kept}") from None
+                raise UserError(f"{error}; {_how_to_get(name, layout)}{kept}") from None
             found[split] = Found([], None)
     if not any(each.images for each in found.values()):
         raise UserError(f"{root}: nothing of {name} is there; {_how_to_get(name, layout)}")
@@ -242,7 +242,7 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
     """Pair, count and divide the user's own pictures, write lists and an experiment, and return the report.
 
     Raises:
-        ValueError, OSError: one message that names the files.
+        UserError, DataError, OSError: one message that names the files.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; it holds your pictures and masks")

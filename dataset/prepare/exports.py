@@ -55,7 +55,7 @@ class Export:
         """Yield its pictures, one at a time."""
         return _READERS[self.kind](self.path)
 
-    def tasks(self, root: Path, images: dict[str, str]) -> Iterator[tuple[str, tuple[Size, list]]]:
+    def tasks(self, root: Path, images: dict[str, str]) -> Iterator[tuple[str, tuple[str, Size, list]]]:
         """Yield (picture, argument of `draw`) for the pictures that are there.
 
         Args:
@@ -69,7 +69,7 @@ class Export:
                 continue
             stored, orientation = read_header(root / path) if item.size is None else (item.size, 1)
             size = upright_size(stored, orientation)
-            yield path, (size, [(ids[name], kind, data) for name, kind, data in item.shapes if kind != "nothing"])
+            yield path, (path, size, [(ids[name], kind, data) for name, kind, data in item.shapes if kind != "nothing"])
 
 
 def read_export(path: Path) -> Export:
@@ -99,12 +99,15 @@ def read_export(path: Path) -> Export:
     )
 
 
-def draw(task: tuple[Size, list[tuple[int, str, Any]]]) -> np.ndarray:
-    """Draw the shapes of one picture; ids uint8 (H, W)."""
-    size, shapes = task
+def draw(task: tuple[str, Size, list[tuple[int, str, Any]]]) -> np.ndarray:
+    """Draw the shapes of one picture; ids uint8 (H, W). Raises DataError naming the picture."""
+    image, size, shapes = task
     label = np.zeros(size, np.uint8)
     for value, kind, data in shapes:
-        label[_MASKS[kind](data, size)] = value
+        try:
+            label[_MASKS[kind](data, size)] = value
+        except DataError as error:
+            raise DataError(f"the annotations of {image}: {error}") from None
     return label
 
 

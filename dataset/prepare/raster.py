@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from dataset.read import DataError
 
 UPSAMPLING = 5  # the grid, in parts of a pixel, that COCO rounds the corners of an outline to
+FAR = 1_000_000  # pixels; no picture reaches so far, and the lines to such a corner would fill the memory
 _RUN_CHARACTERS = re.compile(r"[0-o]*")
 
 
@@ -48,7 +49,13 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
         return run_length_mask(compressed_counts(counts) if isinstance(counts, (str, bytes)) else counts, size)
     mask = np.zeros(size, bool)
     for outline in segmentation:
-        mask |= _outline_mask(np.asarray(outline, float).reshape(-1, 2), size)
+        try:
+            corners = np.asarray(outline, float).reshape(-1, 2)
+        except (ValueError, TypeError):
+            raise DataError("an outline that is no list of numbers x0, y0, x1, y1, ...") from None
+        if not (np.abs(corners) < FAR).all():
+            raise DataError(f"an outline with a corner that lies {FAR} pixels away, or nowhere")
+        mask |= _outline_mask(corners, size)
     return mask
 
 

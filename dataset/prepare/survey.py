@@ -123,7 +123,7 @@ def _survey_one(task: tuple[Path, Path, str]) -> tuple[str, tuple | str]:
     try:
         label = read_label(mask_path)
         image = read_image(image_path, label.shape[:2])
-    except (ValueError, OSError) as error:
+    except (DataError, OSError) as error:
         return split, str(error)
     if image.shape[:2] != label.shape[:2]:
         sizes = " and ".join(f"{each.shape[1]} x {each.shape[0]}" for each in (image, label))

@@ -158,6 +158,15 @@ def test_yolo(tmp_path):
         read_export(tmp_path / "labels")
 
 
+def test_a_shape_that_cannot_be_drawn_is_named_by_its_picture(tmp_path):
+    (tmp_path / "a.xml").write_text(
+        """<annotations><image name="one.jpg" width="30" height="20">
+<mask label="leaf" rle="1, 2" left="0" top="0" width="2" height="2"/></image></annotations>"""
+    )
+    with pytest.raises(ValueError, match="the annotations of images/one.jpg: run lengths .* 2 x 2 pixels of their box"):
+        drawn(tmp_path, tmp_path / "a.xml")
+
+
 def test_what_is_no_export(tmp_path):
     for name, text, message in (
         ("a.json", "{", "not a readable JSON object"),

@@ -40,6 +40,10 @@ def test_outlines_count_pixels_whose_middle_is_inside():
     assert (coco_mask([square], (6, 6)) == expected).all()
     expected[4:6, 1:4] = True
     assert (coco_mask([square, [1, 4, 4, 4, 4, 9, 1, 9]], (6, 6)) == expected).all(), "a union, cut at the border"
+    with pytest.raises(ValueError, match="no list of numbers"):
+        coco_mask([[1, 2, 3]], (6, 6))
+    with pytest.raises(ValueError, match="lies 1000000 pixels away, or nowhere"):
+        coco_mask([[1, 2, 3, 4, float("nan"), 5]], (6, 6))
     assert not coco_mask([[2.0, 2.0, 2.0, 2.0, 2.0, 2.0]], (6, 6)).any(), "no area"
 
 
