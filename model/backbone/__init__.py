@@ -40,6 +40,8 @@ BACKBONES = {
     "hrnet_w32": "model.backbone.hrnet.hrnet_w32",
     "hrnet_w40": "model.backbone.hrnet.hrnet_w40",
     "hrnet_w48": "model.backbone.hrnet.hrnet_w48",
+    **{f"convnext_{size}": f"model.backbone.convnext.convnext_{size}" for size in ("tiny", "small", "base", "large")},
+    **{f"swin_{size}": f"model.backbone.swin.swin_{size}" for size in ("tiny", "small", "base", "large")},
     **{f"mit_b{size}": f"model.backbone.mit.mit_b{size}" for size in range(6)},
     "torchvision/resnet18": "model.backbone.torchvision.resnet18",
     "torchvision/resnet34": "model.backbone.torchvision.resnet34",

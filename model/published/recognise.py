@@ -171,7 +171,7 @@ def which_backbone(layout: Layout, tensors: Tensors, shapes: Mapping[str, torch.
         if name.startswith(prefix) and not name.endswith(COUNTER)
     }
     for backbone in BACKBONES:
-        if re.fullmatch(layout.backbones, backbone) and given == shapes_of_backbone(backbone):
+        if re.fullmatch(layout.backbones, backbone) and given == shapes_of_backbone(backbone, layout.model is not None):
             return backbone
     return None
 
@@ -197,11 +197,15 @@ def shapes_of_model(name: str) -> Counter[torch.Size]:
 
 
 @cache
-def shapes_of_backbone(name: str) -> dict[str, torch.Size]:
-    """The shapes of a backbone's tensors, but for counters, by name."""
+def shapes_of_backbone(name: str, whole: bool) -> dict[str, torch.Size]:
+    """The shapes of a backbone's tensors, but for counters, by name; not whole: those that ImageNet weights have."""
     with shapes_only():
-        state = build_backbone(name).state_dict()
-    return {key: value.shape for key, value in state.items() if not key.endswith(COUNTER)}
+        backbone = build_backbone(name)
+    absent = () if whole else tuple(f"{part}." for part in getattr(backbone, "own_parts", ()))
+    state = backbone.state_dict()
+    return {
+        key: value.shape for key, value in state.items() if not key.endswith(COUNTER) and not key.startswith(absent)
+    }
 
 
 def shorten(names: Iterable[str], most: int = 8) -> str:

@@ -16,6 +16,7 @@ from model.published import (
     torchvision,
     tramac,
     tramac_context,
+    upernet,
 )
 
 # A layout that comes first wins where a checkpoint fits two.
@@ -33,6 +34,7 @@ FILES = (
     tramac_context,
     mmseg,
     torchvision,
+    upernet,
     backbone,
     timm,
 )

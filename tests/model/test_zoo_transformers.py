@@ -1,6 +1,9 @@
 """Transformers, and the HRNet they are compared with, under the keys of their publishers."""
 
+import re
+
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
@@ -8,8 +11,9 @@ from model import build_model
 from model.backbone import build_backbone
 from model.backbone.hrnet import Fusion
 from model.backbone.mit import ReducedAttention
+from model.backbone.swin import Block
 from model.hrnet import ObjectContext
-from model.published import load_published, recognise_family
+from model.published import load_backbone_weights, load_published, recognise_family
 from model.published.recognise import build_on_meta
 from tests.published_keys import PARITY, key_list, load_fill, meta
 
@@ -22,6 +26,8 @@ NETWORKS = {
     "hrnet_w18_small_v2": ("hrnet", 19, "hrnet_w18_small_v2", {"align_corners": False}),
     "hrnet_w48": ("hrnet", 19, "hrnet_w48", {"align_corners": False}),
     "hrnet_ocr_w48": ("hrnet_ocr", 19, "hrnet_w48", {"align_corners": True}),
+    "hf_upernet_convnext": ("upernet", 150, "convnext_tiny", {"width": 512, "auxiliary": True, "align_corners": False}),
+    "hf_upernet_swin": ("upernet", 150, "swin_tiny", {"width": 512, "auxiliary": True, "align_corners": False}),
     "hf_segformer_b0_hub": ("segformer", 19, "mit_b0", {"project_norm": False, "norm_eps": [1e-5, 1e-5]}),
 }
 
@@ -104,3 +110,51 @@ def test_pixels_attend_to_the_regions_of_the_classes():
     context = torch.softmax(query @ key.T / 4**0.5, 1) @ value
     expected = module.project(torch.cat([module.expand(context.T.reshape(1, 4, 3, 5)), x], 1))
     torch.testing.assert_close(module(x, logits), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "size", "levels"),
+    [
+        ("convnext_tiny", "convnext_tiny", (64, 96), 4),
+        # timm does not shift the windows of a map of one window, which the last level is here
+        ("swin_tiny", "swin_tiny_patch4_window7_224", (224, 224), 3),
+    ],
+)
+def test_imagenet_weights_of_timm_give_the_features_of_timm(name, theirs, size, levels):
+    whole = timm.create_model(theirs, features_only=True).eval()
+    weights = timm.create_model(theirs).eval().state_dict()
+    whole.load_state_dict(
+        {key: weights[re.sub(r"^(stages|layers|stem)_(\d)", r"\1.\2", key)] for key in whole.state_dict()}
+    )
+    backbone = build_backbone(name).eval()
+    report = load_backbone_weights(backbone, weights)
+    assert {key.partition(".")[0] for key in report.missing} == {"norms"}
+    assert recognise_family(weights).backbone == name
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected, found = whole(x), backbone(x)
+    for level in range(levels):
+        map_ = expected[level] if name == "convnext_tiny" else expected[level].permute(0, 3, 1, 2)
+        normed = F.layer_norm(map_.permute(0, 2, 3, 1), map_.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+        torch.testing.assert_close(found[level], normed, rtol=1e-3, atol=1e-3)
+
+
+def test_windows_attend_to_themselves_and_not_over_the_border():
+    torch.manual_seed(0)
+    block = Block(32, 1, shifted=True, drop_path=0.0).eval()
+    x = torch.randn(1, 9, 11, 32)
+    padded = torch.zeros(14, 14, 32)
+    padded[:9, :11] = x[0]
+    # Rows and columns of the padded map belong together where neither the cyclic window nor the border divides them.
+    window, side = [(i - 3) % 14 // 7 for i in range(14)], [i < 3 for i in range(14)]
+    places = [(row, column) for row in range(14) for column in range(14)]
+    group = [(window[r], window[c], side[r], side[c]) for r, c in places]
+    query, key, value = block.attn.qkv(padded.view(-1, 32)).chunk(3, 1)
+    table = block.attn.relative_position_bias_table[:, 0]
+    out = torch.zeros(14 * 14, 32)
+    for one, (row, column) in enumerate(places):
+        mates = [other for other in range(len(places)) if group[other] == group[one]]
+        bias = torch.stack([table[(row - places[o][0] + 6) * 13 + column - places[o][1] + 6] for o in mates])
+        chances = torch.softmax(query[one] @ key[mates].T / 32**0.5 + bias, 0)
+        out[one] = block.attn.proj(chances @ value[mates])
+    torch.testing.assert_close(block.attend(x)[0], out.view(14, 14, 32)[:9, :11])
