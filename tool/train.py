@@ -96,9 +96,7 @@ def with_replay(error: NotFinite, config: Config, run: RunPaths, checkpoints: Ch
     Rank 0 writes the record of it, and is the only rank that prints the error.
     """
     file = dist.main_first(lambda: leave_record(error, run.folder, config, checkpoints))
-    told = FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}")
-    told.told = not dist.is_main()
-    return told
+    return dist.main_tells(FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}"))
 
 
 def open_run(experiment: Experiment, device: torch.device, step: int) -> SummaryWriter:

@@ -103,7 +103,7 @@ def _status_of(error: BaseException) -> int | None:
         )
         return 2
     if isinstance(error, USER_ERRORS):
-        if not getattr(error, "told", False):  # the process it happened in has told it
+        if not dist.is_told(error):
             _report(_message(error))
         return 2
     if isinstance(error, RuntimeError):

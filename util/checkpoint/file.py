@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ FORMAT = 1
 # Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are
 # allowed: the function that rebuilds it from type and bytes, which NumPy 1 had elsewhere, and the types.
 _REBUILD_NUMBER = np.float64().__reduce__()[0]
-NUMPY_NUMBERS = [
+NUMPY_NUMBERS: list[Any] = [
     (_REBUILD_NUMBER, "numpy._core.multiarray.scalar"),
     (_REBUILD_NUMBER, "numpy.core.multiarray.scalar"),
     np.dtype,
@@ -48,7 +49,7 @@ def save(path: str | Path, state: dict) -> tuple[str, int]:
         try:
             with open(temporary, "wb") as file:
                 sink = _Sink(file)
-                torch.save({"format": FORMAT, **state}, sink)
+                torch.save({"format": FORMAT, **state}, cast(IO[bytes], sink))
                 if sink.error is not None:
                     raise sink.error
                 if hasattr(os, "posix_fadvise"):

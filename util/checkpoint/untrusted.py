@@ -10,7 +10,7 @@ import torch
 
 MAX_DEPTH = 50
 MAX_VALUES = 1_000_000  # shared ones counted each time they are named
-PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generic, np.dtype)
+PLAIN: tuple[type, ...] = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generic, np.dtype)
 PLAIN += (torch.Size, torch.dtype, torch.device, torch.layout)
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 from torch.distributed.elastic.agent.server import WorkerSpec
@@ -22,6 +22,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousConnectionError,
+    RendezvousHandler,
     RendezvousParameters,
     RendezvousTimeoutError,
 )
@@ -35,7 +36,7 @@ from util.dist.peers import give_up_after, reachable
 RESTARTS = 3
 LINGER = 10.0  # seconds that the host of the rendezvous stays, so that the others learn how it ended
 NO_RESTART = (2, signals.PREEMPTED, signals.INTERRUPTED)
-PASSED_ON = {**signals.STATUS, signal.SIGHUP: signals.PREEMPTED}
+PASSED_ON: dict[int, int] = {**signals.STATUS, signal.SIGHUP: signals.PREEMPTED}
 
 
 class Place(NamedTuple):
@@ -111,7 +112,7 @@ class Agent(LocalElasticAgent):
                 continue
 
     def _monitor_workers(self, worker_group):
-        if time.monotonic() > self._deadline:
+        if self.stopping and time.monotonic() > self._deadline:
             _print_error(f"not ended {self._patience:.0f} s after {signal.Signals(self.stopping).name}: killed")
             self._shutdown(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
@@ -160,12 +161,13 @@ def launch(processes: int, module: str, arguments: list[str], restarts: int) -> 
     with tempfile.TemporaryDirectory(prefix="run_") as logs:
 
         def agent(left: int) -> Agent:
+            meeting = Meeting(get_rendezvous_handler(rendezvous(place, join, module)))
             spec = WorkerSpec(
                 role="worker",
                 local_world_size=processes,
                 entrypoint=sys.executable,
                 args=("-m", module, *arguments),
-                rdzv_handler=Meeting(get_rendezvous_handler(rendezvous(place, join, module))),
+                rdzv_handler=cast(RendezvousHandler, meeting),
                 max_restarts=left,
                 monitor_interval=0.1,
                 master_addr=place.host,

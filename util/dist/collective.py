@@ -2,7 +2,7 @@
 
 import inspect
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -107,10 +107,11 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         static_graph=static,
-        **{buffers: False},  # see share_buffers
+        **cast(dict[str, Any], {buffers: False}),  # see share_buffers
     )
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager:
     """Return a context in which backward does not average the gradients: all micro-batches but the last."""
+    assert isinstance(model, DistributedDataParallel)
     return model.no_sync()

@@ -22,6 +22,7 @@ from util.dist.peers import ANSWER, DONE, Lost, Peers, give_up_after, reachable
 UNEQUAL = 12
 PEER_LOST = 69  # exit status (EX_UNAVAILABLE): another process is gone; restarted, this one can go on
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 
 class _Group:
@@ -29,6 +30,7 @@ class _Group:
 
     peers: Peers | None = None
     meetings = 0
+    told: BaseException | None = None
 
     def meet(self, announce: bool, name: str, everybody: list[str]) -> None:
         """Announce `name` at the present meeting, and wait until all of `everybody` are announced there."""
@@ -197,8 +199,18 @@ def main_first(function: Callable[[], T]) -> T:
     if _group.peers is not None:
         _group.meet(is_main(), "main", ["main"])
     dist.broadcast_object_list(box, src=0)
-    result, error = box
-    if error is not None:
-        error.told = not is_main()  # rank 0 alone prints it
-        raise error
-    return result
+    if box[1] is not None:
+        raise main_tells(box[1])
+    return box[0]
+
+
+def main_tells(error: E) -> E:
+    """Have rank 0 alone print `error`, which all processes are going to raise; return it."""
+    if not is_main():
+        _group.told = error
+    return error
+
+
+def is_told(error: BaseException) -> bool:
+    """Tell whether `error` is one that rank 0 prints."""
+    return error is _group.told

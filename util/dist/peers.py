@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from torch.distributed import TCPStore
+
 ANSWER = 5.0  # seconds that one exchange with the store may take
 DONE = "done"
 
@@ -62,14 +64,18 @@ class Peers:
         lost: called from the thread, with the reason, when a process has been silent for `patience` seconds.
     """
 
-    def __init__(self, rank: int, world_size: int, connect: Callable, patience: float, lost: Callable[[str], None]):
+    def __init__(self, rank: int, world_size: int, connect: Callable[[], TCPStore], patience: float, lost: Callable[[str], None]):
         self.rank, self.world_size, self.patience = rank, world_size, patience
         self.at = "start"  # what this process is doing, for the others to tell
         self.interval = max(1.0, world_size / 32)
         self._connect, self._lost = connect, lost
         self._beats: dict[int, dict] = {rank: {} for rank in range(world_size)}
         self._silent = dict.fromkeys(range(world_size), 0.0)  # seconds since the last new beat
-        self._count, self._end, self._store, self._calls = 0, None, None, None
+        self._count = 0
+        self._end: str | None = None
+        # Two connections, of the threads and of the main thread: a store serves one call at a time.
+        self._store: TCPStore | None = None
+        self._calls: TCPStore | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._exchange()
@@ -192,6 +198,6 @@ class Peers:
         names = ", ".join(f"{self.name(rank)} (at {self._beats[rank].get('at', 'start')})" for rank in ranks)
         return f"{names} has not answered for {max(self._silent[r] for r in ranks):.0f} s: ended, cut off or stopped"
 
-    def _store_of_calls(self):
-        self._calls = self._calls or self._connect()  # of the main thread: a store serves one call at a time
+    def _store_of_calls(self) -> TCPStore:
+        self._calls = self._calls or self._connect()
         return self._calls

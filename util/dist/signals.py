@@ -15,7 +15,7 @@ from util import dist
 
 PREEMPTED = 75
 INTERRUPTED = 130
-STATUS = {signal.SIGTERM: PREEMPTED, signal.SIGUSR1: PREEMPTED, signal.SIGINT: INTERRUPTED}
+STATUS: dict[int, int] = {signal.SIGTERM: PREEMPTED, signal.SIGUSR1: PREEMPTED, signal.SIGINT: INTERRUPTED}
 # One Ctrl-C may arrive twice, from the terminal and from the launcher that passes it on.
 SAME_KEYSTROKE = 1.0
 

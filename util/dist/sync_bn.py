@@ -77,6 +77,8 @@ class _SyncBatchNorm(nn.BatchNorm2d):
         wide = x.double() if x.device.type == "cpu" else x.float()
         var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
         mean, var, count = _moments(mean, var, x.numel() // x.shape[1])
+        assert self.num_batches_tracked is not None and self.momentum is not None  # what our networks have
+        assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.float(), self.momentum)

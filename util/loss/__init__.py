@@ -55,6 +55,8 @@ class SegLoss(nn.Module):
             smoothing for losses that have none.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         weights: Mapping[str, float],

@@ -178,7 +178,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
 def _hard(loss: Tensor, valid: Tensor, threshold: float, least: int) -> Tensor:
     """Bool (N, H, W): the pixels that `ohem_cross_entropy` keeps, by their cross entropy."""
     probability = torch.where(valid, (-loss).exp(), 2)  # ignored pixels come last
-    limit = threshold
+    limit: float | Tensor = threshold
     if least:
         # On a GPU, kthvalue searches the whole row with a single block of threads; topk does not.
         smallest = probability.flatten().topk(min(least, probability.numel()), largest=False, sorted=False)

@@ -24,7 +24,7 @@ ENDED = ("finished", "stopped", "failed")
 LARGEST = 2**20
 NUMBER, NUMBER_OR_NONE = (int, float), (int, float, type(None))
 # What `read` relies on; a number where another program wrote text would end a list of runs.
-KINDS = {"heartbeat": NUMBER, "pid": int, "step": int, "checkpoint": (dict, type(None))}
+KINDS: dict[str, Any] = {"heartbeat": NUMBER, "pid": int, "step": int, "checkpoint": (dict, type(None))}
 KINDS |= dict.fromkeys(("total", "loss", "best", "speed"), NUMBER_OR_NONE)
 
 

@@ -60,7 +60,7 @@ def triptych(
     present = np.zeros(IGNORE + 1, bool)
     for label in labels:
         present |= np.bincount(label.ravel(), minlength=IGNORE + 1) > 0
-    entries = [(str(names[index]), colors[index]) for index in np.flatnonzero(present[: len(colors)])]
+    entries = [(str(names[index]), colors[index]) for index in np.flatnonzero(present[: len(colors)]).tolist()]
     if truth is not None and present[IGNORE]:
         entries.append(("ignored", (0, 0, 0)))
     return np.vstack([row, _legend(entries, row.shape[1])])
