@@ -75,7 +75,7 @@ def test_a_network_composes_with_every_data_set(network):
     assert [config.data.name for config in configs] == DATASETS
     assert len({config.model.name for config in configs}) == 1
     with torch.device("meta"):
-        outputs = network_of(configs[0], 5).train()(torch.empty(2, 3, 64, 64))
+        outputs = network_of(configs[0], 5).train()(torch.empty(2, 3, *configs[0].augment.crop))
     assert all(y.shape[:2] == (2, 5) for y in outputs.values())
     for config in configs:
         assert outputs.keys() <= config.loss.weights.keys(), config.data.name
