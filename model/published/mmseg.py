@@ -8,7 +8,10 @@ from model.published.backbone import STAGES
 from model.published.layout import CONV_MODULE, Layout, Tensors
 
 DATASETS = {19: "cityscapes", 21: "voc", 150: "ade20k"}
-UNTOLD = "files that were trained on crops of 769x769 have align_corners=True"
+UNTOLD = (
+    "files that were trained on crops of 769x769 have align_corners=True; the networks named d32 and the heads of "
+    "FCN-D6 are dilated as ours never are, so that their files give wrong classes"
+)
 
 # The deep stem is that of ResNet-V1c, the 7x7 one that of V1b, which is torchvision's.
 RESNET = {f"backbone.{part}": f"backbone.{part}" for part in ("stem", "conv1", "bn1", *STAGES)}
