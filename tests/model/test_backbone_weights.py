@@ -115,7 +115,7 @@ def test_weights_of_timm(name):
     theirs = timm.create_model(name)
     backbone = build_backbone(f"timm/{name}")
     report = load_backbone_weights(backbone, theirs.state_dict())
-    assert report.missing == ()
+    assert all(key.startswith("pyramid.") for key in report.missing)  # ours, on a backbone of one stride
     assert report.dropped
     state = backbone.state_dict()
     assert all(torch.equal(state[ours], theirs.state_dict()[key]) for key, ours in report.mapped.items())

@@ -225,7 +225,7 @@ def test_size_is_that_of_a_crop_unless_told(capsys, monkeypatch):
 def test_mistakes(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     for words, expected in (
-        (["params", "street", "fcn81"], "did you mean 'fcn18'"),
+        (["params", "street", "sfnet_mobil"], "did you mean 'sfnet_mobile'"),
         (["params", "street", "fcn18", "--size", "0", "9"], "at least one pixel"),
         (["params", "street", "fcn18", "model.name=fnc"], "did you mean 'fcn'"),
         (["params", "street", "fcn18", "--sise", "9"], "unknown arguments: --sise"),

@@ -17,6 +17,7 @@ from tests.faults.runs import TOY
 from tests.util.dist.test_dist import TRAIN, run_processes
 from tests.util.train.test_step import start, step
 from tool import train
+from tool.shared import network as shared
 from util.train.compile import blocks, compile_regions, regions
 from util.train.recompute import recompute_blocks
 
@@ -60,7 +61,7 @@ def fresh():
 def graphs(monkeypatch):
     """What counts the graphs of a training and runs them without compiling them."""
     counter = CompileCounterWithBackend("eager")
-    monkeypatch.setattr(train, "compile_regions", lambda network: compile_regions(network, counter))
+    monkeypatch.setattr(shared, "compile_regions", lambda network: compile_regions(network, counter))
     return counter
 
 
@@ -187,10 +188,10 @@ def test_pictures_of_other_sizes_are_validated_without_compiling(tmp_path, data,
 PROCESSES = (
     """
 import model
-from model import regions
-from tool import train
+from tool.shared import network as shared
+from util.train import compile
 model.MODELS["residual"] = "tests.util.train.test_compile.Residual"
-train.compile_regions = lambda network: regions.compile_regions(network, "{backend}")
+shared.compile_regions = lambda network: compile.compile_regions(network, "{backend}")
 """
     + TRAIN
 )
