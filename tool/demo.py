@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from dataset.read.image import read_image
+from model.inference.adapt import Adapted, adapt
 from tool.shared import cli
 from tool.shared.network import rebuild
 from util import UserError, checkpoint, dist
-from util.config.schema import IMAGENET_MEAN, IMAGENET_STD
+from util.checkpoint.facts import MEAN, STD, facts_of
 from util.record.log import log, open_log
 from util.report.panels import sheet
 from util.report.visual import triptych
@@ -118,14 +119,14 @@ def load_state(file: str) -> dict:
 
 def build_predictor(state: dict, file: str, device: torch.device) -> Predictor:
     """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
-    spec, data = state["spec"], state.get("config", {}).get("data", {})
-    model = rebuild(state, file)
-    mean, std = data.get("mean", IMAGENET_MEAN), data.get("std", IMAGENET_STD)
-    return Predictor(model.eval(), spec["num_classes"], mean, std, device=device)
+    model, known = rebuild(state, file), facts_of(state)
+    network = adapt(model.eval(), known.channel_order)
+    return Predictor(network, model.spec["num_classes"], known.mean or MEAN, known.std or STD, device=device)
 
 
 def check_flow(model: nn.Module, file: str) -> None:
     """Raises ValueError where there is nothing inside the network to draw."""
+    model = model.model if isinstance(model, Adapted) else model
     if not hasattr(model, "flow_fields") and not hasattr(model, "gates_and_sketch"):
         raise UserError(
             f"--flow draws the flow of semanticflow and semanticflow_lite, and the gates of sketchfill; "
@@ -168,12 +169,15 @@ def look_inside(predictor: Predictor, image: torch.Tensor) -> dict[str, list]:
     {"sketch": [array (C, h, w)], "gate": arrays (C, h, w) from coarse to fine}.
     """
     batch = (image.to(predictor.device).float() - predictor.mean).div_(predictor.std)[None]
+    network = predictor.model
+    if isinstance(network, Adapted):
+        network, batch = network.model, network.ordered(batch)
     with torch.inference_mode():
-        if hasattr(predictor.model, "flow_fields"):
-            kind = "dual flow" if predictor.model.spec["name"] == "semanticflow_lite" else "flow"
-            maps = {kind: predictor.model.flow_fields(batch)}
+        if hasattr(network, "flow_fields"):
+            kind = "dual flow" if network.spec["name"] == "semanticflow_lite" else "flow"
+            maps = {kind: network.flow_fields(batch)}
         else:
-            gates, sketches = zip(*predictor.model.gates_and_sketch(batch), strict=True)
+            gates, sketches = zip(*network.gates_and_sketch(batch), strict=True)
             maps = {"sketch": sketches[:1], "gate": gates}
         return {name: [value[0].float().cpu().numpy() for value in values] for name, values in maps.items()}
 

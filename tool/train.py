@@ -15,6 +15,7 @@ import torch
 from tensorboardX import SummaryWriter
 
 from dataset import build_eval_loader
+from model.inference.adapt import adapt
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
 from tool.shared.network import build_training, make_deterministic
@@ -200,7 +201,7 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
     config = training.config
     dist.share_buffers(training.eval_model)  # every process has seen other pictures
     predictor = Predictor(
-        training.eval_model,
+        adapt(training.eval_model, config.data.channel_order),
         len(val_set.classes),
         config.data.mean,
         config.data.std,

@@ -99,7 +99,18 @@ def build_data(config: Config, run: RunPaths):
 def data_of(train_set, val_set) -> Data:
     """What a checkpoint says of the data, and a continued run must find again."""
     sets = {part.split: facts(part) for part in (train_set, val_set) if part is not None}
-    return Data(tuple(train_set.classes), [list(map(int, color)) for color in train_set.colors], sets)
+    colors = [list(map(int, color)) for color in train_set.colors]
+    return Data(tuple(train_set.classes), colors, sets, plain_label_map(train_set))
+
+
+def plain_label_map(dataset: SegDataset) -> dict[str, int]:
+    """The data set's map from values on disk, written as "7" or "r,g,b", to class indices and 255."""
+    if dataset.label_map is None:
+        return {str(index): index for index in range(len(dataset.classes))}
+    return {
+        ",".join(map(str, key)) if isinstance(key, tuple | list) else str(key): int(value)
+        for key, value in dataset.label_map.items()
+    }
 
 
 def check_labels(sets: list, run: RunPaths) -> list[str]:

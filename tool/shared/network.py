@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import build_model
+from model.inference.adapt import adapt
 from model.published import imagenet_weights, load_backbone_weights, load_published
 from util import checkpoint, dist
 from util.config.schema import Config
@@ -193,7 +194,7 @@ def build_predictor(config: Config, model, num_classes: int, device, windows: st
         base_size=test.base_size,
     )
     return Predictor(
-        model,
+        adapt(model, data.channel_order),
         num_classes,
         data.mean,
         data.std,

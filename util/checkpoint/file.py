@@ -95,7 +95,7 @@ class _Sink:
 def _with_space(error: OSError, path: Path, state: dict) -> OSError:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
-    needed = sum(value.nbytes for value in tensors(state)) / 2**20
+    needed = sum(value.nbytes for _, value in tensors(state)) / 2**20
     usage = os.statvfs(path.parent)
     free = usage.f_bavail * usage.f_frsize / 2**20
     return OSError(
@@ -103,18 +103,6 @@ def _with_space(error: OSError, path: Path, state: dict) -> OSError:
         f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "
         "the earlier checkpoint is untouched. Free some space and start the same command again",
     )
-
-
-def tensors(state) -> Iterator[torch.Tensor]:
-    """Yield every tensor in nested dictionaries and lists."""
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from tensors(value)
-    elif isinstance(state, (list, tuple)):
-        for value in state:
-            yield from tensors(value)
 
 
 def load(path: str | Path) -> dict:
@@ -128,18 +116,26 @@ def load(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _looks_like_safetensors(path):
         try:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path}: not a safetensors file, or damaged ({error})") from None
     state = _read(path)
-    if zipfile.is_zipfile(path):  # all files of torch.save but those of PyTorch before 1.6
-        _check_sums(path)
+    # all files of torch.save but those of PyTorch before 1.6 are archives with checksums
+    damaged = _damaged_record(path) if zipfile.is_zipfile(path) else None
     try:
-        return check_content(state, path.stat().st_size)
+        check_content(state, path.stat().st_size)
     except ValueError as error:
-        raise UserError(f"{path}: refused: {error}") from None
+        if damaged is None:
+            raise UserError(f"{path}: refused: {error}") from None
+        state = {}
+    if damaged is not None:
+        raise UserError(
+            f"{path}: damaged, the checksum of {_tensor_of(path, damaged, state)} in it is wrong; "
+            "take another copy of the file"
+        )
+    return state
 
 
 def _read(path: Path):
@@ -174,15 +170,43 @@ def _read(path: Path):
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
 
 
-def _check_sums(path: Path) -> None:
-    """Compare the bytes with the checksums that torch.save wrote, which torch.load does not look at."""
+def _looks_like_safetensors(path: Path) -> bool:
+    """Whether the file starts with the size of a JSON header, eight bytes, and the header's brace."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _damaged_record(path: Path) -> zipfile.ZipInfo | None:
+    """Find the first record that does not have the checksum of torch.save, which torch.load does not look at."""
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
+            return None if wrong is None else archive.getinfo(wrong)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{path}: not a checkpoint, or damaged ({error})") from None
-    if wrong is not None:
-        raise UserError(f"{path}: damaged, the checksum of {wrong} in it is wrong")
+
+
+def _tensor_of(path: Path, record: zipfile.ZipInfo, state: Any) -> str:
+    """Give the name of the tensor that a record of the file holds, known by its bytes; else the record's own."""
+    with open(path, "rb") as file:
+        file.seek(record.header_offset)
+        header = file.read(30)  # of fixed size but for a name and an extra field, whose sizes stand at its end
+        file.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
+        content = torch.frombuffer(bytearray(file.read(record.file_size)) or bytearray(1), dtype=torch.uint8)
+    for name, tensor in tensors(state):
+        if torch.equal(torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()), content):
+            return f"tensor {name} ({record.filename})"
+    return record.filename
+
+
+def tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor in nested dictionaries and lists with its dotted name."""
+    if isinstance(state, torch.Tensor):
+        yield prefix, state
+    elif isinstance(state, (dict, list, tuple)):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from tensors(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def damage(path: Path) -> str | None:

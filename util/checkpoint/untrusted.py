@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from util.checkpoint.facts import check_facts
+
 MAX_DEPTH = 50
 MAX_VALUES = 1_000_000  # shared ones counted each time they are named
 PLAIN: tuple[type, ...] = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generic, np.dtype)
@@ -64,8 +66,10 @@ def check_network(state: dict) -> None:
         raise ValueError(f"'classes' are not the names of {number} classes")
     if colors is not None and not (_is_list(colors, number) and all(map(_is_color, colors))):
         raise ValueError(f"'colors' are not those of {number} classes")
-    if not isinstance(state.get("config", {}), dict):
+    config = state.get("config", {})
+    if not isinstance(config, dict) or not all(isinstance(config.get(name, {}), dict) for name in ("data", "test")):
         raise ValueError("'config' is no experiment")
+    check_facts(state)
 
 
 def _is_list(value: Any, length: int) -> bool:

@@ -48,6 +48,9 @@ class DataConfig(Section):
     )
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
+    channel_order: Literal["rgb", "bgr"] = Field(
+        "rgb", description="order in which the network sees the channels; mean and std are R, G, B all the same"
+    )
     long_side: int | None = Field(
         None, ge=1, description="long side of the images at scale 1, pixels, to which the protocols of semseg resize"
     )
@@ -64,6 +67,12 @@ class DataConfig(Section):
     def _consistent(self):
         if min(self.std) <= 0:
             raise ValueError("std: every value must be positive")
+        if max(self.std) < 1:
+            scaled = [[round(255 * value, 3) for value in values] for values in (self.mean, self.std)]
+            raise ValueError(
+                f"std: {list(self.std)} is on the scale 0..1, images are on 0..255; "
+                f"write mean: {scaled[0]} and std: {scaled[1]}"
+            )
         if self.name == "custom" and not self.classes:
             raise ValueError("name: custom needs 'classes', the list of class names")
         if self.classes is not None and not 2 <= len(self.classes) <= 255:

@@ -128,6 +128,8 @@ def to_device(batch: dict, training: Training) -> tuple[Tensor, Tensor]:
     """Return normalised image (n, 3, h, w) and label (n, h, w) on the device."""
     image, label = (batch[name].to(training.device, non_blocking=True) for name in MOVED)
     image = image.float().sub_(training.mean).div_(training.std)
+    if training.config.data.channel_order == "bgr":
+        image = image.flip(1)
     layout = torch.channels_last if training.config.train.channels_last else torch.contiguous_format
     return image.contiguous(memory_format=layout), label
 

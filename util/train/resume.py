@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from util import UserError, checkpoint, dist
+from util.checkpoint.facts import Facts
 from util.checkpoint.manifest import digest, epoch_name, step_name
 from util.checkpoint.store import CheckpointWriter, SavedCheckpoints, prepare_folder
 from util.config.load import saved_config
@@ -51,12 +52,13 @@ MAY_CHANGE = (
 class Data:
     """The facts of the data in a checkpoint.
 
-    class names, RGB colours, and `facts` of each split that is used.
+    class names, RGB colours, `facts` of each split that is used, and the map from values on disk to classes.
     """
 
     classes: tuple[str, ...]
     colors: list[list[int]]
     facts: dict[str, dict]
+    label_map: dict[str, int] | None = None
 
 
 def save(
@@ -96,12 +98,23 @@ def save(
 
 def state_of(training: Training, data: Data) -> dict:
     """Return all but what differs between the processes; the tensors are copies on the host."""
+    config = training.config
+    test = config.test
+    known = Facts(
+        config.data.name,
+        data.classes,
+        tuple((red, green, blue) for red, green, blue in data.colors),
+        data.label_map,
+        config.data.mean,
+        config.data.std,
+        config.data.channel_order,
+        {key: getattr(test, key) for key in ("scales", "flip", "window", "stride_rate", "base_size")},
+    )
     state = {
         "model": training.eval_model.state_dict(),
         "spec": training.model.spec,
-        "config": training.config.model_dump(mode="json"),
-        "classes": list(data.classes),
-        "colors": data.colors,
+        "config": config.model_dump(mode="json"),
+        **known.entries(),
         "data": data.facts,
         "step": training.step,
         "epoch": training.epochs_done,

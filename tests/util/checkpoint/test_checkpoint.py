@@ -24,7 +24,9 @@ def test_safetensors_are_loaded_and_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"w": torch.arange(3.0)}, path)
     assert torch.equal(checkpoint.load(path)["w"], torch.arange(3.0))
-    path.write_bytes(path.read_bytes()[:-4])
+    other = path.rename(tmp_path / "weights.pth")  # known by its content, whatever its name
+    assert torch.equal(checkpoint.load(other)["w"], torch.arange(3.0))
+    path.write_bytes(other.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"weights\.safetensors: not a safetensors file, or damaged"):
         checkpoint.load(path)
 
@@ -72,11 +74,11 @@ def test_a_truncated_file_is_named(tmp_path):
 
 def test_a_flipped_bit_in_the_weights_is_named(tmp_path):
     path = tmp_path / "last.pth"
-    checkpoint.save(path, {"w": torch.zeros(10000)})
+    checkpoint.save(path, {"step": 3, "model": {"a.weight": torch.zeros(9), "b.weight": torch.zeros(10000)}})
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1  # among the 40,000 bytes of the tensor
+    content[len(content) // 2] ^= 1  # among the 40,000 bytes of the second tensor
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.pth: damaged, the checksum of"):
+    with pytest.raises(ValueError, match=r"last\.pth: damaged, the checksum of tensor model\.b\.weight"):
         checkpoint.load(path)
 
 

@@ -73,6 +73,8 @@ def test_overrides_are_read_as_yaml(small, override, section, key, value):
         ("data.root=", ["data.root", "string"]),
         ("train", ["expected section.key=value"]),
         ("augment.crop=[1,", ["augment.crop=[1,", "cut off", "quotes"]),
+        ("data.std=[0.229, 0.224, 0.225]", ["data.std", "scale 0..1", "std: [58.395, 57.12, 57.375]"]),
+        ("data.channel_order=gbr", ["data.channel_order", "'rgb' or 'bgr'"]),
         ("seed=010", ["'010' can be read in two ways"]),
         ("test.protocol=semseg", ["test.protocol", "semseg needs test.base_size or data.long_side"]),
     ],

@@ -54,6 +54,17 @@ def step(training, parts):
     return terms
 
 
+def test_images_are_normalised_and_their_channels_put_in_order(tmp_path):
+    facts = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    training, parts = start(tmp_path, data=facts)
+    expected = (parts[0]["image"].float() - torch.tensor([1.0, 2.0, 3.0])[:, None, None]) / torch.tensor(
+        [4.0, 5.0, 6.0]
+    )[:, None, None]
+    assert torch.equal(loop.to_device(parts[0], training)[0], expected)
+    training, _ = start(tmp_path, data=facts | {"channel_order": "bgr"})
+    assert torch.equal(loop.to_device(parts[0], training)[0], expected[:, [2, 1, 0]])
+
+
 class Reads(TorchDispatchMode):
     """Names of the operations that need a tensor's values, or the number of those that are true, on the host."""
 

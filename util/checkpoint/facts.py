@@ -1,0 +1,108 @@
+"""The facts in a checkpoint beside its weights: classes, preprocessing, data, protocol."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Preprocessing of checkpoints that do not say theirs, which is that of ImageNet: R, G, B on the scale 0..255.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of the training that every later use needs; None: the checkpoint does not say.
+
+    Args:
+        dataset: name of the data set.
+        classes: names, in the order of the network's outputs.
+        colors: RGB, one a class.
+        label_map: value on disk ("7", or a colour "r,g,b") -> class index, or 255 for ignored.
+        mean, std: of R, G, B on the scale 0..255.
+        channel_order: "rgb" or "bgr", as the network sees the channels.
+        protocol: scales, flip, window, stride_rate and base_size of its test.
+    """
+
+    dataset: str | None = None
+    classes: tuple[str, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
+    label_map: dict[str, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channel_order: str = "rgb"
+    protocol: dict[str, Any] | None = None
+
+    def entries(self) -> dict[str, Any]:
+        """Give the entries of a checkpoint that hold the facts, in plain types."""
+        entries: dict[str, Any] = {
+            "dataset": self.dataset,
+            "classes": None if self.classes is None else list(self.classes),
+            "colors": None if self.colors is None else [list(color) for color in self.colors],
+            "label_map": self.label_map,
+            "protocol": self.protocol,
+        }
+        if self.mean is not None and self.std is not None:
+            entries["preprocessing"] = {
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "channel_order": self.channel_order,
+            }
+        return {name: value for name, value in entries.items() if value is not None}
+
+
+def facts_of(state: Mapping[str, Any]) -> Facts:
+    """Read the facts of a checkpoint of ours.
+
+    One of an earlier version has them in its experiment alone.
+    """
+    config = state.get("config", {})
+    data, test = config.get("data", {}), config.get("test", {})
+    given = state.get("preprocessing") or data
+    protocol = {key: test[key] for key in ("scales", "flip", "window", "stride_rate", "base_size") if key in test}
+    classes, colors = state.get("classes"), state.get("colors")
+    return Facts(
+        state.get("dataset", data.get("name")),
+        None if classes is None else tuple(classes),
+        None if colors is None else tuple(tuple(color) for color in colors),
+        state.get("label_map"),
+        tuple(given["mean"]) if "mean" in given else None,
+        tuple(given["std"]) if "std" in given else None,
+        given.get("channel_order", "rgb"),
+        state.get("protocol", protocol or None),
+    )
+
+
+def check_facts(state: Mapping[str, Any]) -> None:
+    """Refuse facts that are none.
+
+    Raises:
+        ValueError: names the entry, without the file's name.
+    """
+    if not isinstance(state.get("dataset", ""), str):
+        raise ValueError("'dataset' is no name of a data set")
+    label_map = state.get("label_map", {})
+    if not isinstance(label_map, dict) or not all(
+        isinstance(key, str) and isinstance(value, int) for key, value in label_map.items()
+    ):
+        raise ValueError("'label_map' does not map values of a label file to classes")
+    if not isinstance(state.get("protocol", {}), dict):
+        raise ValueError("'protocol' is no test protocol")
+    data = state.get("config", {}).get("data", {})
+    for source, given in (("preprocessing", state.get("preprocessing", {})), ("config.data", data)):
+        if not isinstance(given, dict):
+            raise ValueError(f"'{source}' does not say mean and std")
+        mean, std = given.get("mean", MEAN), given.get("std", STD)
+        if not (_numbers(mean) and _numbers(std) and len(mean) == len(std) and min(std) > 0):
+            raise ValueError(f"'{source}' has no sound mean and std of the channels: {mean!r:.80}, {std!r:.80}")
+        if given.get("channel_order", "rgb") not in ("rgb", "bgr"):
+            raise ValueError(f"'{source}' has the channel order {given['channel_order']!r:.80}, not rgb or bgr")
+
+
+def _numbers(values: Any) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and len(values) > 0
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    )
