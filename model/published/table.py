@@ -2,6 +2,7 @@
 
 from model.published import (
     backbone,
+    branches,
     cgnet,
     espnet,
     espnetv2,
@@ -29,6 +30,7 @@ FILES = (
     espnetv2,
     fastscnn,
     hrnet,
+    branches,
     segformer,
     tramac,
     tramac_context,

@@ -64,8 +64,9 @@ def test_an_experiment_builds_and_runs(path):
 
 def criterion_of(config, classes: int) -> SegLoss:
     loss = config.loss
+    smoothing, extra = loss.label_smoothing, loss.extra
     return SegLoss(
-        loss.weights, classes, 255, loss.class_weights, loss.label_smoothing, loss.name, loss.options, loss.extra
+        loss.weights, classes, 255, loss.class_weights, smoothing, loss.name, loss.options, extra, loss.outputs
     )
 
 
@@ -76,8 +77,9 @@ def test_a_network_composes_with_every_data_set(network):
     assert [config.data.name for config in configs] == DATASETS
     assert len({config.model.name for config in configs}) == 1
     with torch.device("meta"):
-        outputs = network_of(configs[0], 5).train()(torch.empty(2, 3, *configs[0].augment.crop))
-    assert all(y.shape[:2] == (2, 5) for y in outputs.values())
+        model = network_of(configs[0], 5).train()
+        outputs = model(torch.empty(2, 3, *configs[0].augment.crop))
+    assert all(y.shape[:2] == (2, 5) for name, y in outputs.items() if name not in model.raw_outputs)
     for config in configs:
         assert outputs.keys() <= config.loss.weights.keys(), config.data.name
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from util import UserError
-from util.loss.pixel import cross_entropy, ohem_cross_entropy, relaxed_cross_entropy, valid_weight
+from util.loss.boundary import boundary, detail, near_boundary
+from util.loss.pixel import cascade, cross_entropy, ohem_cross_entropy, relaxed_cross_entropy, valid_weight
 from util.loss.region import dice, lovasz_softmax, presence
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -26,11 +27,27 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "lovasz": lovasz_softmax,
 }
 
-# Losses of outputs that are no maps of logits: (output, label (N, H, W), ignore_label) -> scalar.
-OTHER_LOSSES: dict[str, Callable[..., Tensor]] = {"presence": presence}
+# Losses of outputs that are no full-size maps of logits: (output, label (N, H, W), ignore_label) -> scalar.
+OTHER_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "presence": presence,
+    "cascade": cascade,
+    "boundary": boundary,
+    "detail": detail,
+}
 
 # Outputs that have a loss of their own, by the name that networks give them.
-OUTPUTS = {"se": "presence"}
+OUTPUTS = {
+    "se": "presence",
+    "quarter": "cascade",
+    "eighth": "cascade",
+    "sixteenth": "cascade",
+    "boundary": "boundary",
+    "detail": "detail",
+}
+
+# Further losses for the main output that read another one, and which: the loss of the output maps, on what the
+# network itself takes for a boundary.
+JOINT_LOSSES = {"boundary_aware": "boundary"}
 
 # Arguments that are no options of one loss: the caller, or another key of the experiment, gives them.
 SHARED = ("logits", "label", "ignore_label", "class_weights", "label_smoothing", "normaliser")
@@ -47,7 +64,8 @@ class SegLoss(nn.Module):
         label_smoothing: for the losses that have it; see `cross_entropy`.
         name: loss of every output map, an entry of `LOSSES`.
         options: its further arguments.
-        extra: weight by name of losses that are added for the output "out", with their default arguments.
+        extra: weight by name of losses that are added for the output "out", with their default arguments; or, of
+            `JOINT_LOSSES`, with those of the loss of the output maps.
         outputs: loss by name of single outputs, entries of `LOSSES` or `OTHER_LOSSES`.
 
     Raises:
@@ -99,7 +117,7 @@ class SegLoss(nn.Module):
             normaliser: that of the whole batch, where this is a part of it.
 
         Raises:
-            UserError: an output has no weight.
+            UserError: an output has no weight, or one that a further loss reads is not there.
         """
         unknown = sorted(set(outputs) - set(self.weights))
         if unknown:
@@ -113,9 +131,18 @@ class SegLoss(nn.Module):
             terms[output] = self._term(name, options, logits, label, normaliser)
         total = sum(self.weights[output] * term for output, term in terms.items())
         for name, weight in self.extra.items():
-            terms[name] = self._term(name, {}, outputs["out"], label, normaliser)
+            if name in JOINT_LOSSES:
+                terms[name] = self._boundary_aware(outputs, label) / normaliser[1]
+            else:
+                terms[name] = self._term(name, {}, outputs["out"], label, normaliser)
             total = total + weight * terms[name]
         return total, {name: term.detach() for name, term in terms.items()}
+
+    def _boundary_aware(self, outputs: dict[str, Tensor], label: Tensor) -> Tensor:
+        if "boundary" not in outputs:
+            raise UserError("loss.extra: boundary_aware reads the output 'boundary', which this network does not give")
+        near = near_boundary(label, outputs["boundary"], self.ignore_label)
+        return self._term(self.name, self.options, outputs["out"], near, self.normaliser(near))
 
     def _term(self, name: str, options: dict, logits: Tensor, label: Tensor, normaliser: Tensor) -> Tensor:
         if name in OTHER_LOSSES:
@@ -143,20 +170,22 @@ def check_loss(
             type or out of range, label smoothing without a loss that has it.
     """
     for key, loss in [("name", name), *(("extra", other) for other in extra)]:
-        if loss not in LOSSES:
-            raise UserError(f"{key}: {_unknown('loss', loss, LOSSES)}")
+        known = {**LOSSES, **JOINT_LOSSES} if key == "extra" else LOSSES
+        if loss not in known:
+            raise UserError(f"{key}: {_unknown('loss', loss, known)}")
     for output, loss in (outputs or {}).items():
         if loss not in LOSSES and loss not in OTHER_LOSSES:
             raise UserError(f"outputs.{output}: {_unknown('loss', loss, {**LOSSES, **OTHER_LOSSES})}")
-    if label_smoothing and not any("label_smoothing" in _arguments(loss) for loss in (name, *extra)):
+    plain = (name, *(loss for loss in extra if loss in LOSSES))
+    if label_smoothing and not any("label_smoothing" in _arguments(loss) for loss in plain):
         raise UserError(f"label_smoothing: loss {name!r} has none; leave it 0")
-    known = {key: argument for key, argument in _arguments(name).items() if key not in SHARED}
+    arguments = {key: argument for key, argument in _arguments(name).items() if key not in SHARED}
     for option, value in options.items():
         if option in SHARED:
             raise UserError(f"options: {option} is no option of a loss; see the keys of the section loss")
-        if option not in known:
-            raise UserError(f"options: {_unknown(f'option of loss {name!r}:', option, known)}")
-        wanted = known[option].annotation
+        if option not in arguments:
+            raise UserError(f"options: {_unknown(f'option of loss {name!r}:', option, arguments)}")
+        wanted = arguments[option].annotation
         if wanted in (bool, int, float) and not _fits(value, wanted):
             raise UserError(f"options: {option} of loss {name!r} must be {wanted.__name__}, not {value!r}")
     try:

@@ -40,6 +40,22 @@ def cross_entropy(
     return total / torch.where(normaliser > 0, normaliser, 1)
 
 
+def cascade(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
+    """Return the cross entropy of coarse logits at their own size.
+
+    The mean over the pixels that count. The label guidance of ICNet (Zhao et al., ECCV 2018, section 3.3): the label is
+    brought to the size of the logits by nearest neighbours.
+
+    Args:
+        logits: (N, C, h, w), any float type. label: (N, H, W).
+    """
+    rows, columns = (
+        torch.arange(small, device=label.device) * large // small
+        for small, large in zip(logits.shape[-2:], label.shape[-2:], strict=True)
+    )
+    return cross_entropy(logits, label[:, rows][:, :, columns], ignore_label)
+
+
 def relaxed_cross_entropy(
     logits: Tensor,
     label: Tensor,
