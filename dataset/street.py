@@ -142,7 +142,8 @@ def _draw(folder: Path, facts: dict) -> None:
     (folder / "label").mkdir()
     scenes = facts["train"] + facts["val"]
     workers = max(1, min(_processors(), scenes // SCENES_PER_WORKER))
-    order = [str(folder), *(facts["size"]), facts["train"], facts["val"], facts["seed"]]
+    height, width = facts["size"]
+    order = (str(folder), height, width, facts["train"], facts["val"], facts["seed"])
     if workers == 1:
         draw_share(*order, 0, 1)
     else:
@@ -160,7 +161,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _draw_in_processes(order: list, workers: int) -> None:
+def _draw_in_processes(order: tuple, workers: int) -> None:
     """Each worker runs `dataset.scene.draw`. Threads would wait for one another, the drawing being many small calls;
     multiprocessing would start the caller's main module again."""
     command = [sys.executable, "-m", "dataset.scene.draw", *map(str, order)]
@@ -180,8 +181,7 @@ def _draw_in_processes(order: list, workers: int) -> None:
         for child in children:
             if child.poll() is None:
                 child.kill()
-            child.wait()
-            child.stderr.close()
+            child.communicate()  # waits, and closes the pipe
 
 
 def _install(finished: Path, root: Path, facts: dict) -> None:

@@ -17,7 +17,7 @@ from dataset.bdd100k import BDD100K
 from dataset.cityscapes import TRAIN_ID_SUFFIX, Cityscapes, label_ids
 from dataset.idd import IDD, cityscapes_ids, polygons
 from dataset.mapillary import Mapillary
-from dataset.prepare.layout import Drawn, Files, Layout, collect
+from dataset.prepare.layout import Drawn, Files, Layout, collect, either
 from dataset.read.image import read_label
 from dataset.read.labelmap import IGNORE, LabelMap
 
@@ -73,7 +73,7 @@ class _Pictures:
         return found
 
     def __str__(self) -> str:
-        return ", ".join(f"{name}/{kind.layout.splits[self.split].images[0]}" for name, kind in PARTS.items())
+        return ", ".join(f"{name}/{either(kind.layout.splits[self.split].images)}" for name, kind in PARTS.items())
 
 
 def _source(root: Path, image: str) -> str:

@@ -24,8 +24,8 @@ class PooledAttention(nn.Module):
         self.query = None if query_channels is None else ConvBNReLU(query_channels, width, 1)
         self.value = nn.Conv2d(key_channels, width, 1)
         self.project = nn.Conv2d(width, key_channels if query_channels is None else query_channels, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        for parameter in self.project.parameters():
+            nn.init.zeros_(parameter)
         self.scale = width**-0.5
 
     def forward(self, queried: torch.Tensor, keyed: torch.Tensor) -> torch.Tensor:

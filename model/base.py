@@ -1,8 +1,11 @@
 """What every network promises: any picture size in, a dict of full-size logits out."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from model.backbone.base import Backbone
 from model.layer.basic import resize
 from model.table import ModelError
 
@@ -14,17 +17,18 @@ class SegModel(nn.Module):
     can be built again.
     """
 
-    spec: dict[str, object]
+    spec: dict[str, Any]
+    backbone: Backbone
     raw_outputs: tuple[str, ...] = ()  # names of outputs that are no maps of logits; only their loss reads them
     align_corners: bool = True  # how `forward` enlarges the logits
 
-    def __init__(self, backbone: nn.Module | None = None):
+    def __init__(self, backbone: Backbone | None = None):
         """`backbone` maps (N,3,H,W) to a list of features and has `channels` and `strides`.
 
         A network without a separable backbone passes None and implements `forward_features`.
         """
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone  # type: ignore[assignment]  # None only where a network never reads it
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map normalised RGB pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W).

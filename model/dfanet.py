@@ -107,7 +107,8 @@ class DFANet(SegModel):
         self.apply(init_weights)
         # Each block starts near the identity: the attentions would square what three times fourteen of them add up to.
         for block in (part for part in self.modules() if isinstance(part, Block)):
-            nn.init.constant_(block.branch[-1][-1].weight, 0.2)
+            *_, last_norm = (part for part in block.branch.modules() if isinstance(part, nn.BatchNorm2d))
+            nn.init.constant_(last_norm.weight, 0.2)
         self.classifier = classifier(32, num_classes)
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:

@@ -43,6 +43,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, width: int, out_channels: int, kind: str, dilation: int, dropout: float):
         super().__init__()
+        middle: list[nn.Module]
         if kind == "down":
             middle = [nn.Conv2d(width, width, 2, 2, bias=False)]
         elif kind == "up":
@@ -76,7 +77,8 @@ class Bottleneck(nn.Module):
         if self.shortcut is not None:
             shortcut = self.shortcut(shortcut)
         if self.kind == "up":
-            shortcut = F.max_unpool2d(shortcut, places, 2)
+            assert places is not None, "an enlarging block needs the places of the maxima"
+            shortcut = F.max_unpool2d(shortcut, places, [2, 2])
         return self.activation(self.branch(x) + shortcut), places
 
 

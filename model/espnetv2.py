@@ -38,7 +38,7 @@ class EESP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,in,H,W) to (N,out,H/stride,W/stride)."""
         reduced = self.reduce(x)
-        joined = []
+        joined: list[torch.Tensor] = []
         for branch in self.branches:
             result = branch(reduced)
             joined.append(joined[-1] + result if joined else result)

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from model.backbone import build_backbone
+from model.backbone.base import Backbone
 from model.base import SegModel
-from model.layer.basic import ConvBNReLU, resize
+from model.layer.basic import ConvBNReLU, classifier, resize
 
 
 class HRNet(SegModel):
@@ -109,7 +110,7 @@ class HRNetOCR(SegModel):
         return logits
 
 
-def _build_backbone(name: str, align_corners: bool, in_channels: int) -> nn.Module:
+def _build_backbone(name: str, align_corners: bool, in_channels: int) -> Backbone:
     options = {"align_corners": align_corners} if name.startswith("hrnet_") else {}
     return build_backbone(name, in_channels=in_channels, **options)
 
@@ -125,7 +126,4 @@ def _pixel_classifier(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def _last(channels: int, num_classes: int) -> nn.Conv2d:
-    conv = nn.Conv2d(channels, num_classes, 1)
-    nn.init.normal_(conv.weight, std=0.001)
-    nn.init.zeros_(conv.bias)
-    return conv
+    return classifier(channels, num_classes, std=0.001)

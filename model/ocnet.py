@@ -33,8 +33,8 @@ class ObjectAttention(nn.Module):
         self.key = ConvBNReLU(in_channels, key_width, 1, bias=True)
         self.value = nn.Conv2d(in_channels, value_width, 1)
         self.project = nn.Conv2d(value_width, in_channels, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        for parameter in self.project.parameters():
+            nn.init.zeros_(parameter)
         self.scale, self.tiles, self.pool = key_width**-0.5, tiles, pool
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from model.backbone import build_backbone
+from model.backbone.base import Backbone
 from model.base import SegModel
 from model.layer.basic import FCNHead
 from model.layer.context import JPU, PPM
@@ -66,7 +66,7 @@ class PSPNet(SegModel):
         return logits
 
 
-def _build_jpu(name: str, backbone: nn.Module, width: int) -> JPU:
+def _build_jpu(name: str, backbone: Backbone, width: int) -> JPU:
     if backbone.strides[-3:] != [8, 16, 32]:
         raise ModelError(
             f"jpu=True needs features at the strides 8, 16 and 32; backbone {name!r} has {backbone.strides}"

@@ -1,13 +1,14 @@
 """SegFormer: a hierarchical transformer, and a head of 1x1 convolutions alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from model.backbone import build_backbone
 from model.base import SegModel
-from model.layer.basic import ConvBNReLU, resize
+from model.layer.basic import ConvBNReLU, classifier, resize
 
 # Published widths of the head; 768 on the larger ones.
 WIDTHS = {"mit_b0": 256, "mit_b1": 256}
@@ -43,7 +44,7 @@ class SegFormer(SegModel):
         dropout: float = 0.1,
         in_channels: int = 3,
     ):
-        options = {"norm_eps": norm_eps} if backbone.startswith("mit_") else {}
+        options: dict[str, Any] = {"norm_eps": norm_eps} if backbone.startswith("mit_") else {}
         super().__init__(build_backbone(backbone, in_channels=in_channels, **options))
         self.levels = [level for level, stride in enumerate(self.backbone.strides) if stride >= 4]
         width = WIDTHS.get(backbone, 768) if width is None else width
@@ -51,9 +52,7 @@ class SegFormer(SegModel):
         self.project = nn.ModuleList(project(self.backbone.channels[level], width, 1) for level in self.levels)
         self.fuse = ConvBNReLU(width * len(self.levels), width, 1)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = classifier(width, num_classes)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Map features, from fine to coarse, to logits at the stride of the finest level used."""

@@ -2,11 +2,13 @@
 
 import re
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from model.backbone import build_backbone
+from model.backbone.base import Backbone
 from model.base import SegModel
 from model.layer.basic import ConvBNReLU, FCNHead, resize
 from model.layer.flow import DualFlowAlign, FlowAlign
@@ -120,7 +122,8 @@ class SemanticFlow(SegModel):
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], list[torch.Tensor]]:
         """Maps of the pyramid, logits of deep supervision while training, and flows, all coarse to fine."""
         hidden = self.context(features[self.levels[-1]])
-        maps, logits, flows = [hidden], {}, []
+        maps, flows = [hidden], []
+        logits: dict[str, torch.Tensor] = {}
         for place in reversed(range(len(self.align))):
             skip = self.lateral[place](features[self.levels[place]])
             warped, flow = self.align[place](skip, hidden)
@@ -202,8 +205,8 @@ class SemanticFlowLite(SegModel):
         return self.align(fine, self.context(features[self.levels[-1]]))
 
 
-def _build_backbone(name: str, in_channels: int) -> nn.Module:
-    variant = {"dilations": VARIANT_D} if re.fullmatch(r"resnet\d+", name) else {}
+def _build_backbone(name: str, in_channels: int) -> Backbone:
+    variant: dict[str, Any] = {"dilations": VARIANT_D} if re.fullmatch(r"resnet\d+", name) else {}
     return build_backbone(name, output_stride=32, in_channels=in_channels, **variant)
 
 

@@ -124,7 +124,7 @@ class SketchFill(SegModel):
             (N,width,h,w), 0 where the detail of the skip connection is kept out and 1 where it is let in, and
             the sketch, the output of ASPP resized to that level (N,width of the coarse level,h,w).
         """
-        gates = []
+        gates: list[torch.Tensor] = []
         sketch, _ = self._fill(self.forward_features(x), gates)
         return [(gate, resize_inside(sketch, gate.shape[-2:])) for gate in gates]
 

@@ -13,7 +13,7 @@ LONGEST_FUNCTION = 60
 # The floors of each pillar, from the ground up. A room (a folder, or a file beside the folders) may import rooms on
 # floors below its own, and itself; "*" is every room that is not named.
 FLOORS = {
-    "model": (("table",), ("layer",), ("backbone", "base"), ("*", "inference"), ("__init__",), ("published",)),
+    "model": (("table",), ("layer",), ("backbone",), ("base",), ("*", "inference"), ("__init__",), ("published",)),
     # Data sets that others take their classes from stand below the rest; data are prepared with the loader's workers.
     "dataset": (
         ("read",),

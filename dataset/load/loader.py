@@ -32,7 +32,7 @@ class Loader(DataLoader):
     DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     """
 
-    def __iter__(self) -> Iterator:  # type: ignore[override]
+    def __iter__(self) -> Iterator:  # type: ignore[override]  # PyTorch names a private class
         for item in super().__iter__():
             if isinstance(item, Exception):
                 try:

@@ -43,22 +43,23 @@ def convert(
         ValueError: naming the source that cannot be converted.
         OSError: `folder` cannot be written.
     """
-    assert isinstance(found.labels, Drawn)
-    since = _begin(folder / STAMP, found.labels, again)
+    drawn = found.labels
+    assert isinstance(drawn, Drawn), "labels that are files need no conversion"
+    since = _begin(folder / STAMP, drawn, again)
     pairs: list[tuple[str, Path]] = []
 
     def todo() -> Iterator[tuple[Any, Path]]:
-        for image, task in found.labels.jobs(root, found.images):
+        for image, task in drawn.jobs(root, found.images):
             target = (folder / image).with_suffix(".png")
             pairs.append((image, target))
-            since_source = max(since, (root / found.labels.source(root, image)).stat().st_mtime)
+            since_source = max(since, (root / drawn.source(root, image)).stat().st_mtime)
             if not target.is_file() or target.stat().st_mtime < since_source:
                 yield task, target
             else:
                 progress()
 
     workers = min(workers, max(1, len(found.images) // WORTH_A_PROCESS))
-    for _ in map_ordered(partial(_convert_one, found.labels.decode), todo(), workers):
+    for _ in map_ordered(partial(_convert_one, drawn.decode), todo(), workers):
         progress()
     return pairs
 
@@ -68,7 +69,7 @@ def write_label(path: Path, label: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(cv2.imencode(".png", label)[1])
+        temporary.write_bytes(cv2.imencode(".png", label)[1].tobytes())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,9 @@ class Classes:
 
     def values(self, seen: Survey) -> list[list[Key]]:
         """Return the values on disk of each class, where there is no map those that were seen."""
-        label_map = self.label_map or {value: value for value in seen.pixels if value != IGNORE}
+        label_map = self.label_map or {
+            value: value for value in seen.pixels if isinstance(value, int) and value != IGNORE
+        }
         return [[value for value, target in label_map.items() if target == i] for i in range(len(self.names))]
 
 
@@ -192,15 +195,16 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
     Raises:
         ValueError: names that do not fit the values, ids and colours in one set, or too many classes.
     """
-    values, ignored = set(values), set(ignored)
-    if len({isinstance(value, tuple) for value in values}) > 1:
+    found: set[Any] = set(values)  # of one kind, so that they can be sorted
+    dropped: set[Any] = set(ignored)
+    if len({isinstance(value, tuple) for value in found}) > 1:
         raise DataError("some masks hold ids and others colours; convert them to one kind")
-    colours = any(isinstance(value, tuple) for value in values)
-    if values - ignored == {0, 255} and (names is None or len(names) == 2):
+    colours = any(isinstance(value, tuple) for value in found)
+    if found - dropped == {0, 255} and (names is None or len(names) == 2):
         names = tuple(names or ("background", "foreground"))
         note = "masks of 0 and 255: binary, 255 is the foreground; mIoU is the mean over both classes"
-        return Classes(names, {0: 0, 255: 1, **dict.fromkeys(ignored, IGNORE)}, note)
-    kept = sorted(values - ignored - ({IGNORE} if not colours else set()))
+        return Classes(names, {0: 0, 255: 1, **dict.fromkeys(dropped, IGNORE)}, note)
+    kept = sorted(found - dropped - ({IGNORE} if not colours else set()))
     if not kept:
         raise DataError("the masks hold no class: every value is ignored")
     count = len(kept) if names is None else len(names)
@@ -209,13 +213,14 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
             f"{count} different values, and at most {MAX_CLASSES} classes are possible; are these masks, and were they "
             "saved without loss?"
         )
-    ids = not colours and not ignored - {IGNORE}
+    ids = not colours and not dropped - {IGNORE}
     if ids and (kept == list(range(len(kept))) if names is None else kept[-1] < len(names)):
         return Classes(tuple(names or (f"class_{value}" for value in kept)), None)
     if names is not None and len(names) != len(kept):
         raise DataError(f"{len(names)} names of classes, but the masks hold {len(kept)} values: {_shown(kept)}")
     names = tuple(names or (f"class_{'_'.join(map(str, v)) if colours else v}" for v in kept))
-    return Classes(names, {**{v: i for i, v in enumerate(kept)}, **dict.fromkeys(sorted(ignored), IGNORE)})
+    label_map = {value: place for place, value in enumerate(kept)}
+    return Classes(names, label_map | dict.fromkeys(sorted(dropped), IGNORE))
 
 
 def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: str) -> list[str]:

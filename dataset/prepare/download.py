@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from tqdm import tqdm
 
@@ -166,7 +166,7 @@ def _check(partial: Path, archive: Archive) -> None:
         )
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, BinaryIO]]:
+def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Yield name, size and contents of the ordinary files of an archive, in its order."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -178,10 +178,11 @@ def _members(path: Path) -> Iterator[tuple[str, int, BinaryIO]]:
                     with archive.open(item) as source:
                         yield item.filename, item.file_size, source
     elif tarfile.is_tarfile(path):
-        with tarfile.open(path, "r|*") as archive:
-            for item in archive:
-                if item.isreg():
-                    yield item.name, item.size, archive.extractfile(item)
+        with tarfile.open(path, "r|*") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is not None:
+                    yield member.name, member.size, file
     else:
         raise DataError(f"{path}: neither a ZIP nor a TAR file; remove it and run the same command again")
 
@@ -200,7 +201,7 @@ def _place(name: str, folder: str, archive: Path) -> PurePosixPath | None:
     return place.relative_to(folder) if place.is_relative_to(folder) else None
 
 
-def _write(file: Path, source: BinaryIO, size: int) -> None:
+def _write(file: Path, source: IO[bytes], size: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

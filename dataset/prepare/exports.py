@@ -8,7 +8,7 @@ import base64
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -143,7 +143,9 @@ def _declared(path: Path, kind: str) -> list[str]:
 
 
 def _coco(path: Path) -> Iterator[Item]:
-    images, names, shapes = {}, {}, {}
+    images: dict[Any, tuple[str, Size]] = {}
+    names: dict[Any, str] = {}
+    shapes: dict[Any, list[tuple]] = {}  # image -> (what they are sorted by, class, outline or None)
     for key, item in stream_json(path, ("images", "categories", "annotations")):
         if key == "images":
             images[item["id"]] = item["file_name"], (item["height"], item["width"])
@@ -194,28 +196,28 @@ def _cvat(path: Path) -> Iterator[Item]:
     for _, node in _xml(path):
         if node.tag != "image":
             continue
-        size = int(node.get("height")), int(node.get("width"))
+        size = int(node.attrib["height"]), int(node.attrib["width"])
         shapes = sorted(
             (child for child in node if child.get("label")), key=lambda child: int(child.get("z_order") or 0)
         )
-        yield Item(node.get("name"), size, [_cvat_shape(shape) for shape in shapes])
+        yield Item(node.attrib["name"], size, [_cvat_shape(shape) for shape in shapes])
         node.clear()  # a file may hold hundreds of thousands
 
 
 def _cvat_shape(node: ElementTree.Element) -> Shape:
-    name = node.get("label")
+    name = node.attrib["label"]
     if node.tag == "polygon":
-        return name, "outline", [tuple(map(float, point.split(","))) for point in node.get("points").split(";")]
+        return name, "outline", [tuple(map(float, point.split(","))) for point in node.attrib["points"].split(";")]
     if node.tag == "box":
-        x0, y0, x1, y1 = (float(node.get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
+        x0, y0, x1, y1 = (float(node.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
         corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         return name, "outline", _rotated(corners, (x0 + x1) / 2, (y0 + y1) / 2, float(node.get("rotation") or 0))
     if node.tag == "ellipse":
-        x, y, rx, ry = (float(node.get(key)) for key in ("cx", "cy", "rx", "ry"))
+        x, y, rx, ry = (float(node.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
         return name, "outline", _rotated(_ellipse(x, y, rx, ry), x, y, float(node.get("rotation") or 0))
     if node.tag == "mask":
-        place = [int(node.get(key)) for key in ("left", "top", "width", "height")]
-        return name, "runs", (*place, [int(count) for count in node.get("rle").split(",")])
+        place = [int(node.attrib[key]) for key in ("left", "top", "width", "height")]
+        return name, "runs", (*place, [int(count) for count in node.attrib["rle"].split(",")])
     return name, "nothing", None
 
 
@@ -236,6 +238,7 @@ def _label_studio(path: Path) -> Iterator[Item]:
 def _label_studio_shapes(kind: str, value: dict, size: Size) -> list[Shape]:
     names = value.get(kind) or []
     x, y = (value.get(key, 0) * length / 100 for key, length in (("x", size[1]), ("y", size[0])))
+    shape: tuple[str, Any]
     if kind == "polygonlabels":
         shape = "outline", [(px * size[1] / 100, py * size[0] / 100) for px, py in value["points"]]
     elif kind == "rectanglelabels":
@@ -307,7 +310,7 @@ def _rotated(corners: list[tuple[float, float]], x: float, y: float, degrees: fl
     return [(x + (px - x) * c - (py - y) * s, y + (px - x) * s + (py - y) * c) for px, py in corners]
 
 
-def _outline_mask(corners: list, size: Size) -> np.ndarray:
+def _outline_mask(corners: list | np.ndarray, size: Size) -> np.ndarray:
     """An outline [(x, y), ...]: the pixels whose middle it encloses."""
     return coco_mask([np.ravel(corners)], size)
 
@@ -321,7 +324,9 @@ def _png_mask(data: tuple[float, float, str], size: Size) -> np.ndarray:
     """A mask as a PNG in base64, at (x, y) of the picture."""
     x, y, text = data
     part = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_GRAYSCALE)
-    return _pasted(part > 0, int(y), int(x), size)
+    if part is None:
+        raise DataError("a mask whose PNG cannot be read")
+    return _pasted(np.asarray(part) > 0, int(y), int(x), size)
 
 
 def _runs_mask(data: tuple[int, int, int, int, list[int]], size: Size) -> np.ndarray:
@@ -369,7 +374,7 @@ def _brush_mask(data: bytes, size: Size) -> np.ndarray:
     return values.reshape(*size, 4)[:, :, 3] > 0
 
 
-_MASKS = {
+_MASKS: dict[str, Callable[[Any, Size], np.ndarray]] = {
     "outline": _outline_mask,
     "coco": coco_mask,
     "share": _share_mask,
@@ -377,7 +382,13 @@ _MASKS = {
     "runs": _runs_mask,
     "brush": _brush_mask,
 }
-_READERS = {"COCO": _coco, "LabelMe": _labelme, "CVAT": _cvat, "Label Studio": _label_studio, "YOLO": _yolo}
+_READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
+    "COCO": _coco,
+    "LabelMe": _labelme,
+    "CVAT": _cvat,
+    "Label Studio": _label_studio,
+    "YOLO": _yolo,
+}
 
 
 class _Names:

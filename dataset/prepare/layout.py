@@ -159,13 +159,13 @@ def collect(root: Path, split: str, files: Files, partial: bool = False) -> Foun
             return Found(images, label if isinstance(label, Drawn) else paths)
         missing.append((absent[0][0], [image for _, image in absent]))
     best = min(range(len(missing)), key=lambda i: len(missing[i][1]))
-    absent = set(missing[best][1])
-    if partial and len(absent) < len(images):
-        label, images = files.labels[best], [image for image in images if image not in absent]
-        return Found(images, label if isinstance(label, Drawn) else [label(image) for image in images], len(absent))
+    lone = set(missing[best][1])
+    if partial and len(lone) < len(images):
+        label, images = files.labels[best], [image for image in images if image not in lone]
+        return Found(images, label if isinstance(label, Drawn) else [label(image) for image in images], len(lone))
     others = "".join(f" (nor {first})" for i, (first, _) in enumerate(missing) if i != best)
     raise MissingFiles(
-        f"{split}: {len(absent)} of {len(images)} pictures have no label; the first missing one is "
+        f"{split}: {len(lone)} of {len(images)} pictures have no label; the first missing one is "
         f"{missing[best][0]}{others}; --partial leaves such pictures out"
     )
 

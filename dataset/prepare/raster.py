@@ -46,7 +46,7 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
         if list(segmentation.get("size", ())) != list(size):
             raise DataError(f"run lengths for the size {segmentation.get('size')}, but the picture has {list(size)}")
         counts = segmentation.get("counts")
-        return run_length_mask(compressed_counts(counts) if isinstance(counts, (str, bytes)) else counts, size)
+        return run_length_mask(compressed_counts(counts) if isinstance(counts, (str, bytes)) else counts or [], size)
     mask = np.zeros(size, bool)
     for outline in segmentation:
         try:
@@ -59,13 +59,13 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def run_length_mask(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+def run_length_mask(counts: Sequence[int] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Decode run lengths down the columns, beginning with pixels outside; bool (H, W)."""
     height, width = size
-    counts = np.asarray(counts)
-    if counts.ndim != 1 or counts.dtype.kind not in "iu" or counts.min(initial=0) < 0 or counts.sum() != height * width:
+    runs = np.asarray(counts)
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0 or runs.sum() != height * width:
         raise DataError(f"run lengths that do not add up to the {height} x {width} pixels of the picture")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def compressed_counts(text: str | bytes) -> list[int]:

@@ -76,5 +76,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+    wait([parent.sentinel])
     os._exit(1)

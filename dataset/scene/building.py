@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataset.scene.canvas import BUILDING, NEAR, SUPERSAMPLING, Canvas, Rng, Thing, jitter, mix, pick
+from dataset.scene.canvas import BUILDING, NEAR, SUPERSAMPLING, Canvas, Color, Rng, Thing, jitter, mix, pick
 from dataset.scene.plan import Plan
 
 WALLS = (
@@ -166,7 +166,7 @@ class Building(Thing):
         if self.bay * size > 3:
             self._paint_windows(canvas, wall, normal, size, first=0 if shop is None else 1, street=street)
         if shop is not None:
-            self._paint_shop(canvas, wall, normal, size)
+            self._paint_shop(shop, canvas, wall, normal, size)
 
     def _paint_windows(self, canvas: Canvas, wall: Wall, normal, size: float, first: int, street: bool):
         """Rows of windows from storey `first` up and, on the street's side, a door in the ground floor."""
@@ -202,10 +202,10 @@ class Building(Thing):
             canvas.polygons(wall.quads(left, right, v - 0.25, v + 0.75), (64, 64, 68), None, normal)
             canvas.polygons(wall.quads(left, right, v - 0.4, v - 0.2), self.trim, None, normal)
 
-    def _paint_shop(self, canvas: Canvas, wall: Wall, normal, size: float) -> None:
+    def _paint_shop(self, shop: Color, canvas: Canvas, wall: Wall, normal, size: float) -> None:
         rng, high = canvas.rng, self.storey
         glow = 0.7 if canvas.light.lamps else 0.15
-        canvas.polygon(wall.quad(0, wall.length, 0, high), self.shop, BUILDING, normal)
+        canvas.polygon(wall.quad(0, wall.length, 0, high), shop, BUILDING, normal)
         count = max(1, int(wall.length / 4))
         edges = np.linspace(0.3, wall.length - 0.3, count + 1)
         panes = wall.quads(edges[:-1] + 0.12, edges[1:] - 0.12, 0.5, high - 0.8)

@@ -51,7 +51,7 @@ def jitter(rng: Rng, color: Color, amount: float = 0.08, hue: float = 0.06) -> C
 
 def mix(a: Color, b: Color, share: float) -> Color:
     """`share` of b in a."""
-    return tuple(x + (y - x) * share for x, y in zip(a, b, strict=True))
+    return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share, a[2] + (b[2] - a[2]) * share
 
 
 @functools.cache
@@ -115,8 +115,8 @@ def draw_light(rng: Rng) -> Light:
         look = ((0.14, 0.13, 0.12), (0.74, 0.75, 0.77), (196, 202, 208), (216, 218, 220), (222, 224, 226))
         cover, visibility = rng.uniform(0.5, 0.9), rng.uniform(110, 160)
     direct, ambient, zenith, low, cloud = look
-    zenith, low, cloud = (jitter(rng, color, 0.04, 0.03) for color in (zenith, low, cloud))
-    return Light(sun, direct, ambient, zenith, low, cloud, cover, visibility, kind == "dusk")
+    upper, lower, white = (jitter(rng, color, 0.04, 0.03) for color in (zenith, low, cloud))
+    return Light(sun, direct, ambient, upper, lower, white, cover, visibility, kind == "dusk")
 
 
 class Camera:
@@ -192,16 +192,16 @@ class Canvas:
 
     def line(self, points: np.ndarray, thickness: float, tone: Tone, label: int | None) -> None:
         """A polyline (n, 2) with round ends, canvas pixels."""
-        points = [np.rint(points * (1 << SUBPIXEL)).astype(np.int32)]
-        thickness = max(1, round(thickness))
-        cv2.polylines(self.image, points, False, tone, thickness, cv2.LINE_8, SUBPIXEL)
+        corners = [np.rint(points * (1 << SUBPIXEL)).astype(np.int32)]
+        pixels = max(1, round(thickness))
+        cv2.polylines(self.image, corners, False, tone, pixels, cv2.LINE_8, SUBPIXEL)
         if label is not None:
-            cv2.polylines(self.label, points, False, label, thickness, cv2.LINE_8, SUBPIXEL)
+            cv2.polylines(self.label, corners, False, label, pixels, cv2.LINE_8, SUBPIXEL)
 
     def discs(self, centres: np.ndarray, radii: np.ndarray, tones: list[Tone], label: int) -> None:
         """Discs at (n, 2) canvas pixels, each with its radius (n,) and tone, in that order."""
         high = (self.camera.width, self.camera.height)
-        seen = ((centres > -radii[:, None]) & (centres < radii[:, None] + high)).all(axis=1).tolist()
+        seen = np.all((centres > -radii[:, None]) & (centres < radii[:, None] + high), axis=1).tolist()
         centres = np.rint(centres * (1 << SUBPIXEL)).astype(int).tolist()
         radii = np.maximum(np.rint(radii * (1 << SUBPIXEL)), 1).astype(int).tolist()
         for centre, radius, tone, inside in zip(centres, radii, tones, seen, strict=True):
@@ -303,7 +303,7 @@ class Upright:
         self.canvas.line(self.pixels(points), thickness, self.canvas.tone(color, self.z), label)
 
     def ellipse(self, centre, radii, color: Color, label: int | None, arc=(0.0, 2 * math.pi)) -> None:
-        angle = np.linspace(*arc, 17)
+        angle = np.linspace(arc[0], arc[1], 17)
         self.polygon(centre + np.stack((np.cos(angle), np.sin(angle)), axis=1) * radii, color, label)
 
 

@@ -44,7 +44,7 @@ def develop(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     rng = canvas.rng
     height, width = canvas.camera.height // SUPERSAMPLING, canvas.camera.width // SUPERSAMPLING
     label = np.ascontiguousarray(canvas.label[::SUPERSAMPLING, ::SUPERSAMPLING])
-    image = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    image: np.ndarray = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
 
     grain = np.zeros(256, np.float32)
     grain[list(GRAIN)] = list(GRAIN.values())
@@ -55,8 +55,8 @@ def develop(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
     vignette = 1 - np.float32(rng.uniform(0, 0.12)) * (x * x + y * y)
-    cast = np.float32(rng.normal(1, 0.025, 3) * rng.normal(1, 0.05))
-    image *= vignette[..., None] * cast
+    cast = (rng.normal(1, 0.025, 3) * rng.normal(1, 0.05)).astype(np.float32)
+    image = image * (vignette[..., None] * cast)
     contrast, bias = rng.uniform(0.92, 1.12), rng.uniform(-6, 6)
     image = (image - 118) * np.float32(contrast) + np.float32(118 + bias)
     image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1.0, 3.0))

@@ -153,7 +153,7 @@ class Fence(Thing):
         self.depth = float(max(start[2], end[2]))
         self.normal = (-self.wall.along[2], 0.0, self.wall.along[0])
         if np.dot(self.normal, start) > 0:  # the face that is seen
-            self.normal = tuple(-c for c in self.normal)
+            self.normal = (self.wall.along[2], -0.0, -self.wall.along[0])
 
     def shade(self, canvas: Canvas) -> None:
         if self.kind == "boards":

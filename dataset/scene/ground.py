@@ -17,7 +17,7 @@ def paint_sky(canvas: Canvas) -> None:
     right, below = right[:rows], below[:rows]
     above = np.maximum(-below, 0) / np.float32(camera.focal)
     share = np.sqrt(np.minimum(above / np.float32(0.7), 1))[..., None]
-    sky = np.float32(light.low) * (1 - share) + np.float32(light.zenith) * share
+    sky = np.array(light.low, np.float32) * (1 - share) + np.array(light.zenith, np.float32) * share
 
     # a layer of clouds: parallel to the ground, so it shrinks towards the horizon
     distance = np.float32(26) / (above + np.float32(0.12))
@@ -26,14 +26,14 @@ def paint_sky(canvas: Canvas) -> None:
     thickness = sample_tile(1.7, u, v) - np.float32(1.3 - 2.6 * light.cover)
     opacity = np.clip(thickness * np.float32(0.9), 0, 1) * np.clip(above * 9, np.float32(0.12), 1)
     relief = 1 + np.float32(0.07) * sample_tile(1.2, u + 3, v + 3) - np.float32(0.05) * opacity
-    cloud = np.float32(light.cloud) * np.minimum(relief, np.float32(1.05))[..., None]
+    cloud = np.array(light.cloud, np.float32) * np.minimum(relief, np.float32(1.05))[..., None]
     sky += (cloud - sky) * (opacity * np.float32(0.9))[..., None]
 
     if light.sun[2] > 0.2 and light.cover < 0.7:
         x, y = (camera.focal * light.sun[0] / light.sun[2], -camera.focal * light.sun[1] / light.sun[2])
         reach = np.float32(0.16 * camera.width)
         glow = np.exp(-np.hypot(right - np.float32(x), below - np.float32(y)) / reach)
-        sky += glow[..., None] * (np.float32((255, 246, 214)) - sky) * np.float32(0.8)
+        sky += glow[..., None] * (np.array((255, 246, 214), np.float32) - sky) * np.float32(0.8)
     sky = np.clip(sky, 0, 255).astype(np.uint8)
     rows = min(rows * SUPERSAMPLING, camera.height)
     canvas.image[:rows] = cv2.resize(sky, (camera.width, rows), interpolation=cv2.INTER_LINEAR)
@@ -73,12 +73,12 @@ def paint_ground(canvas: Canvas, plan: Plan) -> None:
     s = x - np.float32(plan.curve / 2) * z * z
     material = survey(plan, camera, s, z)
 
-    color = [jitter(rng, color, 0.12 if kind == ROAD else 0.06, 0.02) for color, kind, _ in GROUND]
-    color = np.float32(color)
-    color[[JOINT, PATCH]] = color[[PAVING, ASPHALT]] * np.float32(((0.80,), (0.88,)))
+    tones = [jitter(rng, color, 0.12 if kind == ROAD else 0.06, 0.02) for color, kind, _ in GROUND]
+    color = np.array(tones, np.float32)
+    color[[JOINT, PATCH]] = color[[PAVING, ASPHALT]] * np.array(((0.80,), (0.88,)), np.float32)
     near, x = np.minimum(z, np.float32(200)), np.clip(x, np.float32(-1000), np.float32(1000))
     fine = sample_tile(0.3, x * 26, near * 26) * np.clip(14 / near, np.float32(0.15), 1)
-    grain = np.float32([0.6 * grain for _, _, grain in GROUND])[material]
+    grain = np.array([0.6 * grain for _, _, grain in GROUND], np.float32)[material]
     grain *= fine + sample_tile(1.4, x * 9, near * 9)
     dark = cv2.GaussianBlur(canvas.contact, (0, 0), 2.2)[first:] * np.float32(-0.6 / 255) + 1
     lit = (255 - cv2.GaussianBlur(canvas.shadow, (0, 0), 1.2)[first:]) * np.float32(light.sun[1] / 255)
@@ -91,7 +91,7 @@ def paint_ground(canvas: Canvas, plan: Plan) -> None:
         seen *= color[:, channel][material]
         seen = np.minimum(seen * dark, 255 * clear) + np.float32(light.low[channel]) * (1 - clear)
         np.copyto(canvas.image[first:, :, channel], np.clip(seen, 0, 255).astype(np.uint8), where=under)
-    np.copyto(canvas.label[first:], np.uint8([label for _, label, _ in GROUND])[material], where=under)
+    np.copyto(canvas.label[first:], np.array([label for _, label, _ in GROUND], np.uint8)[material], where=under)
 
 
 def wrap(values: np.ndarray, period: float) -> np.ndarray:

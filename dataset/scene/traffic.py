@@ -466,9 +466,9 @@ class Bicycle(Thing):
         if self.basket:
             up.polygon(at((0.45, 0.7), (0.45, 1.0), (0.78, 1.0), (0.72, 0.7)), (120, 92, 60), BICYCLE)
         if self.rider is not None:
-            self._paint_rider(up, at)
+            self._paint_rider(self.rider, up, at)
 
-    def _paint_rider(self, up: Upright, at) -> None:
+    def _paint_rider(self, rider: Person, up: Upright, at) -> None:
         legs = []
         for phase in (self.crank + math.pi, self.crank):
             foot = (-0.08 + 0.17 * math.cos(phase), 0.3 + 0.17 * math.sin(phase))
@@ -476,4 +476,4 @@ class Bicycle(Thing):
             legs.append(at((-0.24, 1.0), knee, foot))
         arm = at((0.1, 1.42), (0.26, 1.16), (0.46, 1.06))
         hip, neck = at((-0.22, 1.0), (0.08, 1.48))
-        self.rider.figure(up, 1.0, legs, [arm, arm], hip, neck, 0.17 if self.rider.profile else 0.22)
+        rider.figure(up, 1.0, legs, [arm, arm], hip, neck, 0.17 if rider.profile else 0.22)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from torch import nn
-
+from model.backbone.base import Backbone
 from model.table import complete, load, plain, resolve
 
 BACKBONES = {
@@ -55,7 +55,7 @@ TIMM_PREFIX = "timm/"
 TIMM_BACKBONE, TIMM_FACTS = "model.backbone.timm.TimmBackbone", "model.backbone.timm.describe"
 
 
-def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, **options: object) -> nn.Module:
+def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, **options: Any) -> Backbone:
     """Build a feature extractor with freshly initialised weights.
 
     It maps (N,in_channels,H,W) to a list of feature maps from fine to coarse, and says their widths in `channels` and
@@ -71,9 +71,9 @@ def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, *
     builder = _builder(name)
     if output_stride is None:
         output_stride = min(stride for stride in output_strides(name) if stride >= finest)
-    options = complete("backbone", name, builder, {"output_stride": output_stride, **options})
-    backbone = builder(**options)
-    backbone.spec = {"name": name, "options": plain(options)}
+    complete_options = complete("backbone", name, builder, {"output_stride": output_stride, **options})
+    backbone = builder(**complete_options)
+    backbone.spec = {"name": name, "options": plain(complete_options)}
     return backbone
 
 
@@ -86,10 +86,10 @@ def output_strides(name: str) -> tuple[int, ...]:
     builder = _builder(name)
     if name.startswith(TIMM_PREFIX):
         return load(TIMM_FACTS)(name.removeprefix(TIMM_PREFIX)).output_strides
-    return getattr(builder, "func", builder).output_strides
+    return getattr(builder, "func", builder).output_strides  # type: ignore[union-attr]  # a class, or a partial of it
 
 
-def _builder(name: str) -> Callable[..., nn.Module]:
+def _builder(name: str) -> Callable[..., Backbone]:
     if name.startswith(TIMM_PREFIX):
         return partial(load(TIMM_BACKBONE), name.removeprefix(TIMM_PREFIX))
     return resolve("backbone", name, BACKBONES, (f"{TIMM_PREFIX}<name>",))

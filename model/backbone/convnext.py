@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
+from model.backbone.base import Backbone
 from model.layer.norm import LayerNorm2d
 
 
@@ -30,7 +31,7 @@ class Block(nn.Module):
         return x + self.drop_path(y.permute(0, 3, 1, 2))
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Backbone):
     """ConvNeXt without its classifier, each level behind a norm of its own.
 
     Source: Liu et al., "A ConvNet for the 2020s" (CVPR 2022), section 2; the norms of the levels are those of its
@@ -89,7 +90,8 @@ def init_weights(module: nn.Module) -> None:
     """Initialise one layer as the published code does: weights with deviation 0.02, biases with zero."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 convnext_tiny = partial(ConvNeXt, 96, (3, 3, 9, 3))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torchvision.models.densenet import DenseNet
 
+from model.backbone.base import Backbone
 from model.layer.basic import init_weights
 from model.table import ModelError
 
@@ -13,7 +14,7 @@ from model.table import ModelError
 DILATIONS = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
 
 
-class TorchvisionDenseNet(DenseNet):
+class TorchvisionDenseNet(DenseNet, Backbone):
     """Densely connected network without its classifier.
 
     Source: Huang et al., "Densely Connected Convolutional Networks" (CVPR 2017). Features: the output of each dense
@@ -33,6 +34,7 @@ class TorchvisionDenseNet(DenseNet):
     """
 
     output_strides = (8, 16, 32)
+    features: nn.Sequential
 
     def __init__(self, growth: int, depths: tuple[int, ...], stem: int, output_stride: int = 32, in_channels: int = 3):
         if output_stride not in DILATIONS:
@@ -40,11 +42,12 @@ class TorchvisionDenseNet(DenseNet):
         super().__init__(growth, depths, stem)
         del self.classifier
         if in_channels != 3:
-            self.features.conv0 = nn.Conv2d(in_channels, stem, 7, 2, 3, bias=False)
-            init_weights(self.features.conv0)
+            conv = nn.Conv2d(in_channels, stem, 7, 2, 3, bias=False)
+            init_weights(conv)
+            self.features.conv0 = conv
         for block, dilation in zip((3, 4), DILATIONS[output_stride], strict=True):
             if dilation > 1:
-                self.features.get_submodule(f"transition{block - 1}").pool = nn.Identity()
+                self.features.get_submodule(f"transition{block - 1}").add_module("pool", nn.Identity())
                 for module in self.features.get_submodule(f"denseblock{block}").modules():
                     if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
                         module.dilation = module.padding = (dilation, dilation)

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from model.backbone.base import Backbone
 from model.backbone.resnet import BasicBlock
 from model.layer.basic import ConvBNReLU, init_weights
 from model.table import ModelError
@@ -15,7 +16,7 @@ STAGES_V1 = ((64, 3, 2), (128, 3, 2), (256, 3, 2), (512, 1, 1))
 STAGES_V2 = ((64, 2, 2), (128, 1, 1), (128, 10, 2), (256, 1, 1), (256, 4, 2), (512, 2, 1))
 
 
-class DFNet(nn.Module):
+class DFNet(Backbone):
     """Residual network found by search, without max-pool.
 
     Source: Li et al., "Partial Order Pruning: for Best Speed/Accuracy Trade-off in Neural Architecture

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from model.backbone.base import Backbone
 from model.backbone.resnet import BasicBlock, Bottleneck
 from model.layer.basic import ConvBNReLU, init_weights, resize
 from model.table import ModelError
@@ -31,7 +32,7 @@ class Fusion(nn.Module):
         fused = []
         for place, paths in enumerate(self.fuse_layers):
             size = branches[place].shape[-2:]
-            maps = (path(branch) for path, branch in zip(paths, branches, strict=True))
+            maps = (path(branch) for path, branch in zip(paths.children(), branches, strict=True))
             y = sum(x if x.shape[-2:] == size else resize(x, size, self.align_corners) for x in maps)
             fused.append(self.relu(y))
         return fused
@@ -61,7 +62,7 @@ class Module(Fusion):
         return super().forward([blocks(x) for blocks, x in zip(self.branches, branches, strict=True)])
 
 
-class HighResolutionNet(nn.Module):
+class HighResolutionNet(Backbone):
     """HRNet without a head.
 
     Source: Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition" (TPAMI 2020, arXiv

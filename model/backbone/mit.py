@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
+from model.backbone.base import Backbone
 from model.table import ModelError
 
 HEADS = (1, 2, 5, 8)
@@ -50,7 +51,7 @@ class ReducedAttention(nn.Module):
         """Map tokens (N,H,W,C) to tokens (N,H,W,C)."""
         n, height, width, channels = x.shape
         keys = x
-        if self.sr is not None:
+        if self.sr is not None and self.norm is not None:
             missing = [max(self.reduction - side, 0) for side in (width, height)]
             keys = F.pad(x.permute(0, 3, 1, 2), (0, missing[0], 0, missing[1]))
             keys = self.norm(self.sr(keys).permute(0, 2, 3, 1))
@@ -110,7 +111,7 @@ class Stage(nn.Module):
         return self.norm(self.blocks(self.embed(x))).permute(0, 3, 1, 2).contiguous()
 
 
-class MixTransformer(nn.Module):
+class MixTransformer(Backbone):
     """Hierarchical transformer without position embedding.
 
     Source: Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers" (NeurIPS
@@ -175,7 +176,8 @@ def init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 mit_b0 = partial(MixTransformer, 32, (2, 2, 2, 2))

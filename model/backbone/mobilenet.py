@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model.backbone.base import Backbone
 from model.layer.basic import ConvBNReLU, init_weights
 from model.table import ModelError
 
@@ -23,7 +24,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, dilation: int):
         super().__init__()
         width = in_channels * expansion
-        expand = [] if expansion == 1 else ConvBNReLU(in_channels, width, 1, activation=nn.ReLU6)
+        expand = nn.Sequential() if expansion == 1 else ConvBNReLU(in_channels, width, 1, activation=nn.ReLU6)
         depthwise = ConvBNReLU(width, width, 3, stride, dilation, groups=width, padding=0, activation=nn.ReLU6)
         project = (nn.Conv2d(width, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
         self.conv = nn.Sequential(*expand, *depthwise, *project)
@@ -36,7 +37,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
     """MobileNet-V2 without its last 1280-wide convolution.
 
     Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (CVPR 2018), with the
@@ -61,7 +62,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ModelError(f"MobileNet-V2 has output stride 8, 16 or 32, not {output_stride!r}")
-        blocks = [ConvBNReLU(in_channels, 32, stride=2, activation=nn.ReLU6)]
+        blocks: list[nn.Module] = [ConvBNReLU(in_channels, 32, stride=2, activation=nn.ReLU6)]
         channels, reached, dilation = 32, 2, 1
         for expansion, width, count, stride in GROUPS:
             if reached == output_stride:

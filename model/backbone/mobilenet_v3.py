@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from model.backbone.base import Backbone
 from model.layer.basic import init_weights
 from model.table import ModelError
 
@@ -14,7 +15,7 @@ COARSE, COARSEST = range(7, 13), range(13, 16)
 DILATIONS = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
 
 
-class MobileNetV3Large(nn.Module):
+class MobileNetV3Large(Backbone):
     """MobileNet-V3-Large without its classifier.
 
     Source: Howard et al., "Searching for MobileNetV3" (ICCV 2019), table 1, with the batch norm of torchvision (eps

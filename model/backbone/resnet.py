@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from model.backbone.base import Backbone
 from model.layer.basic import ConvBNReLU, init_weights
 from model.table import ModelError
 
@@ -74,7 +75,7 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Residual network whose stem is three 3x3 convolutions (64, 64, 128 channels) and a max-pool.
 
     Source: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the stem of Zhao et

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from model.backbone.base import Backbone
 from model.layer.basic import ConvBNReLU, init_weights
 from model.table import ModelError
 
@@ -41,7 +42,7 @@ class STDCBlock(nn.Module):
         return torch.cat(results, 1)
 
 
-class STDC(nn.Module):
+class STDC(Backbone):
     """STDC network without its classifier.
 
     Source: Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation" (CVPR 2021), table 2.
@@ -62,7 +63,7 @@ class STDC(nn.Module):
         super().__init__()
         if output_stride != 32:
             raise ModelError(f"an STDC network has output stride 32, not {output_stride!r}")
-        blocks = [ConvBNReLU(in_channels, 32, stride=2), ConvBNReLU(32, 64, stride=2)]
+        blocks: list[nn.Module] = [ConvBNReLU(in_channels, 32, stride=2), ConvBNReLU(32, 64, stride=2)]
         self.channels, self.strides, taps = [64, 256, 512, 1024], [4, 8, 16, 32], [1]
         for before, width, depth in zip(self.channels, self.channels[1:], depths, strict=False):
             blocks += [STDCBlock(before, width, 2), *(STDCBlock(width, width, 1) for _ in range(1, depth))]

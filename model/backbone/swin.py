@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
+from model.backbone.base import Backbone
+
 WINDOW = 7
 
 
@@ -25,6 +27,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * WINDOW - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.pairs: torch.Tensor
         self.register_buffer("pairs", relative_positions(WINDOW), persistent=False)
 
     def forward(self, x: torch.Tensor, apart: torch.Tensor | None) -> torch.Tensor:
@@ -107,7 +110,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Backbone):
     """Swin Transformer without its classifier, each level behind a norm of its own.
 
     Source: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021), section

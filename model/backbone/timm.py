@@ -5,12 +5,13 @@ import inspect
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import timm
 import torch
-from torch import nn
 from torch.nn import functional as F
 
+from model.backbone.base import Backbone
 from model.layer.basic import resize
 from model.layer.pyramid import SimpleFeaturePyramid
 from model.layer.shapes import shapes_only
@@ -22,7 +23,7 @@ ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
 UNSUPPORTED = (TypeError, AssertionError, NotImplementedError, RuntimeError)
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """A timm network through `features_only`; widths and strides are those that timm declares.
 
     A network of a single stride (ViT, DINOv2, EVA) gets a simple feature pyramid, `pyramid`, so that it has the strides
@@ -56,9 +57,9 @@ class TimmBackbone(nn.Module):
             )
         dilated = not facts.single_stride and output_stride != 32
         options = {**facts.options, **({"output_stride": output_stride} if dilated else {})}
-        self.body = timm.create_model(name, features_only=True, in_chans=in_channels, **options)
-        self.channels = list(self.body.feature_info.channels())
-        self.strides = list(self.body.feature_info.reduction())
+        body: Any = timm.create_model(name, features_only=True, in_chans=in_channels, **options)
+        self.body = body
+        self.channels, self.strides = list(body.feature_info.channels()), list(body.feature_info.reduction())
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.whole_names = facts.whole_names
         self.patch = self.grid = self.strides[-1]
@@ -107,7 +108,7 @@ class Facts:
 
     single_stride: bool
     output_strides: tuple[int, ...]
-    options: dict[str, bool]  # what makes it take any size of pictures
+    options: dict[str, Any]  # what makes it take any size of pictures
     whole_names: tuple[str, ...]  # the keys of the network with its classifier
 
 
@@ -127,11 +128,11 @@ def describe(name: str) -> Facts:
     if tag and tag not in tags:
         raise ModelError(f"timm model {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}")
     with shapes_only():
-        whole = timm.create_model(name)
+        whole: Any = timm.create_model(name)
         accepted = inspect.signature(type(whole).__init__).parameters
-        options = {option: value for option, value in ANY_SIZE.items() if option in accepted}
+        options: dict[str, Any] = {option: value for option, value in ANY_SIZE.items() if option in accepted}
         try:
-            body = timm.create_model(name, features_only=True, **options).eval()
+            body: Any = timm.create_model(name, features_only=True, **options).eval()
         except UNSUPPORTED as error:
             reason = str(error).partition("\n")[0]
             raise ModelError(f"backbone 'timm/{name}' gives no feature maps: choose another ({reason})") from error
@@ -142,7 +143,7 @@ def describe(name: str) -> Facts:
     return Facts(single, (*strides, 32), options, tuple(whole.state_dict()))
 
 
-def _check_any_size(name: str, body: nn.Module, usual: tuple[int, int, int]) -> None:
+def _check_any_size(name: str, body: Any, usual: tuple[int, int, int]) -> None:
     """Raise where a network runs at the size of its training pictures and at no other.
 
     One that does not run on the meta device at all, since it reads values, may be of any size.
@@ -164,10 +165,10 @@ def _check_any_size(name: str, body: nn.Module, usual: tuple[int, int, int]) -> 
         )
 
 
-def _reaches(name: str, output_stride: int, options: dict[str, bool]) -> bool:
+def _reaches(name: str, output_stride: int, options: dict[str, Any]) -> bool:
     """Whether a network can be dilated so that its coarsest features have that stride."""
     try:
-        body = timm.create_model(name, features_only=True, output_stride=output_stride, **options)
+        body: Any = timm.create_model(name, features_only=True, output_stride=output_stride, **options)
     except UNSUPPORTED:
         return False
     return max(body.feature_info.reduction()) == output_stride

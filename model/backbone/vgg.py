@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from model.backbone.base import Backbone
 from model.layer.basic import init_weights
 from model.table import ModelError
 
@@ -10,7 +11,7 @@ from model.table import ModelError
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """Thirteen 3x3 convolutions with bias and without norm, and five poolings.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015).

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model.backbone.base import Backbone
 from model.layer.basic import ConvBNReLU, init_weights, relu
 from model.table import ModelError
 
@@ -47,7 +48,8 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.relu_first = relu_first
-        layers, channels = [], in_channels
+        layers: list[nn.Module] = []
+        channels = in_channels
         for place, (width, norm) in enumerate(zip(widths, norms, strict=True)):
             strided = place == len(widths) - 1 and stride > 1
             layers += [] if place == 0 else [relu()]
@@ -65,7 +67,7 @@ class Block(nn.Module):
         return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
 
 
-class Xception65(nn.Module):
+class Xception65(Backbone):
     """Xception of 65 layers without its classifier.
 
     Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions" (CVPR 2017), modified by Chen et

@@ -104,14 +104,14 @@ class ConvBNReLU(nn.Sequential):
         self.apply(init_weights)
 
 
-def classifier(in_channels: int, num_classes: int, bias: bool = True) -> nn.Conv2d:
+def classifier(in_channels: int, num_classes: int, bias: bool = True, std: float = 0.01) -> nn.Conv2d:
     """Build a 1x1 convolution to logits, (N,in,H,W) -> (N,num_classes,H,W).
 
     It starts near the uniform prediction: no norm follows, so the fan-out rule would start from logits of ten.
     """
     conv = nn.Conv2d(in_channels, num_classes, 1, bias=bias)
-    nn.init.normal_(conv.weight, std=0.01)
-    if bias:
+    nn.init.normal_(conv.weight, std=std)
+    if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
 

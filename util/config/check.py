@@ -4,6 +4,7 @@ import difflib
 import json
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from util.config.schema import Config
 from util.config.yamltext import ConfigError
@@ -63,12 +64,15 @@ def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     """List every key of the schema as a dotted path."""
     keys = []
     for name, field in section.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        keys += valid_keys(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += valid_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
     return keys
 
 
-def _explain(error: dict) -> tuple[str, str]:
+def _explain(error: ErrorDetails) -> tuple[str, str]:
     """Say in one line what pydantic found wrong, and what to write instead; the key, and the line."""
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)

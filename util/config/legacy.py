@@ -85,7 +85,9 @@ REQUIRED = (
     "base_lr",
     "epochs",
 )
-KINDS = {  # of the values that are worked with here; `check_config` sees to the others
+KINDS: dict[
+    str, type | tuple[type, ...]
+] = {  # of the values that are worked with here; `check_config` sees to the others
     "classes": int,
     "layers": int,
     "workers": int,
@@ -124,7 +126,8 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: a KEY has no VALUE.
     """
-    new, pairs = [], []
+    new: list[str] = []
+    pairs: list[str] = []
     for argument in arguments:
         waiting = len(pairs) % 2 == 1
         (pairs if waiting or "=" not in argument else new).append(argument)
@@ -209,7 +212,7 @@ def _check_kinds(get: dict, name: str) -> None:
     for key, kind in KINDS.items():
         value = get.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-            wanted = {int: "a whole number", str: "text"}.get(kind, "a list")
+            wanted = "a whole number" if kind is int else "text" if kind is str else "a list"
             raise ConfigError(f"{name}: {key}: expected {wanted}, found {type(value).__name__}")
 
 

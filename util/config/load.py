@@ -86,7 +86,8 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
     raw, sources = _stack(layers)
     config = check_config(raw, str(path), sources)
     if handed_over:
-        run = RunPaths(*(Path(place) if place else None for place in handed_over["run"]))
+        place, result, checkpoint = handed_over["run"]
+        run = RunPaths(Path(place), Path(result), Path(checkpoint) if checkpoint else None)
         notes, sources, command = (handed_over[key] for key in ("notes", "sources", "command"))
         return Experiment(config, run, tuple(notes), sources, tuple(command))
     for key in PROTOCOLS[config.test.protocol]:
@@ -98,8 +99,8 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
     elif older:
         run = RunPaths(older.folder, older.result or older.folder / "result", older.checkpoint)
     else:
-        place = _run_folder(path, config.data.name)
-        run = RunPaths(place, place / "result")
+        derived = _run_folder(path, config.data.name)
+        run = RunPaths(derived, derived / "result")
     return Experiment(config, run, tuple(notes), sources, tuple(sys.argv))
 
 
@@ -109,7 +110,7 @@ def saved_config(raw: dict, name: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: as `check_config` does.
     """
-    return check_config(merge(renewed(raw), _parse_overrides(overrides)), name)
+    return check_config(merge(renewed(raw), _parse_overrides([*overrides])), name)
 
 
 def hand_over(experiment: Experiment, path: str | Path) -> None:
@@ -169,7 +170,8 @@ def _stack(layers: list[tuple[str, dict]]) -> tuple[dict, dict[str, str]]:
             if not isinstance(content, dict):
                 sources[section] = name
                 continue
-            below = raw.get(section) if isinstance(raw.get(section), dict) else {}
+            below = raw.get(section)
+            below = below if isinstance(below, dict) else {}
             kept = _inherited(below, content)
             for key in below.keys() - kept.keys():
                 del sources[f"{section}.{key}"]
@@ -231,10 +233,10 @@ def _parse_overrides(overrides: list[str]) -> dict:
             raise ConfigError(f"'{pair}': expected section.key=value, for example train.epochs=2")
         if text.count("[") != text.count("]") or text.count("{") != text.count("}"):
             raise ConfigError(f"'{pair}': the list is cut off; write it without blanks or in quotes: '{key}=[1, 2]'")
-        value = parse_yaml(text, f"'{pair}'") if text else None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        out = merge(out, value)
+        nested: Any = parse_yaml(text, f"'{pair}'") if text else None
+        for name in reversed(key.split(".")):
+            nested = {name: nested}
+        out = merge(out, nested)
     return out
 
 

@@ -16,7 +16,7 @@ from util.record.log import log
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # asked for before each use
 
 NAME = "run.lock"
 LARGEST = 4096

@@ -13,7 +13,7 @@ from util import dist
 try:
     import resource
 except ModuleNotFoundError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # asked for before each use
 
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-headless", "opencv-python")
 

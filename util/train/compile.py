@@ -44,6 +44,6 @@ def compile_regions(network: nn.Module, backend: str = "inductor") -> int:
     torch._dynamo.config.recompile_limit = max(limit, 2 * len(parts))
     for part in parts:
         # PyTorch 2.11 never compiles a module whose forward is its own, nn.Sequential's say, unless a frame is around.
-        with torch.compiler.config.patch(wrap_top_frame=type(part).forward.__module__.startswith("torch.")):
+        with torch._dynamo.config.patch(wrap_top_frame=type(part).forward.__module__.startswith("torch.")):
             part.compile(fullgraph=True, dynamic=False, backend=backend)
     return len(parts)

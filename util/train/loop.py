@@ -32,7 +32,7 @@ class Training:
     net: nn.Module  # the same, as the processes share it
     criterion: SegLoss
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     ema: AveragedModel | None
     steps_per_epoch: int
@@ -141,7 +141,7 @@ def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]
     the number of processes nor that of the micro-batches moves it.
     """
     optim, amp = training.config.optim, AMP_TYPES[training.config.train.amp]
-    counts = sum(training.criterion.normaliser(label) for _, label in micro_batches)
+    counts = torch.stack([training.criterion.normaliser(label) for _, label in micro_batches]).sum(0)
     normaliser = dist.all_reduce_sum_(counts) / dist.world_size()  # DDP averages the gradients over the processes
     sums: dict[str, Tensor] = {}
     for index, (image, label) in enumerate(micro_batches):
@@ -166,7 +166,7 @@ def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]
     training.schedule.step()
     if training.ema is not None:
         # The average starts as what the first step gave; the weights before it were never trained.
-        update_average(training.ema, training.model, training.config.train.ema if training.step else 0.0)
+        update_average(training.ema, training.model, training.config.train.ema or 0.0 if training.step else 0.0)
     return sums
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,11 +20,11 @@ class Prefetch:
     Args:
         batches: micro-batches, with their tensors `MOVED`.
         device: where they go.
-        parts: micro-batches of a step.
+        accumulate: micro-batches of a step.
     """
 
-    def __init__(self, batches: Iterator[dict], device: torch.device, parts: int = 1):
-        self.batches, self.device, self.parts = batches, device, parts
+    def __init__(self, batches: Iterator[dict], device: torch.device, accumulate: int = 1):
+        self.batches, self.device, self.accumulate = batches, device, accumulate
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.waits = Waits(device)
         self.staged: list[dict] | None = None
@@ -32,28 +33,29 @@ class Prefetch:
         return self
 
     def __next__(self) -> list[dict]:
-        self.stage(always=True)
-        ready, self.staged = self.staged, None
+        ready, self.staged = self.staged or self._fetch(), None
         if self.stream is not None:
             computing = torch.cuda.current_stream(self.device)
             with self.waits.measured():
                 computing.wait_stream(self.stream)
-            for part in ready:
+            for micro_batch in ready:
                 for name in MOVED:
-                    part[name].record_stream(computing)  # else the next copy could be given its memory too early
+                    micro_batch[name].record_stream(computing)  # else the next copy could be given its memory too early
         return ready
 
     def stage(self, always: bool = False) -> None:
         """Fetch the next step's micro-batches, if that is of use now: on a GPU, whose work goes on meanwhile."""
-        if self.staged is not None or (self.stream is None and not always):
-            return
+        if self.staged is None and (self.stream is not None or always):
+            self.staged = self._fetch()
+
+    def _fetch(self) -> list[dict]:
         with self.waits.measured():
-            parts = [next(self.batches) for _ in range(self.parts)]
+            fetched = [next(self.batches) for _ in range(self.accumulate)]
         if self.stream is not None:
             with torch.cuda.stream(self.stream):
-                for part in parts:
-                    part |= {name: part[name].to(self.device, non_blocking=True) for name in MOVED}
-        self.staged = parts
+                for micro_batch in fetched:
+                    micro_batch |= {name: micro_batch[name].to(self.device, non_blocking=True) for name in MOVED}
+        return fetched
 
 
 class Waits:
@@ -67,7 +69,7 @@ class Waits:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.spans: list[tuple] = []
+        self.spans: list[tuple[Any, Any]] = []
 
     @contextmanager
     def measured(self) -> Iterator[None]:
@@ -76,7 +78,7 @@ class Waits:
         yield
         self.spans.append((begin, self._mark()))
 
-    def _mark(self):
+    def _mark(self) -> Any:  # seconds on the host, or an event of the GPU
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)

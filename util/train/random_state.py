@@ -16,11 +16,11 @@ def seed(value: int) -> None:
 def state(device: torch.device) -> dict:
     """Return the state of Python's, NumPy's, PyTorch's and this process's GPU's streams."""
     version, words, gauss = random.getstate()
-    name, keys, *numpy_rest = np.random.get_state()
+    name, keys, *numpy_rest = np.random.get_state(legacy=True)
     found = {
         "cpu": torch.get_rng_state(),
         "python": [version, torch.tensor(words), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *numpy_rest],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *numpy_rest],
     }
     if device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(device)
@@ -28,6 +28,7 @@ def state(device: torch.device) -> dict:
 
 
 def restore(found: dict, device: torch.device) -> None:
+    """Put the streams back to where `state` has found them."""
     torch.set_rng_state(found["cpu"])
     version, words, gauss = found["python"]
     random.setstate((version, tuple(words.tolist()), gauss))

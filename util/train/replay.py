@@ -74,7 +74,8 @@ class FirstNotFinite:
     """
 
     def __init__(self, network: nn.Module):
-        self.network, self.found = network, None
+        self.network = network
+        self.found: str | None = None
         self.pictures: list[int] = []  # of the batch, whose values are not finite there
         self._hooks: list = []
 
@@ -84,7 +85,7 @@ class FirstNotFinite:
                 self._hooks.append(module.register_forward_hook(self._hook(name)))
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
 

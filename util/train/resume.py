@@ -284,7 +284,7 @@ def _changed_data(before: dict[str, dict], after: dict[str, dict]) -> dict[str, 
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for key, value in tree.items():
         nested = isinstance(value, dict) and prefix + key in Config.model_fields
         flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
