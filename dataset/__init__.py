@@ -1,4 +1,4 @@
-"""Builds data sets by name, and the loaders that feed training and evaluation."""
+"""Data sets by name, and the loaders of training and evaluation."""
 
 import difflib
 import importlib
@@ -42,10 +42,12 @@ DATASETS = {
 
 
 def dataset_class(name: str) -> type[SegDataset]:
-    """Give the class of a data set, which carries its facts: `classes`, `colors`, `label_map`.
+    """Return the class of a data set.
+
+    It carries the facts: `classes`, `colors`, `label_map`.
 
     Raises:
-        ValueError: the name is unknown; the error lists all names and the nearest one.
+        DataError: the name is unknown; the error lists all names and the nearest one.
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
@@ -66,7 +68,10 @@ def build_dataset(
     colors: Sequence | np.ndarray | None = None,
     label_map: Mapping | None = None,
 ) -> SegDataset:
-    """Build the data set `name`, or the user's own one for "custom"; see `SegDataset` for arguments and errors."""
+    """Build the data set `name`, or the user's own for "custom".
+
+    For arguments and errors see `SegDataset`.
+    """
     return dataset_class(name)(
         root,
         list_file=list_file,

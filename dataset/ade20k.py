@@ -1,4 +1,4 @@
-"""ADE20K in the form of the scene parsing benchmark: 150 classes, 20,210 / 2,000 pictures.
+"""ADE20K, scene parsing benchmark: 150 classes, 20,210 / 2,000 pictures.
 
 Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017, and "Semantic Understanding of Scenes through
 the ADE20K Dataset", IJCV 2019. On disk 0 is "other objects", which the benchmark ignores, and class i stands
@@ -371,13 +371,17 @@ class ADE20K(SegDataset):
     )
 
     def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Training ids uint8 (H, W) to the benchmark's 1..150; 255 becomes 0. With the user's own classes
-        they stay as they are."""
+        """Map training ids uint8 (H, W) to the benchmark's 1..150.
+
+        255 becomes 0. With the user's own classes the ids stay as they are.
+        """
         return prediction + np.uint8(1) if self.classes == type(self).classes else prediction
 
 
 def read_full(path: Path) -> np.ndarray:
-    """Read a `*_seg.png` of the full release; the benchmark's ids 0 to 150, uint8 (H, W).
+    """Read a `*_seg.png` of the full release as benchmark ids.
+
+    The ids are 0 to 150, uint8 (H, W).
 
     Red and green hold the class, red // 10 * 256 + green; blue tells instances apart.
     """

@@ -1,4 +1,4 @@
-"""A data set: list file to samples, samples to tensors, and the facts that each declares."""
+"""What every data set is: a list file, samples, and declared facts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,9 @@ AUGMENTATION_STREAM = 1
 
 
 class Key(NamedTuple):
-    """Which sample a training asks for; with the seed it decides all that is drawn for it.
+    """The sample that a training asks for.
+
+    With the seed, a key decides all that is drawn for its sample.
 
     epoch: from 0 on. index: line of the list. Where an epoch may hold a sample more than once, also position: the
     sample's place in the epoch, from which its augmentation is drawn too, and point: a pixel (row, column) of the
@@ -33,8 +35,11 @@ class Key(NamedTuple):
 
 
 class Sample(TypedDict, total=False):
-    """image: uint8 (3, H, W), RGB, its memory laid out (H, W, 3). label: uint8 (H, W), absent where the list names
-    none. name: of outputs, see `SegDataset.sample_name`."""
+    """One sample of a data set.
+
+    image: uint8 (3, H, W), RGB, its memory laid out (H, W, 3). label: uint8 (H, W), absent where the list names none.
+    name: of outputs, see `SegDataset.sample_name`.
+    """
 
     image: torch.Tensor
     label: torch.Tensor
@@ -52,7 +57,10 @@ class Transform(Protocol):
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """New arrays for image uint8 (H, W, 3) and label uint8 (H, W), which must not be written to."""
+        """Return new arrays for an image and its label.
+
+        image: uint8 (H, W, 3). label: uint8 (H, W). Neither may be written to.
+        """
 
 
 class SegDataset(Dataset):
@@ -70,7 +78,7 @@ class SegDataset(Dataset):
         classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
 
     Raises:
-        ValueError: facts that contradict one another, or a faulty list file, with file and line.
+        DataError: facts that contradict one another, or a faulty list file, with file and line.
         FileNotFoundError: a missing list or image.
     """
 
@@ -120,11 +128,17 @@ class SegDataset(Dataset):
         self._map = LabelMap(self.label_map, len(self.classes), self.name)
 
     def map_for(self, label_path: str) -> LabelMap:
-        """Give the map of one label file; the same for all unless a data set has several kinds of label files."""
+        """Return the label map of one label file.
+
+        It is the same for all unless a data set has several kinds of label files.
+        """
         return self._map
 
     def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Map training ids uint8 (H, W) to the ids that the data set's test server wants; here unchanged."""
+        """Map training ids to those of the test server.
+
+        prediction: uint8 (H, W). Here it is returned unchanged.
+        """
         return prediction
 
     def sample_name(self, index: int) -> str:
@@ -135,10 +149,12 @@ class SegDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, key: Key | int) -> Sample:
-        """Give one sample, augmented as its key says; an index alone is that of epoch 0.
+        """Return one sample, augmented as its key says.
+
+        An index alone is the key of that sample in epoch 0.
 
         Raises:
-            ValueError: a file that is unreadable, sizes that differ, a value outside the label map.
+            DataError: a file that is unreadable, sizes that differ, a value outside the label map.
             OSError: a file that is missing, or that the system does not give.
         """
         if not isinstance(key, Key):
@@ -164,7 +180,7 @@ def check_classes(classes: Sequence[str], owner: str) -> None:
     """Check that there are 1 to 255 different names.
 
     Raises:
-        ValueError: there are not.
+        DataError: there are not.
     """
     if not classes:
         raise DataError(f"data set {owner}: no class names; give `classes`, a list of names in the order of the ids")
@@ -182,7 +198,7 @@ def check_colors(colors: Sequence | np.ndarray | None, count: int, owner: str) -
     """Give `colors` as uint8 (count, 3) RGB; None draws a palette.
 
     Raises:
-        ValueError: they are anything else than RGB colours, one a class.
+        DataError: they are anything else than RGB colours, one a class.
     """
     if colors is None:
         return distinct_palette(count)
@@ -199,7 +215,9 @@ def check_colors(colors: Sequence | np.ndarray | None, count: int, owner: str) -
 
 
 def distinct_palette(count: int) -> np.ndarray:
-    """Give `count` (up to 255) different colours, uint8 (count, 3) RGB, none of them black.
+    """Return `count` different colours, none of them black.
+
+    They are uint8 (count, 3) RGB; count is at most 255.
 
     The bits of the index, dealt in turn to red, green and blue from the highest bit down, as the PASCAL VOC
     development kit numbers its colours; counted from 1, because black is left to ignored pixels.

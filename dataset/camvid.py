@@ -1,4 +1,6 @@
-"""CamVid: streets of Cambridge, 11 classes, 367 / 101 / 233 pictures; in SegNet's form (480x360), and in full.
+"""CamVid: streets of Cambridge, 11 classes, 367 / 101 / 233 pictures.
+
+In SegNet's form (480x360), and in full.
 
 Brostow et al., "Semantic Object Classes in Video: A High-Definition Ground Truth Database", Pattern
 Recognition Letters 2009; the grouping of the 32 labels into 11 classes, the split and the order of the ids

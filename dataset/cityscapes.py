@@ -1,4 +1,6 @@
-"""Cityscapes: street scenes of 50 cities, 19 classes for training, 2,975 / 500 / 1,525 pictures of 2048x1024.
+"""Cityscapes: streets of 50 cities, 2,975 / 500 / 1,525 pictures.
+
+All pictures have 2048x1024 pixels.
 
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016; ids and colours
 from `labels.py` of the official scripts (github.com/mcordts/cityscapesScripts). The download holds
@@ -101,18 +103,26 @@ class Cityscapes(SegDataset):
         self._train_id_map = self._map if own else LabelMap(None, len(self.classes), self.name)
 
     def map_for(self, label_path: str) -> LabelMap:
-        """The identity for `*_labelTrainIds.png`, the official table for everything else; a user's own
-        label_map for all files."""
+        """Return the label map that the file's name asks for.
+
+        The identity for `*_labelTrainIds.png`, the official table for everything else; a user's own `label_map` holds
+        for all files.
+        """
         return self._train_id_map if label_path.endswith(TRAIN_ID_SUFFIX) else self._map
 
     def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Training ids uint8 (H, W) to the label ids that the test server scores; 255 becomes 0, unlabeled.
-        With the user's own classes they stay as they are."""
+        """Map training ids to the ids that the test server scores.
+
+        prediction: uint8 (H, W); 255 becomes 0, unlabeled. With the user's own classes the ids stay as they are.
+        """
         return _LABEL_IDS[prediction] if self.classes == type(self).classes else prediction
 
 
 class CityscapesCoarse(Cityscapes):
-    """The coarsely labelled pictures (`train_extra`) for training, and the fine val pictures for scoring."""
+    """Coarsely labelled pictures for training, the fine val pictures for scoring.
+
+    The training split is the official `train_extra`.
+    """
 
     name = "cityscapes_coarse"
     layout = Layout(
@@ -125,5 +135,5 @@ class CityscapesCoarse(Cityscapes):
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
-        """Its own lists: the folder is that of `cityscapes`."""
+        """Return this data set's own list in the folder of `cityscapes`."""
         return Path(root) / f"{cls.name}_{split}.txt"

@@ -1,4 +1,6 @@
-"""COCO 2017: everyday scenes, 118,287 / 5,000 pictures, as 21 classes (`coco`) or as 171 (`coco_stuff`).
+"""COCO 2017: everyday scenes, 118,287 / 5,000 pictures.
+
+As 21 classes (`coco`) or as 171 (`coco_stuff`).
 
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; Caesar et al., "COCO-Stuff: Thing and Stuff
 Classes in Context", CVPR 2018.
@@ -99,7 +101,10 @@ def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[str, tupl
 
 
 def draw_instances(task: tuple[str, tuple[int, int], list[Instance]]) -> np.ndarray:
-    """Draw the instances of one picture; ids 0 to 20, and 255 where two or more of them overlap."""
+    """Draw the instances of one picture.
+
+    Returns ids 0 to 20, and 255 where two or more instances overlap.
+    """
     image, size, instances = task
     label, count = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
     for value, segmentation in instances:
@@ -156,5 +161,5 @@ class COCOStuff(SegDataset):
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
-        """Its own lists: the folder is that of `coco`."""
+        """Return this data set's own list in the folder of `coco`."""
         return Path(root) / f"{cls.name}_{split}.txt"

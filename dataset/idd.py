@@ -1,4 +1,6 @@
-"""IDD: unstructured traffic on Indian roads, 26 classes (level 3), 6,993 / 981 / 2,029 pictures; and its lite form.
+"""IDD: traffic on Indian roads, 6,993 / 981 / 2,029 pictures.
+
+Classes of level 3; the lite form too.
 
 Varma et al., "IDD: A Dataset for Exploring Problems of Autonomous Navigation in Unconstrained Environments", WACV
 2019; ids and colours from the official scripts (github.com/AutoNUE/public-code). The labels are outlines, which are
@@ -89,7 +91,10 @@ def polygons(_, image: str) -> str:
 
 
 def level_3_ids(path: Path) -> np.ndarray:
-    """Draw the ids 0 to 25 and 255; objects that are in no list of classes are left out, as officially."""
+    """Draw the outlines of a file as training ids.
+
+    Objects that are in no list of classes are left out, as officially.
+    """
     return draw_polygons(path, LEVEL_3_IDS, background=IGNORE, skip_unknown=True)
 
 

@@ -1,4 +1,6 @@
-"""KITTI: streets around Karlsruhe, 200 pictures with Cityscapes' classes (`kitti`), 289 with the road (`kitti_road`).
+"""KITTI: streets around Karlsruhe.
+
+200 pictures with Cityscapes' classes (`kitti`), 289 in which the road is marked (`kitti_road`).
 
 Alhaija et al., "Augmented Reality Meets Computer Vision", IJCV 2018, and Fritsch et al., "A New Performance Measure
 and Evaluation Benchmark for Road Detection Algorithms", ITSC 2013. Neither has an official val split: every fifth
@@ -45,7 +47,10 @@ class KITTI(SegDataset):
 
 
 class KITTIRoad(SegDataset):
-    """Colours on disk: red is no road, magenta is road, black is not judged."""
+    """KITTI's road benchmark.
+
+    Colours on disk: red is no road, magenta is road, black is not judged.
+    """
 
     name = "kitti_road"
     classes = ("no road", "road")

@@ -1,4 +1,6 @@
-"""Mapillary Vistas: street views of the whole world at 2 to 22 megapixels, 18,000 / 2,000 / 5,000 pictures.
+"""Mapillary Vistas: street views worldwide, 18,000 / 2,000 / 5,000 pictures.
+
+Pictures have 2 to 22 megapixels.
 
 Neuhold et al., "The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes", ICCV 2017; names and
 colours from the `config_*.json` of the releases. One download holds the labels of release 1.2 (65 classes) and of
@@ -225,7 +227,10 @@ def _layout(version: str, *more) -> Layout:
 
 
 class Mapillary(SegDataset):
-    """Release 1.2. The labels of the first release stand in `labels`, without a version."""
+    """Release 1.2.
+
+    The labels of the first release stand in `labels`, without a version.
+    """
 
     name = "mapillary"
     classes = tuple(name for name, _ in TABLE)
@@ -245,5 +250,5 @@ class Mapillary2(SegDataset):
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
-        """Its own lists: the folder is that of `mapillary`."""
+        """Return this data set's own list in the folder of `mapillary`."""
         return Path(root) / f"{cls.name}_{split}.txt"

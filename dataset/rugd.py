@@ -1,5 +1,6 @@
-"""RUGD: a ground robot's view of unstructured outdoor terrain, 24 classes and void, 4,779 / 733 / 1,924
-frames.
+"""RUGD: unstructured outdoor terrain, 24 classes, 4,779 / 733 / 1,924 frames.
+
+Seen by a ground robot; void is a class of its own on disk.
 
 Wigness et al., "A RUGD Dataset for Autonomous Navigation and Visual Perception in Unstructured Outdoor
 Environments", IROS 2019. The labels are colour pictures; the split goes by video sequence, as in the paper.

@@ -1,4 +1,4 @@
-"""SBU: photographs in which shadows are marked, 2 classes, 4,085 / 638 pictures.
+"""SBU: photographs with marked shadows, 2 classes, 4,085 / 638 pictures.
 
 Vicente et al., "Large-Scale Training of Shadow Detectors with Noisily-Annotated Shadow Examples", ECCV 2016. The
 labels of the training pictures are those that the paper's method has recovered. On disk 0 is no shadow, and

@@ -1,4 +1,6 @@
-"""Street: the embedded default data set, street scenes drawn by this project itself. No download, no licence.
+"""Street: the embedded default data set of drawn street scenes.
+
+This project draws them itself: no download, no licence.
 
 The scenes are drawn once into the data root, as ordinary PNG files and list files, and read from there like
 any other data set. How they are drawn stands in `dataset/scene/`.
@@ -46,7 +48,9 @@ COLORS = (
 
 
 class Street(SegDataset):
-    """400 scenes for training and 80 for validation, 192 x 256, in 12 classes; drawn when the root has none.
+    """400 scenes for training and 80 for validation, in 12 classes.
+
+    Pictures of 192 x 256, drawn when the root has none.
 
     A root that holds a finished set of this version, of whatever size and number, is used as it is.
     """
@@ -64,7 +68,9 @@ class Street(SegDataset):
 
 
 def prepare(root, size: tuple[int, int] = (192, 256), train: int = 400, val: int = 80, seed: int = 0) -> Path:
-    """Draw the data set into the folder `root`, unless just this one stands there; returns the folder.
+    """Draw the data set into `root` and return that folder.
+
+    Nothing is drawn where just this set stands there already.
 
     size: (height, width). train, val: the number of scenes. A scene depends on seed, split and index alone.
     The set is drawn beside `root` and renamed when complete, so `root` never holds half of one, whoever is
@@ -181,7 +187,9 @@ def _draw_in_processes(order: tuple, workers: int) -> None:
         for child in children:
             if child.poll() is None:
                 child.kill()
-            child.communicate()  # waits, and closes the pipe
+            child.wait()
+            if child.stderr is not None:
+                child.stderr.close()
 
 
 def _install(finished: Path, root: Path, facts: dict) -> None:

@@ -1,4 +1,6 @@
-"""UDS (unified driving segmentation): Cityscapes, Mapillary, IDD and BDD100K as one, Cityscapes' 19 classes.
+"""UDS (unified driving segmentation): four data sets as one.
+
+Cityscapes, Mapillary, IDD and BDD100K, with Cityscapes' 19 classes.
 
 Li et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow", IJCV 2023; 34,968 / 4,481 pictures:
 2,975 / 500 of Cityscapes, 18,000 / 2,000 of Mapillary (release 1.2), 6,993 / 981 of IDD (part I) and 7,000 / 1,000 of
@@ -90,7 +92,10 @@ def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[str, Path
 
 
 def training_ids(task: tuple[str, Path]) -> np.ndarray:
-    """Read a label of one of the parts; training ids uint8 (H, W)."""
+    """Read a label of one of the parts as training ids.
+
+    The ids are uint8 (H, W).
+    """
     part, path = task
     if part == "idd":
         return cityscapes_ids(path)

@@ -1,4 +1,6 @@
-"""PASCAL VOC 2012: photographs of 20 kinds of objects and background, 1,464 / 1,449 pictures (`voc`).
+"""PASCAL VOC 2012: 20 kinds of objects, 1,464 / 1,449 pictures (`voc`).
+
+Background is a class too. With SBD's labels `voc_aug`.
 
 Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 2015. Labels are palette
 pictures whose indices are the ids; 255, the border of each object, is ignored.
@@ -88,7 +90,10 @@ def _sbd_source(root: Path, image: str) -> str:
 
 
 def read_sbd(path: Path) -> np.ndarray:
-    """Read a label of SBD (.mat) or of VOC (.png); ids uint8 (H, W)."""
+    """Read the ids of a label of SBD (.mat) or VOC (.png).
+
+    The ids are uint8 (H, W).
+    """
     if path.suffix == ".png":
         return read_label(path)
     try:
@@ -139,5 +144,5 @@ class VOCAug(VOC):
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:
-        """Its own lists: the folder is that of `voc`."""
+        """Return this data set's own list in the folder of `voc`."""
         return Path(root) / f"{cls.name}_{split}.txt"

@@ -1,4 +1,4 @@
-"""The networks: what there is, by name, and the functions that build one.
+"""The networks by name, and the functions that build one.
 
 >>> model = build_model("sketchfill", num_classes=19, backbone="resnet101")
 >>> logits = model(images)["out"]                       # (N, 19, H, W) for images (N, 3, H, W)
@@ -63,7 +63,7 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
         too) as plain types, so that the same network can be built again from a checkpoint.
 
     Raises:
-        ValueError: for an unknown name or option (with the nearest known one) or an unsuitable value.
+        ModelError: for an unknown name or option (with the nearest known one) or an unsuitable value.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ModelError(f"num_classes must be a whole number of at least 2, not {num_classes!r}")

@@ -1,4 +1,4 @@
-"""ANN: attention to a pyramid of pooled pixels in place of all pixels."""
+"""ANN: attention to a pyramid of pooled pixels."""
 
 import torch
 from torch import nn
@@ -13,7 +13,9 @@ BINS = (1, 3, 6, 8)  # cells a side of the pooled maps: 110 in all
 
 
 class PooledAttention(nn.Module):
-    """Attention of every pixel to the pooled pixels of a second map: (N,query,H,W), (N,key,h,w) -> (N,query,H,W).
+    """Attention of every pixel to the pooled pixels of another map.
+
+    Maps (N,query,H,W) and (N,key,h,w) to (N,query,H,W).
 
     Source: Zhu et al., ANN, section 3.2. Without `query_channels` the two maps are one, and its queries its keys.
     """
@@ -84,7 +86,7 @@ class ANN(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the last."""
+        """Map features to logits at the stride of the last."""
         middle, last = features[-2:]
         fused = self.fuse(torch.cat([self.fusion(last, middle), last], 1))
         x = self.reduce(self.dropout(fused))

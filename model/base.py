@@ -1,4 +1,4 @@
-"""What every network promises: any picture size in, a dict of full-size logits out."""
+"""What every network promises: images in, full-size logits out."""
 
 from typing import Any
 
@@ -11,7 +11,9 @@ from model.table import ModelError
 
 
 class SegModel(nn.Module):
-    """Backbone plus decoder. A network sets its layers in `__init__` and implements `decode`.
+    """Backbone plus decoder.
+
+    A network sets its layers in `__init__` and implements `decode`.
 
     `spec` is set by `model.build_model`: name, num_classes, backbone and options, from which the same network
     can be built again.
@@ -23,7 +25,9 @@ class SegModel(nn.Module):
     align_corners: bool = True  # how `forward` enlarges the logits
 
     def __init__(self, backbone: Backbone | None = None):
-        """`backbone` maps (N,3,H,W) to a list of features and has `channels` and `strides`.
+        """Take the backbone.
+
+        It maps (N,3,H,W) to a list of features and has `channels` and `strides`.
 
         A network without a separable backbone passes None and implements `forward_features`.
         """
@@ -45,17 +49,22 @@ class SegModel(nn.Module):
 
     @property
     def gives_coarse(self) -> bool:
-        """Whether `coarse` can be called: not where a network enlarges its logits in a way of its own."""
+        """Tell whether `coarse` can be called.
+
+        It cannot where a network enlarges its logits in a way of its own.
+        """
         return type(self).forward is SegModel.forward and self.align_corners
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits "out" of pictures (N,3,H,W) on the network's own grid, before `forward` enlarges them.
+        """Map images to the logits "out" on the network's own grid.
+
+        These are the logits of (N,3,H,W) before `forward` enlarges them.
 
         Returns:
             (N,num_classes,h,w), its corners those of the picture; of half precision under autocast.
 
         Raises:
-            ValueError: this network enlarges its logits in a way of its own.
+            ModelError: this network enlarges its logits in a way of its own.
         """
         if not self.gives_coarse:
             raise ModelError(
@@ -65,22 +74,31 @@ class SegModel(nn.Module):
         return self.decode(self.forward_features(x))["out"]
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps of pictures (N,3,H,W), from fine to coarse."""
+        """Map images (N,3,H,W) to features, from fine to coarse."""
         return self.backbone(x)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits (N,num_classes,h,w) of any size: "out", and auxiliary ones in training."""
+        """Map features to logits (N,num_classes,h,w) of any size.
+
+        "out" is always there, auxiliary ones in training only.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement decode(features)")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters of the backbone and of all the rest ("head"), each parameter exactly once."""
+        """List the parameters of the backbone and of the rest ("head").
+
+        Each parameter stands in exactly one group.
+        """
         backbone = [] if self.backbone is None else list(self.backbone.parameters())
         known = {id(parameter) for parameter in backbone}
         return {"backbone": backbone, "head": [p for p in self.parameters() if id(p) not in known]}
 
     @property
     def smallest_train_batch(self) -> int:
-        """Pictures a training batch needs: 2 where a batch norm sees maps pooled to 1x1, else 1."""
+        """Count the images that a training batch needs.
+
+        2 where a batch norm sees maps pooled to 1x1, else 1.
+        """
         parts = (module for module in self.modules() if module is not self)
         return max((getattr(part, "smallest_train_batch", 1) for part in parts), default=1)
 

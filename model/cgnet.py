@@ -9,7 +9,9 @@ from model.layer.light import BNPReLU, ConvBNPReLU, set_norm_eps, shrink
 
 
 class ContextGuidedBlock(nn.Module):
-    """Context guided block: (N,in,H,W) -> (N,out,H,W), or half the size where it is `down`.
+    """Context guided block: (N,in,H,W) -> (N,out,H,W).
+
+    `down` halves the size.
 
     Source: section 3.1. A depthwise 3x3 convolution (local feature) and a dilated one (surrounding context), side by
     side, weighted channel by channel by what their mean over the map says (global context). Where the size stays, the

@@ -1,4 +1,4 @@
-"""DANet: attention between the pixels and attention between the channels, side by side."""
+"""DANet: attention between pixels beside attention between channels."""
 
 import torch
 from torch import nn
@@ -89,7 +89,7 @@ class DANet(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the features."""
+        """Map features to logits at the stride of the features."""
         position = self.position_out(self.position(self.position_in(features[-1])))
         channel = self.channel_out(self.channel(self.channel_in(features[-1])))
         logits = {"out": self.classifier(position + channel)}

@@ -61,7 +61,7 @@ class DeepLabV3(SegModel):
         self.aux_level, self.align_corners = aux_level, align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the last."""
+        """Map features to logits at the stride of the last."""
         logits = {"out": self.classifier(self.aspp(features[-1]))}
         if self.training and self.aux is not None:
             logits["aux"] = self.aux(features[self.aux_level])

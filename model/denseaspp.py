@@ -1,4 +1,4 @@
-"""DenseASPP: dilated convolutions of which each sees the results of those before it."""
+"""DenseASPP: dilated convolutions that see the results of those before."""
 
 from collections.abc import Sequence
 
@@ -55,7 +55,7 @@ class DenseASPP(SegModel):
         self.aux = FCNHead(last, last // 4, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the last."""
+        """Map features to logits at the stride of the last."""
         gathered = features[-1]
         for branch in self.branches:
             gathered = torch.cat([branch(gathered), gathered], 1)

@@ -1,4 +1,4 @@
-"""DFANet: a light Xception whose output runs through two further encoders, and their sums."""
+"""DFANet: a light Xception and two further encoders, aggregated."""
 
 import torch
 from torch import nn
@@ -41,7 +41,9 @@ class Block(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention through 1000 hidden values, the ImageNet classes of the encoder: (N,C,H,W) -> (N,C,H,W).
+    """Attention through 1000 hidden values: (N,C,H,W) -> (N,C,H,W).
+
+    The hidden values are the ImageNet classes of the encoder.
 
     Source: figure 4. The mean of the map weights its channels; there is no sigmoid in the published code.
     """
@@ -59,7 +61,9 @@ class ChannelAttention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Three stages of blocks with attention: (N,in,H,W) -> maps of 48, 96, 192 and 192 channels.
+    """Three stages of blocks with attention.
+
+    Maps (N,in,H,W) to maps of 48, 96, 192 and 192 channels.
 
     `joined` gives the channels of a map that is joined to the input of each stage, 0 for none.
     """
@@ -75,7 +79,10 @@ class Encoder(nn.Module):
         self.attention = ChannelAttention(in_channels)
 
     def forward(self, x: torch.Tensor, joined: tuple[torch.Tensor | None, ...] = (None,) * 3) -> list[torch.Tensor]:
-        """Map (N,in,H,W) to the three stages' maps, each half as large as the one before, and the weighted last."""
+        """Map (N,in,H,W) to three stages' maps and the weighted last.
+
+        Each stage halves the size.
+        """
         maps = []
         for stage, other in zip(self.stages, joined, strict=True):
             x = stage(x if other is None else torch.cat([other, x], 1))
@@ -112,7 +119,10 @@ class DFANet(SegModel):
         self.classifier = classifier(32, num_classes)
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map (N,in_channels,H,W) to the finest map of each encoder, then to the last of each."""
+        """Map images to the finest and the last map of each encoder.
+
+        Of (N,in_channels,H,W), first all the finest, then all the last.
+        """
         *maps1, last1 = self.encoder1(self.stem(x))
         # The ReLU of the stages that follow works in place in the published code, so what else reads these two maps
         # sees them rectified.

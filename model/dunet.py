@@ -10,7 +10,9 @@ from model.table import ModelError
 
 
 class DUpsampling(nn.Sequential):
-    """Each pixel to a block of scale x scale logits: (N,in,H,W) -> (N,num_classes,scale*H,scale*W).
+    """Turns each pixel into a block of scale x scale logits.
+
+    Maps (N,in,H,W) to (N,num_classes,scale*H,scale*W).
 
     Source: Tian et al., DUNet, section 3.1.
     """
@@ -60,13 +62,16 @@ class DUNet(SegModel):
             self.aux = nn.Sequential(FCNHead(middle, 256, 256, dropout), DUpsampling(256, num_classes, before))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map normalised RGB pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W); see `SegModel`."""
+        """Map images (N,3,H,W) to logits (N,num_classes,H,W).
+
+        Normalised RGB, any H and W; see `SegModel`.
+        """
         height, width = x.shape[-2:]
         outputs = self.decode(self.forward_features(x))
         return {name: _full(logits)[..., :height, :width] for name, logits in outputs.items()}
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits that cover the picture or a little more."""
+        """Map features to logits that cover the image or more."""
         fine, middle, last = features[-3:]
         skips = [resize(skip(x), last.shape[-2:]) for skip, x in zip(self.skips, (middle, fine), strict=True)]
         logits = {"out": self.upsample(self.fuse(torch.cat([last, *skips], 1)))}

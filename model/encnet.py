@@ -1,4 +1,7 @@
-"""EncNet: channels weighted by which codewords of a learned dictionary a picture holds."""
+"""EncNet: channels weighted by the codewords that an image holds.
+
+The dictionary of codewords is learned.
+"""
 
 import torch
 from torch import nn
@@ -85,7 +88,10 @@ class EncNet(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at their stride; "se" is (N,num_classes)."""
+        """Map features to logits at their stride.
+
+        "se" is (N,num_classes).
+        """
         x = self.reduce(features[-1])
         encoded = F.relu(self.norm(self.encoding(self.project(x)))).mean(1)
         gate = torch.sigmoid(self.gate(encoded))[..., None, None]

@@ -1,4 +1,4 @@
-"""ENet: bottlenecks with one parametric slope, and max-pooling undone where it was done."""
+"""ENet: asymmetric bottlenecks and max-pooling that is undone in place."""
 
 import torch
 from torch import nn
@@ -14,7 +14,10 @@ REGULAR = 4  # the one that the published code leaves out of stage 3
 
 
 class Initial(nn.Module):
-    """Initial block: (N,in,H,W) -> (N,16,H/2,W/2), a strided convolution beside a max-pooling. Source: figure 2a."""
+    """Initial block: (N,in,H,W) -> (N,16,H/2,W/2).
+
+    A strided convolution beside a max-pooling. Source: figure 2a.
+    """
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -27,7 +30,7 @@ class Initial(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck of a quarter or an eighth of the channels. Source: figure 2b.
+    """Bottleneck of a quarter or an eighth of the channels.
 
     "down" halves the size, its shortcut by max-pooling; "up" doubles it, its shortcut by putting each value back where
     the maximum was. A 1x1 convolution with norm brings the shortcuts of both to the new number of channels.
@@ -70,7 +73,10 @@ class Bottleneck(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, x: torch.Tensor, places: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Map (N,in,H,W) to the output and, of "down", where its maxima were; "up" is given these."""
+        """Map (N,in,H,W) to the output and the places of maxima.
+
+        "down" returns the places where its maxima were; "up" is given these.
+        """
         shortcut = x
         if self.kind == "down":
             shortcut, places = F.max_pool2d(x, 2, return_indices=True)
@@ -119,7 +125,10 @@ class ENet(SegModel):
         return {"out": super().forward(pad_to_multiple(x, 8))["out"][..., :height, :width]}
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map (N,in_channels,H,W) to (N,128,H/8,W/8), and the places of the maxima at strides 2 and 4."""
+        """Map images to features and the places of the maxima.
+
+        (N,in_channels,H,W) to (N,128,H/8,W/8), and the places at strides 2 and 4.
+        """
         x, places1 = self.down1(self.initial(x))
         for block in self.stage1:
             x, _ = block(x)

@@ -49,7 +49,10 @@ class EESP(nn.Module):
 
 
 class Down(nn.Module):
-    """Strided EESP beside an average, with the image added: (N,in,H,W) -> (N,out,H/2,W/2). Source: section 3.3."""
+    """Strided EESP beside an average, the image added.
+
+    Maps (N,in,H,W) to (N,out,H/2,W/2). Source: section 3.3.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, image_channels: int, dilations: tuple[int, ...]):
         super().__init__()
@@ -100,7 +103,7 @@ class ESPNetV2(SegModel):
         dropout: probability of dropping a channel before a classifier.
 
     Raises:
-        ValueError: for another scale.
+        ModelError: for another scale.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Fast-SCNN: a shared shallow stem, a deep branch at low resolution, and one fusion."""
+"""Fast-SCNN: a shared shallow stem, a deep branch, one fusion.
+
+The deep branch works at low resolution.
+"""
 
 import torch
 from torch import nn
@@ -93,7 +96,10 @@ class FastSCNN(SegModel):
         return [fine, self.context(self.ppm(self.bottlenecks(fine)))]
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map the features of both branches to logits (N,num_classes,H/8,W/8), auxiliary ones at their own stride."""
+        """Map the features of both branches to logits.
+
+        "out" is (N,num_classes,H/8,W/8), auxiliary ones have their own stride.
+        """
         fine, coarse = features
         enlarged = self.coarse_branch(resize(coarse, fine.shape[-2:], self.align_corners))
         fused = F.relu(self.fine_branch(fine) + enlarged, inplace=True)

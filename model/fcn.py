@@ -1,4 +1,7 @@
-"""Fully convolutional network on any backbone: the smallest complete model, and the file to copy."""
+"""Fully convolutional network on any backbone.
+
+The smallest complete network, and the file to copy.
+"""
 
 import torch
 
@@ -44,7 +47,7 @@ class FCN(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the features."""
+        """Map features to logits at the stride of the features."""
         logits = {"out": self.classifier(features[-1])}
         if self.training and self.aux is not None:
             logits["aux"] = self.aux(features[-2])

@@ -1,4 +1,4 @@
-"""FCN-32s, FCN-16s and FCN-8s: scores of finer features added to those of coarser ones."""
+"""FCN-32s, FCN-16s and FCN-8s: logits of several strides, added."""
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ class FCN32s(SegModel):
         self.aux = FCNHead(last, last // 4, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the finest that is scored."""
+        """Map features to logits at the finest stride that is scored."""
         logits = self.classifier(features[-1])
         for score, feature in zip(self.scores, reversed(features[:-1]), strict=False):
             finer = score(feature)

@@ -1,4 +1,4 @@
-"""HRNet: all branches of a high-resolution network side by side, and with object-contextual representations."""
+"""HRNet: all resolutions side by side, also with object context."""
 
 import torch
 from torch import nn
@@ -34,12 +34,14 @@ class HRNet(SegModel):
         self.classifier = _pixel_classifier(sum(self.backbone.channels[level] for level in self.levels), num_classes)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the finest level used."""
+        """Map features to logits at the finest level's stride."""
         return {"out": self.classifier(_side_by_side([features[level] for level in self.levels], self.align_corners))}
 
 
 class ObjectContext(nn.Module):
-    """Each pixel attends to the regions of the classes: (N,width,H,W) and (N,classes,H,W) -> (N,width,H,W).
+    """Attention of each pixel to the regions of the classes.
+
+    Maps (N,width,H,W) and (N,classes,H,W) to (N,width,H,W).
 
     Source: Yuan et al., "Object-Contextual Representations for Semantic Segmentation" (ECCV 2020), section 3.2. A
     region is the mean of the pixels weighted by the softmax, over pixels, of its class's logits; the pixels' queries
@@ -66,7 +68,9 @@ class ObjectContext(nn.Module):
 
 
 class HRNetOCR(SegModel):
-    """HRNet whose pixels are described by the object regions that a first classification finds.
+    """HRNet whose pixels are described by object regions.
+
+    A first classification finds the regions.
 
     Source: Yuan et al., "Object-Contextual Representations for Semantic Segmentation" (ECCV 2020), on HRNet-W48. The
     first classification's logits are the output "aux" while training, with weight 0.4.
@@ -101,7 +105,10 @@ class HRNetOCR(SegModel):
         self.classifier = _last(width, num_classes)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the finest level's stride: "out", "aux" while training."""
+        """Map features to logits at the finest level's stride.
+
+        "out", and "aux" while training.
+        """
         x = _side_by_side([features[level] for level in self.levels], self.align_corners)
         coarse = self.aux(x)
         logits = {"out": self.classifier(self.context(self.pixels(x), coarse))}

@@ -1,4 +1,4 @@
-"""OCNet: each pixel described by the pixels of its object, found by attention."""
+"""OCNet: each pixel described by its object's pixels, through attention."""
 
 import torch
 from torch import nn
@@ -73,7 +73,10 @@ class BaseContext(nn.Module):
 
 
 class PyramidContext(nn.Module):
-    """The features beside their attention in tiles of four sizes: (N,in,H,W) -> (N,width,H,W)."""
+    """Features beside their attention in tiles of four sizes.
+
+    Maps (N,in,H,W) to (N,width,H,W).
+    """
 
     def __init__(self, in_channels: int, width: int):
         super().__init__()
@@ -90,7 +93,10 @@ class PyramidContext(nn.Module):
 
 
 class ASPContext(nn.Module):
-    """Atrous spatial pyramid whose image pooling is attention at half the size: (N,in,H,W) -> (N,width,H,W)."""
+    """Atrous spatial pyramid with attention in place of image pooling.
+
+    The attention works at half the size. Maps (N,in,H,W) to (N,width,H,W).
+    """
 
     def __init__(self, in_channels: int, width: int):
         super().__init__()
@@ -128,7 +134,7 @@ class OCNet(SegModel):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for an unknown context.
+        ModelError: for an unknown context.
     """
 
     def __init__(
@@ -150,7 +156,7 @@ class OCNet(SegModel):
         self.aux = FCNHead(middle, middle // 4, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the features."""
+        """Map features to logits at the stride of the features."""
         logits = {"out": self.classifier(self.context(features[-1]))}
         if self.training and self.aux is not None:
             logits["aux"] = self.aux(features[-2])

@@ -1,4 +1,4 @@
-"""PSANet as published in PyTorch: attention over the places of a grid of fixed size."""
+"""PSANet as published in PyTorch: attention over a fixed grid."""
 
 import torch
 from torch import nn
@@ -10,7 +10,9 @@ from model.table import ModelError
 
 
 class PointwiseAttention(nn.Module):
-    """Each pixel gets a mean of all pixels, with weights that it says itself: (N,in,H,W) -> (N,width,H,W).
+    """Gives each pixel a mean of all, weighted as it says.
+
+    Maps (N,in,H,W) to (N,width,H,W).
 
     H * W must be `cells`.
     """
@@ -68,10 +70,10 @@ class PSANet(SegModel):
         self.cells = cells
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the features.
+        """Map features to logits at the stride of the features.
 
         Raises:
-            ValueError: the last features have another number of cells than the network was built for.
+            ModelError: the last features have another number of cells than the network was built for.
         """
         last = features[-1]
         height, width = last.shape[-2:]

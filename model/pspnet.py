@@ -58,7 +58,7 @@ class PSPNet(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the features."""
+        """Map features to logits at the stride of the features."""
         last = features[-1] if self.jpu is None else self.jpu(features[-3:])
         logits = {"out": self.classifier(self.ppm(last))}
         if self.training and self.aux is not None:

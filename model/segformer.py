@@ -55,7 +55,7 @@ class SegFormer(SegModel):
         self.classifier = classifier(width, num_classes)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the stride of the finest level used."""
+        """Map features to logits at the finest level's stride."""
         maps = [project(features[level]) for project, level in zip(self.project, self.levels, strict=True)]
         size = maps[0].shape[-2:]
         fused = self.fuse(torch.cat([resize(level, size, align_corners=False) for level in maps], 1))

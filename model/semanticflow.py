@@ -1,4 +1,4 @@
-"""Semantic-Flow SFNet and SFNet-Lite: feature pyramids whose levels are aligned by learned flow."""
+"""Semantic-Flow SFNet and SFNet-Lite: feature pyramids aligned by flow."""
 
 import re
 from functools import partial
@@ -30,7 +30,7 @@ class PyramidContext(nn.Module):
     input; "sppm" adds the bins 1, 2, 4 and the reduced input.
 
     Raises:
-        ValueError: for another context.
+        ModelError: for another context.
     """
 
     smallest_train_batch = 2
@@ -55,7 +55,9 @@ class PyramidContext(nn.Module):
 
 
 class SemanticFlow(SegModel):
-    """Semantic Flow network: from coarse to fine, each level is warped onto the next by a learned flow.
+    """Semantic Flow network: each level warped onto the next.
+
+    From coarse to fine, by a learned flow.
 
     Source: Li et al., "Semantic Flow for Fast and Accurate Scene Parsing" (ECCV 2020, arXiv 2002.10120), with
     the pyramid of lxtGH/SFSegNets: the sums of aligned levels are handed down as they are, and smoothed where
@@ -103,14 +105,19 @@ class SemanticFlow(SegModel):
         self.dsn = nn.ModuleList(heads) if deep_supervision else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the strides of the levels: "out", "dsn0", ..."""
+        """Map features to logits at the strides of the levels.
+
+        "out", and "dsn0", ... while training.
+        """
         maps, logits, _ = self._aligned(features)
         finest = maps[-1]
         others = (resize(coarse, finest.shape[-2:]) for coarse in maps[-2::-1])
         return {"out": self.classifier(torch.cat([finest, *others], 1)), **logits}
 
     def flow_fields(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Flow fields (N,2,h,w) of pictures (N,3,H,W), from coarse to fine, x before y.
+        """Map images (N,3,H,W) to their flow fields (N,2,h,w).
+
+        From coarse to fine, x before y.
 
         Each says, at the size of a level, where the next coarser level is read; for the unit see
         `model.layer.flow.warp`.
@@ -136,7 +143,9 @@ class SemanticFlow(SegModel):
 
 
 class SemanticFlowLite(SegModel):
-    """SFNet-Lite: a single alignment, of the coarsest with the finest level, in both directions and gated.
+    """SFNet-Lite: one gated alignment in both directions.
+
+    Of the coarsest with the finest level.
 
     Source: Li et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow" (IJCV 2023, arXiv
     2207.04415), with the head of lxtGH/SFSegNets: the aligned pair and the level before the last go to the
@@ -183,7 +192,10 @@ class SemanticFlowLite(SegModel):
         self.dsn = FCNHead(width, width, num_classes, dropout, bias=True) if deep_supervision else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits at the finest stride: "out", "dsn0" while training."""
+        """Map features to logits at the finest stride.
+
+        "out", and "dsn0" while training.
+        """
         aligned, _ = self._aligned(features)
         middle = self.lateral[1](features[self.levels[1]])
         gathered = torch.cat([aligned, resize(middle, aligned.shape[-2:])], 1)
@@ -193,7 +205,9 @@ class SemanticFlowLite(SegModel):
         return logits
 
     def flow_fields(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Flow fields (N,2,h,w) of pictures (N,3,H,W), x before y: of the coarsest and of the finest level.
+        """Map images (N,3,H,W) to two flow fields (N,2,h,w).
+
+        Of the coarsest and of the finest level, x before y.
 
         Both have the size of the finest level; for the unit see `model.layer.flow.warp`.
         """

@@ -1,4 +1,4 @@
-"""Sketch-and-Fill SFNet: low-resolution context whose detail is filled in from coarse to fine."""
+"""Sketch-and-Fill SFNet: coarse context, detail filled in."""
 
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +17,10 @@ resize_inside = partial(resize, align_corners=False)
 
 
 class Widths(NamedTuple):
-    """Channels of the decoder: at strides 16, 8 and 4, and inside the two heads."""
+    """Channels of the decoder.
+
+    At strides 16, 8 and 4, and inside the two heads.
+    """
 
     coarse: int
     middle: int
@@ -26,7 +29,9 @@ class Widths(NamedTuple):
 
 
 class CFABlock(nn.Module):
-    """One step of the coarse-to-fine aggregation: fill detail from a skip connection into the hidden state.
+    """One step of the coarse-to-fine aggregation.
+
+    Detail from a skip connection is filled into the hidden state.
 
     With s the skip features and h the hidden state, both (N,width,H,W): h + gate(s,h) * (s * transform(s,h)),
     where the transform ends in tanh and the gate in a sigmoid.
@@ -40,7 +45,10 @@ class CFABlock(nn.Module):
     def forward(
         self, skip: torch.Tensor, hidden: torch.Tensor, gates: list[torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Map two (N,width,H,W) to one; the gate, of that shape too, is appended to `gates` if given."""
+        """Map two maps (N,width,H,W) to one.
+
+        The gate, of that shape too, is appended to `gates` if given.
+        """
         both = torch.cat([skip, hidden], 1)
         gate = self.gate(both)
         if gates is not None:
@@ -108,7 +116,10 @@ class SketchFill(SegModel):
         self.aux = FCNHead(deep, width.head, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits: "out" at stride 4, "aux" at that of level three."""
+        """Map features to logits.
+
+        "out" has stride 4, "aux" that of level three.
+        """
         sketch, hidden = self._fill(features)
         sketch = resize_inside(sketch, hidden.shape[-2:])
         logits = {"out": self.classifier(torch.cat([hidden, sketch], 1))}
@@ -117,7 +128,9 @@ class SketchFill(SegModel):
         return logits
 
     def gates_and_sketch(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What the network fills in, and what it had sketched, for pictures (N,3,H,W).
+        """Map images (N,3,H,W) to gates and sketches.
+
+        The gates say what the network fills in, the sketch what it had before.
 
         Returns:
             For each level, from coarse to fine (strides 16, 8, 4 at output stride 16), the gate

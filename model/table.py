@@ -1,4 +1,7 @@
-"""A name and its options to a class: looked up in a table, imported, and checked against its signature."""
+"""From a name and its options to a checked class.
+
+The name is looked up in a table, the class imported, the options compared with its signature.
+"""
 
 import difflib
 import importlib
@@ -12,11 +15,17 @@ PLAIN = {bool, int, float, str, NoneType}
 
 
 class ModelError(ValueError):
-    """A mistake in what was asked of a network: names class, option or weight, and says what to do."""
+    """A mistake in what was asked of a network.
+
+    The message names class, option or weight, and says what to do.
+    """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Message about a name that does not exist: the nearest one, and all of them."""
+    """Write the message about a name that does not exist.
+
+    It gives the nearest name, and all of them.
+    """
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
@@ -24,7 +33,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def resolve(kind: str, name: str, table: Mapping[str, str], further: tuple[str, ...] = ()) -> Callable:
-    """The class or function that `table` names; `further` are names known beside it, for the message."""
+    """Return the class or function that `table` names.
+
+    `further` are names known beside the table, for the message.
+    """
     if name not in table:
         raise ModelError(unknown(kind, name, [*table, *further]))
     return load(table[name])
@@ -38,7 +50,7 @@ def load(path: str) -> Callable:
 def complete(
     kind: str, name: str, builder: Callable, options: Mapping[str, object], reserved: tuple[str, ...] = ()
 ) -> dict[str, object]:
-    """`options` checked against the signature of `builder`, with its defaults filled in."""
+    """Check `options` against a signature; return them with all defaults."""
     parameters = {k: p for k, p in inspect.signature(builder).parameters.items() if k not in reserved}
     for option, value in options.items():
         if option not in parameters:
@@ -59,7 +71,10 @@ def _fits(value: object, wanted: type) -> bool:
 
 
 def plain(value: object) -> object:
-    """The same value out of dicts, lists and scalars only, as YAML and JSON would give it back."""
+    """Return the value as dicts, lists and scalars only.
+
+    As YAML and JSON would give it back.
+    """
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

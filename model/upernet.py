@@ -13,7 +13,9 @@ from model.table import ModelError
 
 
 class UPerNet(SegModel):
-    """Pyramid pooling on the last features, and a feature pyramid down to stride 4, all levels fused there.
+    """Pyramid pooling and a feature pyramid, all levels fused.
+
+    The pooling works on the last features, the pyramid goes down to stride 4.
 
     Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding" (ECCV 2018), section 3, of which this is
     the part for one kind of labels.
@@ -60,7 +62,10 @@ class UPerNet(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features, from fine to coarse, to logits: "out" at stride 4, "aux" at that of the level before last."""
+        """Map features to logits.
+
+        "out" has stride 4, "aux" that of the level before last.
+        """
         features = [features[level] for level in self.levels]
         x = self.context(self.ppm(features[-1]))
         maps = [x]

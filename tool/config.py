@@ -1,4 +1,6 @@
-"""Prints a resolved experiment as YAML; behind each value stands where it comes from.
+"""Prints a resolved experiment as YAML.
+
+Behind each value stands where it comes from.
 
     python -m tool.config cityscapes sfnet101 [section.key=value ...]
     python -m tool.config --config FILE [section.key=value ...]

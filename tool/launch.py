@@ -1,4 +1,6 @@
-"""Starts an experiment by name on all visible GPUs, or the CPU: what tool/train.sh and tool/test.sh call.
+"""Starts an experiment by name on all visible GPUs.
+
+Or on the CPU: what tool/train.sh and tool/test.sh call.
 
     python -m tool.launch train DATASET EXPERIMENT [section.key=value ...]
     python -m tool.launch test DATASET EXPERIMENT [section.key=value ...]
@@ -31,10 +33,10 @@ from util.record.machine import cores
 
 
 def processes() -> int:
-    """How many processes this machine runs.
+    """Return how many processes this machine runs.
 
     Raises:
-        ValueError: NGPU is no number, or more than the GPUs there are.
+        UserError: NGPU is no number, or more than the GPUs there are.
     """
     text, visible = os.environ.get("NGPU", ""), torch.cuda.device_count()
     if not text:
@@ -47,10 +49,10 @@ def processes() -> int:
 
 
 def restarts(count: int, resume: str) -> int:
-    """How often the processes may be started again.
+    """Return how often the processes may be started again.
 
     Raises:
-        ValueError: MAX_RESTARTS is no number, or asks for what train.resume=never forbids.
+        UserError: MAX_RESTARTS is no number, or asks for what train.resume=never forbids.
     """
     text = os.environ.get("MAX_RESTARTS", "")
     if text and not text.isdecimal():
@@ -65,7 +67,9 @@ def restarts(count: int, resume: str) -> int:
 
 
 def start(module: str, arguments: list[str], count: int, again: int) -> int:
-    """Runs `python -m module arguments` in `count` processes on this machine; the exit status.
+    """Run `python -m module arguments` in processes; return the status.
+
+    `count` processes on this machine.
 
     Signals that stop this process are passed on; `again`: how often processes that died are started again.
     """

@@ -1,4 +1,6 @@
-"""Packs the decoded images and training ids of a data set, so that training reads them without decoding.
+"""Packs a data set so that training reads without decoding.
+
+The decoded images and training ids.
 
     python -m tool.pack cityscapes --root /data/cityscapes
     python -m tool.pack cityscapes --root /data/cityscapes --split train --out /ssd/cityscapes

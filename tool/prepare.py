@@ -1,4 +1,4 @@
-"""Fetch, check and convert a data set, and write the list files that training reads.
+"""Prepares a data set: fetches, checks, converts, lists.
 
     python -m tool.prepare cityscapes --root /data/cityscapes
     python -m tool.prepare voc_aug --root /data/voc --download
@@ -63,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace) -> list[str]:
-    """Prepare data set `name` below `root` and return the lines of the summary.
+    """Prepare data set `name`; return the lines of the summary.
+
+    root: the folder of the data set.
 
     Raises:
         UserError, DataError, OSError: one line that says what was expected, what is missing, where it is had.
@@ -95,7 +97,10 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
 
 
 def list_text(pairs: Lines) -> str:
-    """The list file of (picture, label) paths; a path with white space is quoted."""
+    """Return the list file of (picture, label) paths.
+
+    A path with white space is quoted.
+    """
     return "".join(" ".join(_quoted(path) for path in pair if path is not None) + "\n" for pair in pairs)
 
 
@@ -239,7 +244,9 @@ def _prepare_street(root: Path, out: Path | None) -> list[str]:
 
 
 def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[str]:
-    """Pair, count and divide the user's own pictures, write lists and an experiment, and return the report.
+    """Prepare the user's own pictures; return the report.
+
+    They are paired, counted and divided; lists and an experiment are written.
 
     Raises:
         UserError, DataError, OSError: one message that names the files.
@@ -328,7 +335,7 @@ def _value(text: str) -> int | tuple[int, int, int]:
 def own_experiment(
     root: Path, out: Path, config: Path, classes: Classes, sums: dict[str, Survey], options: argparse.Namespace
 ) -> str:
-    """The YAML of an experiment on the user's own data."""
+    """Return the YAML of an experiment on the user's data."""
     train = sums["train"]
     near = config.resolve().is_relative_to(CONFIG)
     base = Path(os.path.relpath(CONFIG / "base", config.resolve().parent)) if near else CONFIG / "base"

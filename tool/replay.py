@@ -1,4 +1,6 @@
-"""Runs the steps before a loss that was not finite again, and finds its origin.
+"""Finds where a number that is not finite came up.
+
+The steps before the loss that was not finite are run again.
 
     python -m tool.replay exp/street/sfnet_mobile/replay/step_00000123.json [section.key=value ...]
 
@@ -107,7 +109,10 @@ def check_samples(batch: list[dict], record: Record) -> None:
 
 
 def explain(watch: FirstNotFinite, batch: list[dict]) -> str:
-    """Say where the first number that is not finite came up, and from what."""
+    """Say where the first bad number came up, and from what.
+
+    Bad: not finite.
+    """
     found = any_process(watch.found)
     where = [f"first in {text}" for text in found] or ["every layer's output is finite: it came up in the loss itself"]
     names = [name for micro_batch in batch for name in micro_batch["name"]]
@@ -117,7 +122,7 @@ def explain(watch: FirstNotFinite, batch: list[dict]) -> str:
 
 
 def samples(batch: list[dict]) -> list[str]:
-    """Write a line a picture: its values, and the classes in its label."""
+    """Return a line an image: its values, its label's classes."""
     lines = []
     for micro_batch in batch:
         for name, image, label in zip(*(micro_batch[key] for key in ("name", "image", "label")), strict=True):

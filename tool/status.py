@@ -41,7 +41,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def collect(folder: Path) -> tuple[list[dict], list[str]]:
-    """Read the status of every run below `folder`, and the errors of damaged files."""
+    """Return the status of every run below `folder`.
+
+    Also the errors of damaged files.
+    """
     runs, damaged = [], []
     for file in sorted(folder.rglob(status.NAME)):
         try:

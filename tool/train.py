@@ -83,7 +83,7 @@ def open_folder(run: RunPaths) -> None:
     No second training may write into it.
 
     Raises:
-        ValueError: another training has it.
+        UserError: another training has it.
     """
     unguarded = dist.main_first(lambda: lock.take(run.folder))
     open_log(run.folder / "train.log")
@@ -197,7 +197,10 @@ def any_size(compiled: bool):
 
 
 def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, stop: signals.Stop) -> Scores | None:
-    """Score the network on whole pictures at scale `train.val_scale`; None if a signal cut it short."""
+    """Score the network on whole images; None after a signal.
+
+    At the scale `train.val_scale`.
+    """
     config = training.config
     dist.share_buffers(training.eval_model)  # every process has seen other pictures
     predictor = Predictor(

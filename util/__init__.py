@@ -1,5 +1,8 @@
-"""The machinery round a network: config, processes, losses, optimiser, loop, checkpoints, evaluation, records."""
+"""What surrounds a network: config, training, evaluation, records."""
 
 
 class UserError(ValueError):
-    """A mistake of the user: its message names file, line, key or class, and says what to do."""
+    """A mistake of the user.
+
+    The message names file, line, key or class, and says what to do.
+    """

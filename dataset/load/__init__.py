@@ -1,1 +1,1 @@
-"""From a data set to batches, in an order that a restart continues."""
+"""Batches of a data set, in an order that a restart continues."""

@@ -1,4 +1,7 @@
-"""Loaders: PyTorch's DataLoader with the order of `sampler.py` for training, or a given order for evaluation."""
+"""PyTorch's DataLoader, for training and for evaluation.
+
+In training the order is that of `sampler.py`, in evaluation a given one.
+"""
 
 import gc
 import multiprocessing
@@ -19,7 +22,10 @@ from dataset.read import DataError
 
 
 class Batch(TypedDict):
-    """A micro-batch. image: uint8 (n, 3, h, w), its memory channels last. label: uint8 (n, h, w). name: n names."""
+    """A micro-batch.
+
+    image: uint8 (n, 3, h, w), its memory channels last. label: uint8 (n, h, w). name: n names.
+    """
 
     image: torch.Tensor
     label: torch.Tensor
@@ -27,7 +33,9 @@ class Batch(TypedDict):
 
 
 class Loader(DataLoader):
-    """A DataLoader in which the error of a sample arrives as it was raised.
+    """DataLoader that raises the error of a sample as it was.
+
+    DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
 
     DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     """
@@ -43,7 +51,7 @@ class Loader(DataLoader):
 
 
 class ErrorsAsValues(Dataset):
-    """A data set that gives a user's mistake back instead of raising it."""
+    """Data set that returns a user's mistake instead of raising it."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -56,7 +64,7 @@ class ErrorsAsValues(Dataset):
 
 
 def stack(samples: list[Sample | Exception]) -> Batch | Exception:
-    """Make a batch of samples of one size, or give the first error among them."""
+    """Stack samples of one size, or return the first error among them."""
     good: list[Sample] = []
     for sample in samples:
         if isinstance(sample, Exception):
@@ -80,7 +88,9 @@ def build_loader(
     pin_memory: bool = False,
     uniform: ClassUniform | None = None,
 ) -> Loader:
-    """Build the loader of a training: the `Batch`es of one process, without end, from `start_step` on.
+    """Build the loader of a training: one process's micro-batches, without end.
+
+    They are `Batch`es, from `start_step` on.
 
     Args:
         dataset: with a transform, which makes all samples one size.
@@ -89,7 +99,7 @@ def build_loader(
         batch_size, rank, world_size, seed, start_step, accumulate, uniform: see `StepSampler`.
 
     Raises:
-        ValueError: the batch size does not divide or exceeds the data set, samples have no label, or there is no
+        DataError: the batch size does not divide or exceeds the data set, samples have no label, or there is no
             transform. Iterating raises the error of a file that cannot be read, the same with and without workers.
     """
     unlabelled = [image for image, label in dataset.samples if label is None]
@@ -113,7 +123,10 @@ def build_loader(
 
 
 def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0) -> Loader:
-    """Build the loader of an evaluation: the `Sample`s `indices`, in this order, one by one."""
+    """Build the loader of an evaluation.
+
+    It yields the `Sample`s `indices`, in this order, one by one.
+    """
     return Loader(
         ErrorsAsValues(dataset),
         batch_size=None,

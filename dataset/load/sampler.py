@@ -27,7 +27,9 @@ def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 class StepSampler(Sampler[list[Key]]):
-    """Gives the keys of micro-batch after micro-batch of one process, without end: a batch sampler.
+    """Batch sampler that yields the micro-batches of one process, without end.
+
+    Each is a list of keys.
 
     Args:
         length: samples of the data set.
@@ -39,7 +41,7 @@ class StepSampler(Sampler[list[Key]]):
         uniform: draws the epochs; None: every sample once.
 
     Raises:
-        ValueError: with the arithmetic, where the batch cannot be shared out or exceeds the data set.
+        DataError: with the arithmetic, where the batch cannot be shared out or exceeds the data set.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Samples a share of each epoch so that every class has the same number of crops.
+"""Class-uniform sampling: every class has as many crops.
+
+Of a share of each epoch, the rest is drawn as always.
 
 As in Zhu et al., "Improving semantic segmentation via video propagation and label relaxation", CVPR 2019, and
 the recipes of SFSegNets: every label is cut into tiles; in every tile each class has one point, near the
@@ -76,7 +78,9 @@ class Order(NamedTuple):
 
 
 class ClassUniform:
-    """Draws the samples of each epoch; the same in every process, since (seed, epoch) alone decide.
+    """Draws the samples of each epoch from (seed, epoch) alone.
+
+    So they are the same in every process.
 
     Args:
         points: of the data set.
@@ -84,7 +88,7 @@ class ClassUniform:
         share: part of the epoch, 0 to 1, that is class-uniform.
 
     Raises:
-        ValueError: the share is none, or no class has a point.
+        DataError: the share is none, or no class has a point.
     """
 
     def __init__(self, points: Points, length: int, share: float):
@@ -136,7 +140,7 @@ def find_points(dataset: SegDataset, tile: int, workers: int = 4, file: str | Pa
             every file are unchanged, the next call reads nothing else.
 
     Raises:
-        ValueError, OSError: names a label that cannot be read.
+        DataError, OSError: names a label that cannot be read.
     """
     if tile < 1:
         raise DataError(f"tile: {tile} is no size in pixels")
@@ -173,7 +177,10 @@ def _cuts(side: int, tile: int) -> list[int]:
 
 
 def points_of_tile(label: np.ndarray) -> list[tuple[int, int, int]]:
-    """Give (class, row, column) of each class in `label` uint8 (H, W): its pixel nearest to its centre of mass."""
+    """List (class, row, column) of each class in a tile.
+
+    The point is the class's pixel nearest to its centre of mass. label: uint8 (H, W).
+    """
     label = np.ascontiguousarray(label)
     points = []
     for number in np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256])):

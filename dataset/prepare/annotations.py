@@ -1,4 +1,7 @@
-"""Reads annotation files: JSON of any size, and the outlines that Cityscapes and IDD are delivered as."""
+"""Reads annotation files: JSON of any size, and polygons.
+
+The polygons are those of Cityscapes and IDD.
+"""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +17,7 @@ WHITE = " \t\r\n"
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises ValueError naming the file where it is none."""
+    """Read a JSON file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -22,13 +25,15 @@ def read_json(path: str | Path) -> Any:
 
 
 def stream_json(path: str | Path, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (key, element) for the elements of those arrays of a JSON object, one at a time.
+    """Yield (key, element) for the elements of a JSON object's arrays.
+
+    Only those of `keys` are given, one at a time.
 
     The annotations of COCO would take several GiB as one Python object; read this way only the file's text is
     held.
 
     Raises:
-        ValueError: naming the file, where it is no JSON object.
+        DataError: naming the file, where it is no JSON object.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -74,7 +79,9 @@ def _after_comma(text: str, at: int, end: str) -> int:
 
 
 def draw_polygons(path: str | Path, ids: Mapping[str, int], background: int, skip_unknown: bool = False) -> np.ndarray:
-    """Draw a `*_polygons.json` of Cityscapes or IDD, as the official scripts do; ids uint8 (H, W).
+    """Draw a `*_polygons.json` of Cityscapes or IDD; return its ids.
+
+    As the official scripts do; ids uint8 (H, W).
 
     The outlines lie one over the other in the order of the file. A deleted object is not drawn, and a group
     ("cargroup") is drawn as its class.
@@ -85,7 +92,7 @@ def draw_polygons(path: str | Path, ids: Mapping[str, int], background: int, ski
         skip_unknown: leave out objects of other classes.
 
     Raises:
-        ValueError: naming the file, where it is none of these or holds a class that is not in `ids`.
+        DataError: naming the file, where it is none of these or holds a class that is not in `ids`.
     """
     annotation = read_json(path)
     try:

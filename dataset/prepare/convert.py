@@ -1,4 +1,6 @@
-"""Labels in other forms (outlines, run lengths, codes in colours) to pictures of ids, once, beside the originals.
+"""Converts labels in other forms to pictures of ids, once.
+
+Outlines, run lengths and codes in colours.
 
 The pictures go to a folder of their own, each under a temporary name first: a conversion that is stopped goes on
 with the same command, and the originals are only read.
@@ -40,7 +42,7 @@ def convert(
         progress: called after each label.
 
     Raises:
-        ValueError: naming the source that cannot be converted.
+        DataError: naming the source that cannot be converted.
         OSError: `folder` cannot be written.
     """
     drawn = found.labels
@@ -65,7 +67,10 @@ def convert(
 
 
 def write_label(path: Path, label: np.ndarray) -> None:
-    """Write ids uint8 or uint16 (H, W) as a PNG of one channel, whole or not at all."""
+    """Write ids uint8 or uint16 (H, W) as a one-channel PNG.
+
+    The file is written whole or not at all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,4 +1,4 @@
-"""Your own pictures and masks: which belongs to which, which ids stand for which classes, and who trains on what."""
+"""Your own pictures and masks: pairs, classes and splits."""
 
 import csv
 import re
@@ -43,7 +43,9 @@ _AFFIX = re.compile(rf"^(?:{_WORDS})[ _.-]+|[ _.-]+(?:{_WORDS})$")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures with their masks, relative to the root, and what has found no partner.
+    """Pictures with their masks, and what has found no partner.
+
+    Paths are relative to the root.
 
     splits: the split of each pair that its folder or the table says, or None.
     """
@@ -61,14 +63,21 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Classes:
-    """Names in the order of the training ids, the map from what is on disk (None: the ids already), a note on it."""
+    """Names of the classes, and the map from what is on disk.
+
+    Names stand in the order of the training ids. label_map: None where the disk holds training ids already. note: a
+    remark on how they were found.
+    """
 
     names: tuple[str, ...]
     label_map: dict[Key, int] | None
     note: str = ""
 
     def values(self, seen: Survey) -> list[list[Key]]:
-        """Return the values on disk of each class, where there is no map those that were seen."""
+        """List the values on disk of each class.
+
+        Where there is no map these are the values that were seen.
+        """
         label_map = self.label_map or {
             value: value for value in seen.pixels if isinstance(value, int) and value != IGNORE
         }
@@ -83,7 +92,7 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
         masks: the same for the masks; may be the folder of the pictures, where masks are told by their names.
 
     Raises:
-        ValueError: there are none, none of them fit, or a picture has several masks.
+        DataError: there are none, none of them fit, or a picture has several masks.
     """
     found_images = _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
     found_masks = _select(root, masks, MASK_FOLDERS, "masks", "--masks")
@@ -120,12 +129,14 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
 
 
 def pair_table(root: Path, table: Path) -> Pairs:
-    """Read the pairs of a CSV file with a line `picture,mask` or `picture,mask,split` each.
+    """Read the pairs of a CSV file.
+
+    Each line is `picture,mask` or `picture,mask,split`.
 
     A first line whose files are not there is taken for the names of the columns.
 
     Raises:
-        ValueError, FileNotFoundError: naming table and line.
+        DataError, FileNotFoundError: naming table and line.
     """
     pairs, splits = [], []
     with open(table, newline="", encoding="utf-8-sig") as file:
@@ -151,17 +162,22 @@ def pair_table(root: Path, table: Path) -> Pairs:
 
 
 def list_images(root: Path, images: str | None) -> dict[str, str]:
-    """The pictures that `pair_folders` would look at: path -> name without folder of pictures and suffix."""
+    """List the pictures that `pair_folders` would look at.
+
+    Returns path -> name without folder of pictures and suffix.
+    """
     return _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
 
 
 def split_of(image: str) -> str | None:
-    """The split that a picture's folders name."""
+    """Return the split that a picture's folders name."""
     return next((SPLITS[part.lower()] for part in PurePosixPath(image).parts[:-1] if part.lower() in SPLITS), None)
 
 
 def divide(splits: Sequence[str | None], val: float, seed: int) -> list[str | None]:
-    """Give each pair a split: the one it has where train and val both occur, else drawn at random.
+    """Give each pair a split.
+
+    The one it has where train and val both occur, else one drawn at random.
 
     Pairs that the folders give no split stay without one. Test pairs stay test pairs either way.
 
@@ -170,7 +186,7 @@ def divide(splits: Sequence[str | None], val: float, seed: int) -> list[str | No
         seed: of the drawing, which depends on it and on the number of pairs alone.
 
     Raises:
-        ValueError: fewer than two pairs to divide.
+        DataError: fewer than two pairs to divide.
     """
     if "train" in splits and "val" in splits:
         return list(splits)
@@ -193,7 +209,7 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
         ignored: values that are no class.
 
     Raises:
-        ValueError: names that do not fit the values, ids and colours in one set, or too many classes.
+        DataError: names that do not fit the values, ids and colours in one set, or too many classes.
     """
     found: set[Any] = set(values)  # of one kind, so that they can be sorted
     dropped: set[Any] = set(ignored)

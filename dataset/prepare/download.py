@@ -1,4 +1,7 @@
-"""Archives of data sets: fetched with a checksum, in several sittings if need be, and unpacked without harm."""
+"""Downloads archives of data sets and unpacks them.
+
+With a checksum, in several sittings if need be, and without harm to what is there.
+"""
 
 import errno
 import fcntl
@@ -33,7 +36,9 @@ MAX_SMALL = 1 << 30  # bytes that any archive may unpack to
 
 
 def fetch(archive: Archive, root: Path, quiet: bool | None = None) -> Path:
-    """Download an archive into ROOT/downloads unless it is there, and return its path.
+    """Download an archive and return its path.
+
+    It goes to ROOT/downloads unless it is there.
 
     A download that breaks off is resumed where it stopped, at once or with the next call.
 
@@ -42,7 +47,7 @@ def fetch(archive: Archive, root: Path, quiet: bool | None = None) -> Path:
 
     Raises:
         OSError: the server cannot be reached or refuses, or the disk is full.
-        ValueError: the file has not the published checksum; it has been removed.
+        DataError: the file has not the published checksum; it has been removed.
     """
     folder = root / DOWNLOADS
     path = folder / archive.name
@@ -77,13 +82,15 @@ def is_unpacked(archive: Archive, root: Path) -> bool:
 
 
 def unpack(path: Path, archive: Archive, root: Path, quiet: bool | None = None) -> int:
-    """Unpack `archive.folder` of an archive below `root`, and return how many files were written.
+    """Unpack an archive below `root`; return the number of files.
+
+    Only what is in `archive.folder` is unpacked.
 
     Files that are there with the right size are kept. Only ordinary files inside the root are written: links and
     devices are left out, and so are hidden files.
 
     Raises:
-        ValueError: no archive, damaged, a path that leads outside the root, or far larger than it can be.
+        DataError: no archive, damaged, a path that leads outside the root, or far larger than it can be.
         OSError: the disk is full.
     """
     target = root / archive.into

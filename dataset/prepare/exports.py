@@ -1,4 +1,6 @@
-"""Exports of annotation tools: COCO, LabelMe, CVAT, Label Studio and YOLO outlines, drawn as masks of ids.
+"""Exports of annotation tools, drawn as masks of ids.
+
+COCO, LabelMe, CVAT, Label Studio and YOLO outlines.
 
 Whatever the tool, the masks hold 0 for background and 1, 2, ... for the tool's classes. Later shapes lie on earlier
 ones, as the tools show them; of COCO, whose order says nothing, smaller ones lie on larger ones.
@@ -35,7 +37,10 @@ Shape = tuple[str, str, Any]  # class, kind (a key of `_MASKS`, or "nothing"), c
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of an export: its name, (height, width) where the export says so, and what is drawn on it."""
+    """One picture of an export: its name, size and shapes.
+
+    size: (height, width) where the export says so.
+    """
 
     image: str
     size: Size | None
@@ -44,7 +49,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Export:
-    """An export: which tool wrote it, its classes in the order of their ids, and how many shapes enclose nothing."""
+    """An export: its tool, its classes, its shapes that enclose nothing.
+
+    The classes stand in the order of their ids.
+    """
 
     path: Path
     kind: str
@@ -79,7 +87,7 @@ def read_export(path: Path) -> Export:
         path: a file (COCO and Label Studio: JSON; CVAT: XML) or a folder (LabelMe: JSON files; YOLO: text files).
 
     Raises:
-        ValueError: none of these, or damaged.
+        DataError: none of these, or damaged.
     """
     kind = _kind(path)
     names: dict[str, None] = dict.fromkeys(_declared(path, kind))
@@ -100,7 +108,7 @@ def read_export(path: Path) -> Export:
 
 
 def draw(task: tuple[str, Size, list[tuple[int, str, Any]]]) -> np.ndarray:
-    """Draw the shapes of one picture; ids uint8 (H, W). Raises DataError naming the picture."""
+    """Draw the shapes of one picture; return ids uint8 (H, W)."""
     image, size, shapes = task
     label = np.zeros(size, np.uint8)
     for value, kind, data in shapes:

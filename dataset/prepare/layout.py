@@ -1,4 +1,7 @@
-"""How a published data set lies on disk, declared by the data set, so that its list files can be written."""
+"""Where the files of a published data set lie.
+
+A data set declares it, so that its list files can be written.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +39,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Listed:
-    """Pictures that a list file of the data set names: `list_file` holds a name a line, `pattern` has {} for it."""
+    """Pictures that a list file of the data set names.
+
+    `list_file` holds a name a line, `pattern` has {} for it.
+    """
 
     list_file: str
     pattern: str
@@ -54,7 +60,10 @@ class Listed:
 
 @dataclass(frozen=True)
 class EveryFifth:
-    """Pictures of a set without an official val split: each fifth one in the order of the names, or the others."""
+    """Every fifth picture in the order of names, or the others.
+
+    For a set without an official val split.
+    """
 
     pattern: str
     held_out: bool
@@ -118,7 +127,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Found:
-    """The pictures of a split and where their labels are: paths, or how they are `Drawn`, or nowhere (None).
+    """The pictures of a split and where their labels are.
+
+    labels: paths, or how they are `Drawn`, or None where there are none.
 
     left_out: pictures that have no label, where these may be left out.
     """
@@ -129,11 +140,16 @@ class Found:
 
 
 class MissingFiles(DataError):
-    """Files of the official layout that are not there; the message says what was expected and found."""
+    """Files of the official layout that are not there.
+
+    The message says what was expected and found.
+    """
 
 
 def collect(root: Path, split: str, files: Files, partial: bool = False) -> Found:
-    """Find the pictures of one split and their labels, sorted, as POSIX paths relative to `root`.
+    """Find the pictures of one split and their labels.
+
+    Both are sorted POSIX paths relative to `root`.
 
     No pictures where a split that is not required is absent. Hidden files are no pictures.
 
@@ -199,7 +215,10 @@ def either(images: tuple[str, ...] | Callable[[Path], list[str]]) -> str:
 
 
 def renamed(old: str, new: str, suffix: str | None = None) -> Rule:
-    """Make the rule that puts `new` for the first `old` of a picture's path, and `suffix` for its ending."""
+    """Make the rule from a picture's path to its label's.
+
+    `new` takes the place of the first `old`, `suffix` that of the ending.
+    """
 
     def rule(image: str) -> str:
         path = image.replace(old, new, 1)

@@ -1,4 +1,6 @@
-"""Writes the packed form of a data set, see `dataset/read/packed.py`, for good or for one run.
+"""Writes the packed form of a data set.
+
+For good or for one run; for the form see `dataset/read/packed.py`.
 
 Each file gets its name when all of it is on the disk, the image's after the label's. So the names tell what is done,
 and a packing that was killed goes on with the same command.
@@ -29,7 +31,9 @@ from dataset.read.source import Source, sample_size
 def pack(
     dataset: SegDataset, folder: str | Path, workers: int = 0, progress: Callable[[], object] = lambda: None
 ) -> int:
-    """Pack what is not packed yet, remove what is of other samples; the bytes of all.
+    """Pack what is missing, remove what is old; return all bytes.
+
+    Old is what belongs to other samples.
 
     A second process that packs the same split waits for the first.
 
@@ -40,7 +44,7 @@ def pack(
         progress: called after each sample.
 
     Raises:
-        ValueError: a file of the data set that cannot be read.
+        DataError: a file of the data set that cannot be read.
         OSError: the disk has not enough room, which is known before anything is written.
     """
     manifest = manifest_file(folder, dataset.split)
@@ -67,7 +71,10 @@ def pack(
 
 
 class PackedWhenRead(Dataset):
-    """Writes the files of a sample when it is asked for that sample, and gives its index."""
+    """Data set that writes a sample's packed files when asked for it.
+
+    It returns the index of the sample.
+    """
 
     def __init__(self, source: Source, stems: list[str]):
         self.source, self.stems = source, stems
@@ -99,7 +106,7 @@ def verify(dataset: SegDataset, folder: str | Path) -> None:
     """Compare all packed samples with the files of the data set.
 
     Raises:
-        ValueError, OSError: one differs, is damaged or missing, or a file of the data set cannot be read.
+        DataError, OSError: one differs, is damaged or missing, or a file of the data set cannot be read.
     """
     packed = Packed(folder, dataset)
     for index, stem in enumerate(packed.stems):
@@ -109,7 +116,9 @@ def verify(dataset: SegDataset, folder: str | Path) -> None:
 
 
 def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Path:
-    """Let data sets read from packed data in memory that are gone after the run; the folder.
+    """Let data sets read from memory during a run; return the folder.
+
+    What was packed there is gone after the run.
 
     They are in shared memory, or, where that is too small, in the temporary folder, whose files the system keeps in
     memory as long as there is room.
@@ -119,7 +128,7 @@ def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Pa
         workers: processes that read and write.
 
     Raises:
-        ValueError, OSError: as `pack`.
+        DataError, OSError: as `pack`.
     """
     needed = sum(_bytes(dataset, index) for dataset in datasets for index in range(len(dataset)))
     places = [Path(place) for place in ("/dev/shm", tempfile.gettempdir()) if os.path.isdir(place)]

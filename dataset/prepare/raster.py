@@ -1,4 +1,4 @@
-"""Outlines and run lengths to masks: what annotation files hold instead of label pictures."""
+"""Masks from the outlines and run lengths of annotation files."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
         size: height and width.
 
     Raises:
-        ValueError: for what is none of these.
+        DataError: for what is none of these.
     """
     if isinstance(segmentation, dict):
         if list(segmentation.get("size", ())) != list(size):
@@ -60,7 +60,10 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
 
 
 def run_length_mask(counts: Sequence[int] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Decode run lengths down the columns, beginning with pixels outside; bool (H, W)."""
+    """Decode run lengths down the columns to bool (H, W).
+
+    They begin with pixels outside.
+    """
     height, width = size
     runs = np.asarray(counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0 or runs.sum() != height * width:

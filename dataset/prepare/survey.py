@@ -1,4 +1,7 @@
-"""What masks and pictures hold: pixels of each id or colour, mean and deviation, over any number of files."""
+"""What masks and pictures hold, over any number of files.
+
+Pixels of each id or colour, mean and deviation.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +50,9 @@ class Survey:
         return np.sqrt(np.maximum(self.squares / self.area - self.mean**2, 0))
 
     def class_weights(self, values: Sequence[Sequence[Key]]) -> list[float]:
-        """Weigh each class by median frequency; the ones that do not occur by 0.
+        """Weigh each class by median frequency.
+
+        Classes that do not occur have weight 0.
 
         The frequency of a class is its share of the pixels of the masks that hold it, and its weight the median of
         all frequencies over its own (Eigen and Fergus, ICCV 2015, section 6.3.2).
@@ -67,7 +72,7 @@ class Survey:
 def survey(
     root: Path, pairs: Iterable[tuple[str, str, str]], workers: int = 1, progress: Callable[[], None] = lambda: None
 ) -> dict[str, Survey]:
-    """Read all pictures and masks once, and sum up what they hold for each split.
+    """Read all pictures and masks once; return sums by split.
 
     Args:
         pairs: (picture, mask, split), paths relative to `root`.
@@ -75,7 +80,7 @@ def survey(
         progress: called after each pair.
 
     Raises:
-        ValueError: naming the first files that cannot be used, and how many there are.
+        DataError: naming the first files that cannot be used, and how many there are.
     """
     sums: dict[str, Survey] = defaultdict(Survey)
     errors: list[str] = []
@@ -102,7 +107,10 @@ def survey(
 
 
 def count_values(label: np.ndarray) -> tuple[list[Key], list[int]]:
-    """Count the pixels of each id, or of each colour, of a label as it stands on disk."""
+    """Count the pixels of each id or colour of a label.
+
+    The label is as it stands on disk.
+    """
     if label.ndim == 3:
         label = label[:, :, 0].astype(np.int32) << 16 | label[:, :, 1].astype(np.int32) << 8 | label[:, :, 2]
         colours = True

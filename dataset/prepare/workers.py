@@ -1,4 +1,7 @@
-"""Worker processes that convert files: results in order, few tasks at a time, no process left behind."""
+"""Worker processes that convert files.
+
+Results come in order, few tasks are open at a time, no process is left behind.
+"""
 
 import multiprocessing
 import os

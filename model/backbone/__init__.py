@@ -1,4 +1,7 @@
-"""Feature extractors: (N,in_channels,H,W) to a list of maps from fine to coarse, with `channels` and `strides`."""
+"""Feature extractors by name, and the function that builds one.
+
+Each maps (N,in_channels,H,W) to a list of maps from fine to coarse.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -65,7 +68,7 @@ def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, *
     `output_stride` None takes the smallest that the backbone can have, but none below `finest`.
 
     Raises:
-        ValueError: for an unknown name or option (with the nearest known one) or an output stride it cannot
+        ModelError: for an unknown name or option (with the nearest known one) or an output stride it cannot
             have.
     """
     builder = _builder(name)
@@ -78,10 +81,12 @@ def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, *
 
 
 def output_strides(name: str) -> tuple[int, ...]:
-    """Strides that the coarsest features of a backbone can have, from fine to coarse.
+    """List the strides that a backbone's coarsest map can have.
+
+    From fine to coarse.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known one.
+        ModelError: for an unknown name, with the nearest known one.
     """
     builder = _builder(name)
     if name.startswith(TIMM_PREFIX):

@@ -1,4 +1,4 @@
-"""What every feature extractor promises: any image size in, a list of maps from fine to coarse out."""
+"""What every backbone promises: images in, maps fine to coarse out."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,9 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """Maps images (N,in_channels,H,W) to maps (N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])).
+    """Maps images to a list of maps, from fine to coarse.
+
+    Images (N,in_channels,H,W) of any size to maps (N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])).
 
     `spec` is set by `model.backbone.build_backbone`: name and options, from which the same backbone can be built again.
     """

@@ -10,10 +10,14 @@ from torchvision.ops import StochasticDepth
 
 from model.backbone.base import Backbone
 from model.layer.norm import LayerNorm2d
+from model.table import ModelError
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, then two linear layers over the channels, scaled and beside a shortcut: (N,C,H,W) -> (N,C,H,W)."""
+    """Depthwise 7x7 and two linear layers beside a shortcut.
+
+    The result is scaled. Maps (N,C,H,W) to (N,C,H,W).
+    """
 
     def __init__(self, channels: int, drop_path: float):
         super().__init__()
@@ -46,7 +50,7 @@ class ConvNeXt(Backbone):
         drop_path: probability of leaving out the last block while training; that of the others grows linearly to it.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (32,)
@@ -57,7 +61,7 @@ class ConvNeXt(Backbone):
     ):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"a ConvNeXt has output stride 32, not {output_stride!r}")
+            raise ModelError(f"a ConvNeXt has output stride 32, not {output_stride!r}")
         self.channels = [width, 2 * width, 4 * width, 8 * width]
         self.strides = [4, 8, 16, 32]
         chances = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
@@ -87,7 +91,10 @@ class ConvNeXt(Backbone):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise one layer as the published code does: weights with deviation 0.02, biases with zero."""
+    """Initialise one layer as the published code does.
+
+    Weights with deviation 0.02, biases with zero.
+    """
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

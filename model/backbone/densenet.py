@@ -30,7 +30,7 @@ class TorchvisionDenseNet(DenseNet, Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (8, 16, 32)

@@ -1,4 +1,4 @@
-"""High-resolution networks: branches of four resolutions side by side from stem to end."""
+"""High-resolution networks: four resolutions side by side throughout."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,9 @@ from model.table import ModelError
 
 
 class Fusion(nn.Module):
-    """Every branch gets the sum of all: branch i of (N,width[i],H/2^i,W/2^i) to a map of the same shape.
+    """Gives every branch the sum of all branches.
+
+    Branch i of (N,width[i],H/2^i,W/2^i) stays a map of this shape.
 
     Source: Wang et al., HRNet (TPAMI 2020), section 3.2. A coarser branch is projected by 1x1 and enlarged, a finer one
     reduced by 3x3 convolutions of stride 2.
@@ -28,7 +30,10 @@ class Fusion(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, branches: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Map the branches, from fine to coarse, to branches of the same shapes."""
+        """Map the branches to branches of the same shapes.
+
+        They go from fine to coarse.
+        """
         fused = []
         for place, paths in enumerate(self.fuse_layers):
             size = branches[place].shape[-2:]
@@ -58,7 +63,10 @@ class Module(Fusion):
         )
 
     def forward(self, branches: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Map the branches, from fine to coarse, to branches of the same shapes."""
+        """Map the branches to branches of the same shapes.
+
+        They go from fine to coarse.
+        """
         return super().forward([blocks(x) for blocks, x in zip(self.branches, branches, strict=True)])
 
 
@@ -78,7 +86,7 @@ class HighResolutionNet(Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (32,)

@@ -29,7 +29,9 @@ class PatchEmbed(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Self-attention whose keys and values are of a smaller map: (N,H,W,C) -> (N,H,W,C).
+    """Self-attention with keys and values of a smaller map.
+
+    Maps (N,H,W,C) to (N,H,W,C).
 
     Source: Xie et al., SegFormer (NeurIPS 2021), equation 2, with the strided convolution of the published code: the
     queries attend to one token for each `reduction` x `reduction` tokens. Rows and columns left over are not attended
@@ -81,7 +83,10 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network, each behind a norm and beside a shortcut: (N,H,W,C) -> (N,H,W,C)."""
+    """Attention and feed-forward network, each beside a shortcut.
+
+    Each behind a norm. Maps (N,H,W,C) to (N,H,W,C).
+    """
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float, norm_eps: Sequence[float]):
         super().__init__()
@@ -127,7 +132,7 @@ class MixTransformer(Backbone):
         drop_path: probability of leaving out the last block while training; that of the others grows linearly to it.
 
     Raises:
-        ValueError: for another output stride, or not two epsilons.
+        ModelError: for another output stride, or not two epsilons.
     """
 
     output_strides = (32,)
@@ -169,7 +174,10 @@ class MixTransformer(Backbone):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise one layer as the published code does: linear ones with deviation 0.02, convolutions by fan-out."""
+    """Initialise one layer as the published code does.
+
+    Linear ones with deviation 0.02, convolutions by fan-out.
+    """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

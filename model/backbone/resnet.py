@@ -1,4 +1,4 @@
-"""ResNets with a deep stem, in the three forms that segmentation networks use."""
+"""ResNets with a deep stem, in three forms."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ STAGES = {32: ((1, 2, 2, 2), (1, 1, 1, 1)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 8:
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the size at stride 1."""
+    """Make a 3x3 convolution without bias that pads by its dilation."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, bias=False)
 
 
@@ -28,7 +28,10 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, shortcut (He et al., CVPR 2016, figure 5 left): (N,in,H,W) -> (N,width,h,w)."""
+    """Two 3x3 convolutions and a shortcut: (N,in,H,W) -> (N,width,h,w).
+
+    Source: He et al., CVPR 2016, figure 5 left.
+    """
 
     expansion = 1
 
@@ -49,7 +52,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut (He et al., CVPR 2016, figure 5 right): (N,in,H,W) -> (N,4*width,h,w).
+    """1x1, 3x3, 1x1 and a shortcut: (N,in,H,W) -> (N,4*width,h,w).
+
+    Source: He et al., CVPR 2016, figure 5 right.
 
     Stride and dilation belong to the 3x3 convolution.
     """
@@ -76,7 +81,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Residual network whose stem is three 3x3 convolutions (64, 64, 128 channels) and a max-pool.
+    """Residual network with a stem of three 3x3 convolutions.
+
+    The stem has 64, 64 and 128 channels and a max-pool.
 
     Source: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the stem of Zhao et
     al., PSPNet (CVPR 2017). Features: layer1 to layer4, at strides 4, 8, 16, 32, or the last of them dilated
@@ -92,7 +99,7 @@ class ResNet(Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride, or not four dilations.
+        ModelError: for another output stride, or not four dilations.
     """
 
     stem_widths = (64, 64, 128)
@@ -136,7 +143,10 @@ class ResNet(Backbone):
     def block_dilations(
         self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
     ) -> list[tuple[int, int]]:
-        """Dilations of `conv1` and `conv2` in each block of a stage; `before` is that of the stage before."""
+        """List the dilations of `conv1` and `conv2` in a stage's blocks.
+
+        `before` is the dilation of the stage before.
+        """
         return [(dilation, dilation)] * depth
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -150,7 +160,9 @@ class ResNet(Backbone):
 
 
 class ResNetV1s(ResNet):
-    """ResNet with a deep stem whose dilated stages begin with the dilation of the stage before.
+    """ResNet whose dilated stages begin with the dilation before.
+
+    The stem is deep.
 
     The form of PyTorch-Encoding (Zhang et al., "Context Encoding for Semantic Segmentation", CVPR 2018): the
     first 3x3 convolution of a stage that loses its stride does not have the stage's dilation yet.
@@ -168,13 +180,18 @@ class ResNetV1s(ResNet):
     def block_dilations(
         self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
     ) -> list[tuple[int, int]]:
-        """Dilations of `conv1` and `conv2` in each block of a stage; `before` is that of the stage before."""
+        """List the dilations of `conv1` and `conv2` in a stage's blocks.
+
+        `before` is the dilation of the stage before.
+        """
         first = (before, dilation if block is BasicBlock else before)
         return [first, *super().block_dilations(block, before, dilation, depth - 1)]
 
 
 class ResNetV1c(ResNetV1s):
-    """ResNet-V1c of MMSegmentation: a stem of 32, 32 and 64 channels, dilated like `ResNetV1s`.
+    """ResNet-V1c of MMSegmentation: a stem of 32, 32, 64 channels.
+
+    Dilated like `ResNetV1s`.
 
     Of a BasicBlock only `conv1` is dilated.
     """
@@ -184,7 +201,10 @@ class ResNetV1c(ResNetV1s):
     def block_dilations(
         self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
     ) -> list[tuple[int, int]]:
-        """Dilations of `conv1` and `conv2` in each block of a stage; `before` is that of the stage before."""
+        """List the dilations of `conv1` and `conv2` in a stage's blocks.
+
+        `before` is the dilation of the stage before.
+        """
         pairs = super().block_dilations(block, before, dilation, depth)
         return [(first, 1) for first, _ in pairs] if block is BasicBlock else pairs
 

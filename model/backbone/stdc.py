@@ -54,7 +54,7 @@ class STDC(Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (32,)

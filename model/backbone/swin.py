@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from model.backbone.base import Backbone
+from model.table import ModelError
 
 WINDOW = 7
 
@@ -31,7 +32,10 @@ class WindowAttention(nn.Module):
         self.register_buffer("pairs", relative_positions(WINDOW), persistent=False)
 
     def forward(self, x: torch.Tensor, apart: torch.Tensor | None) -> torch.Tensor:
-        """Map tokens (N*windows,49,C) to tokens; `apart` (windows,49,49) is negative for pairs that do not attend."""
+        """Map tokens (N*windows,49,C) to tokens.
+
+        `apart` (windows,49,49) is negative for pairs that do not attend.
+        """
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table[self.pairs].permute(2, 0, 1)  # (heads,49,49)
         if apart is not None:
@@ -41,14 +45,19 @@ class WindowAttention(nn.Module):
 
 
 def relative_positions(window: int) -> torch.Tensor:
-    """For each pair of tokens of a window (window^2,window^2) the row of the bias table."""
+    """Give each pair of tokens its row of the bias table.
+
+    The result is (window^2,window^2).
+    """
     rows, columns = torch.arange(window * window) // window, torch.arange(window * window) % window
     row, column = rows[:, None] - rows + window - 1, columns[:, None] - columns + window - 1
     return row * (2 * window - 1) + column
 
 
 class Block(nn.Module):
-    """Attention in windows and a feed-forward network, each behind a norm and beside a shortcut: (N,H,W,C).
+    """Attention in windows and a feed-forward network, beside shortcuts.
+
+    Each behind a norm. Maps (N,H,W,C) to (N,H,W,C).
 
     The windows of a shifted block begin `WINDOW // 2` rows and columns later, cyclically. Tokens that come together
     over the border do not attend to each other. Maps are padded with zeros to whole windows.
@@ -82,7 +91,9 @@ class Block(nn.Module):
 
 
 def across_border(rows: int, columns: int, shift: int, device: torch.device) -> torch.Tensor:
-    """What is added to the attention of a shifted map: (rows*columns,49,49), -100 for pairs across the border.
+    """Make what is added to the attention of a shifted map.
+
+    (rows*columns,49,49): -100 for pairs across the border, else 0.
 
     After the shift the last `shift` rows and columns of the last windows come from the other side of the map.
     """
@@ -96,7 +107,10 @@ def across_border(rows: int, columns: int, shift: int, device: torch.device) -> 
 
 
 class PatchMerging(nn.Module):
-    """Two by two tokens become one of twice the channels: (N,H,W,C) -> (N,ceil(H/2),ceil(W/2),2*C)."""
+    """Joins two by two tokens to one of twice the channels.
+
+    Maps (N,H,W,C) to (N,ceil(H/2),ceil(W/2),2*C).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -111,7 +125,9 @@ class PatchMerging(nn.Module):
 
 
 class SwinTransformer(Backbone):
-    """Swin Transformer without its classifier, each level behind a norm of its own.
+    """Swin Transformer without its classifier.
+
+    Each level stands behind a norm of its own.
 
     Source: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021), section
     3, at any size of pictures as in its semantic segmentation with UPerNet. Features: four levels at strides 4, 8, 16,
@@ -125,7 +141,7 @@ class SwinTransformer(Backbone):
         drop_path: probability of leaving out the last block while training; that of the others grows linearly to it.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (32,)
@@ -136,7 +152,7 @@ class SwinTransformer(Backbone):
     ):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"a Swin Transformer has output stride 32, not {output_stride!r}")
+            raise ModelError(f"a Swin Transformer has output stride 32, not {output_stride!r}")
         self.channels = [width, 2 * width, 4 * width, 8 * width]
         self.strides = [4, 8, 16, 32]
         chances = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
@@ -162,7 +178,10 @@ class SwinTransformer(Backbone):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise one layer as the published code does: linear ones with deviation 0.02, biases with zero."""
+    """Initialise one layer as the published code does.
+
+    Linear ones with deviation 0.02, biases with zero.
+    """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

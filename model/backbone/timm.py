@@ -1,4 +1,7 @@
-"""Any feature extractor of the timm library, under the name "timm/<its timm name>"."""
+"""Any feature extractor of the timm library.
+
+Its name is "timm/<its timm name>".
+"""
 
 import difflib
 import inspect
@@ -24,7 +27,9 @@ UNSUPPORTED = (TypeError, AssertionError, NotImplementedError, RuntimeError)
 
 
 class TimmBackbone(Backbone):
-    """A timm network through `features_only`; widths and strides are those that timm declares.
+    """A timm network through `features_only`.
+
+    Widths and strides are those that timm declares.
 
     A network of a single stride (ViT, DINOv2, EVA) gets a simple feature pyramid, `pyramid`, so that it has the strides
     from 4 to `output_stride` like any other. Where its patches have no power of two as side, the picture is resized so
@@ -41,7 +46,7 @@ class TimmBackbone(Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for an unknown name (with the nearest one), a network without features, one that is tied to a size
+        ModelError: for an unknown name (with the nearest one), a network without features, one that is tied to a size
             of pictures, or a stride that it cannot have.
     """
 
@@ -88,7 +93,10 @@ class TimmBackbone(Backbone):
         ]
 
     def published_names(self) -> tuple[dict[str, str], list[str]]:
-        """Keys of timm's whole network as keys of this backbone, and those of the parts without features."""
+        """Map timm's keys to ours; list the keys without a use.
+
+        Of timm's whole network; without a use are the parts behind the features.
+        """
         ours = set(self.state_dict())
         names, unused = {}, []
         for name in self.whole_names:
@@ -117,7 +125,7 @@ def describe(name: str) -> Facts:
     """Find out what a timm network can do, on the meta device.
 
     Raises:
-        ValueError: for an unknown name (with the nearest one), a network without features, or one that is tied to a
+        ModelError: for an unknown name (with the nearest one), a network without features, or one that is tied to a
             size of pictures.
     """
     if not timm.is_model(name):

@@ -14,7 +14,9 @@ DILATIONS = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
 
 
 class TorchvisionResNet(ResNet):
-    """ResNet with the 7x7 stem (He et al., CVPR 2016), without its classifier.
+    """ResNet with the 7x7 stem, without its classifier.
+
+    Source: He et al., CVPR 2016.
 
     A stage that loses its stride is dilated as torchvision dilates: its first block keeps the dilation of the
     stage before. torchvision does so for bottlenecks only; here it works for ResNet-18 and 34 too.
@@ -26,7 +28,7 @@ class TorchvisionResNet(ResNet):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (8, 16, 32)

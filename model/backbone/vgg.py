@@ -23,7 +23,7 @@ class VGG16(Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (32,)

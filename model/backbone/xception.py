@@ -80,7 +80,7 @@ class Xception65(Backbone):
         in_channels: channels of the pictures.
 
     Raises:
-        ValueError: for another output stride.
+        ModelError: for another output stride.
     """
 
     output_strides = (8, 16, 32)

@@ -5,7 +5,9 @@ from torch.nn import functional as F
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Give each pixel of `query` the mean of `value`, weighted by the softmax of scale * query . key.
+    """Give each pixel of `query` a mean of `value`.
+
+    The weights are the softmax of scale * query . key.
 
     Args:
         query: (N,C,H,W).

@@ -1,4 +1,7 @@
-"""Parts that several networks use. Axes: N pictures, C channels, H rows, W columns."""
+"""Parts that several networks use.
+
+Axes: N images, C channels, H rows, W columns.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -124,7 +127,9 @@ class Classifier(nn.Sequential):
 
 
 class FCNHead(nn.Sequential):
-    """Classifier of a feature map: 3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution.
+    """Classifier of a feature map.
+
+    3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution.
 
     (N,in,H,W) -> logits (N,num_classes,H,W). Source: the heads of Zhao et al., PSPNet (CVPR 2017). `bias` is
     that of the 3x3 convolution.
@@ -135,7 +140,9 @@ class FCNHead(nn.Sequential):
 
 
 class FCNConcatHead(nn.Module):
-    """Head of two 3x3 convolutions whose result is joined with the input: (N,in,H,W) -> (N,num_classes,H,W).
+    """Two 3x3 convolutions whose result is joined with the input.
+
+    Maps (N,in,H,W) to (N,num_classes,H,W).
 
     Source: the FCN of MMSegmentation.
     """

@@ -44,7 +44,9 @@ class ASPP(nn.Module):
 
 
 class PPM(nn.Module):
-    """Pyramid pooling: (N,in,H,W) -> (N,in + width*len(bins),H,W), the input first, then the bins in order.
+    """Pyramid pooling: (N,in,H,W) -> (N,in + width*len(bins),H,W).
+
+    The input comes first, then the bins in order.
 
     Source: Zhao et al., "Pyramid Scene Parsing Network" (CVPR 2017), section 3.2. Every bin is the map
     averaged to bin x bin cells, a 1x1 convolution with norm and ReLU, resized back.
@@ -85,7 +87,7 @@ class JPU(nn.Module):
         )
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Map features, from fine to coarse, to (N,4*width,h,w) of the size of the finest."""
+        """Map features to (N,4*width,h,w) of the finest one's size."""
         reduced = [reduce(feature) for reduce, feature in zip(self.reduce, features, strict=True)]
         size = reduced[0].shape[-2:]
         joined = torch.cat([*(resize(x, size) for x in reversed(reduced[1:])), reduced[0]], 1)

@@ -1,4 +1,6 @@
-"""Semantic flow: maps warped by a learned flow field, so that coarse features land where they belong.
+"""Semantic flow: coarse maps warped to where they belong.
+
+The flow field is learned.
 
 Source: Li et al., "Semantic Flow for Fast and Accurate Scene Parsing" (ECCV 2020, arXiv 2002.10120), and Li
 et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow" (IJCV 2023, arXiv 2207.04415).
@@ -46,7 +48,9 @@ def _axis(size: int, like: torch.Tensor) -> torch.Tensor:
 
 
 class FlowAlign(nn.Module):
-    """Flow Alignment Module (ECCV 2020): a coarse map brought to the place and size of a fine one.
+    """Flow Alignment Module (ECCV 2020): moves a coarse map.
+
+    It is brought to the place and size of a fine one.
 
     The flow comes from both maps, each reduced to half its width; what is warped is the coarse map as it
     came. The convolutions have neither bias nor norm and start as PyTorch starts them: the fan-out rule would
@@ -61,14 +65,19 @@ class FlowAlign(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map fine (N,width,H,W) and coarse (N,width,h,w) to the warped coarse map and its flow (N,2,H,W)."""
+        """Map a fine and a coarse map to the warped coarse one.
+
+        fine (N,width,H,W), coarse (N,width,h,w); also returns the flow (N,2,H,W).
+        """
         reduced = resize(self.reduce_coarse(coarse), fine.shape[-2:])
         flow = self.flow(torch.cat([reduced, self.reduce_fine(fine)], 1))
         return warp(coarse, flow, self.align_corners), flow
 
 
 class DualFlowAlign(nn.Module):
-    """Gated Dual Flow Alignment Module (IJCV 2023): both maps are warped, and a gate chooses at each pixel.
+    """Gated Dual Flow Alignment Module (IJCV 2023).
+
+    Both maps are warped, and a gate chooses at each pixel.
 
     With the gate g between 0 and 1: g * warp(coarse) + (1 - g) * warp(fine).
 
@@ -80,7 +89,7 @@ class DualFlowAlign(nn.Module):
         align_corners: as in `warp`.
 
     Raises:
-        ValueError: for another gate input.
+        ModelError: for another gate input.
     """
 
     def __init__(self, width: int, gate: bool = True, gate_input: str = "pooled", align_corners: bool = True):
@@ -96,7 +105,9 @@ class DualFlowAlign(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Map fine (N,width,H,W) and coarse (N,width,h,w) to one (N,width,H,W) and two flows (N,2,H,W).
+        """Map a fine and a coarse map to one, and two flows.
+
+        fine (N,width,H,W), coarse (N,width,h,w) to (N,width,H,W) and flows (N,2,H,W).
 
         The first flow is that of the coarse map, the second that of the fine one.
         """

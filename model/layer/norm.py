@@ -1,4 +1,7 @@
-"""Norms beside batch norm. Axes: N pictures, C channels, H rows, W columns."""
+"""Norms beside batch norm.
+
+Axes: N images, C channels, H rows, W columns.
+"""
 
 import torch
 from torch import nn

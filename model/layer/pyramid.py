@@ -9,7 +9,9 @@ from model.layer.norm import LayerNorm2d
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Maps of several strides out of a single map: (N,in,H,W) -> a list of (N,width,h,w), from fine to coarse.
+    """Makes maps of several strides out of one.
+
+    (N,in,H,W) to a list of (N,width,h,w), from fine to coarse.
 
     Source: Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (ViTDet, ECCV 2022), section
     3: the map is enlarged by transposed convolutions of kernel and stride 2, or reduced by max-pooling, each level by

@@ -38,6 +38,9 @@ class _WithoutValues(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Make what is built inside live on the meta device, without memory and without initial values."""
+    """Make what is built inside live on the meta device.
+
+    It has no memory and no initial values.
+    """
     with torch.device("meta"), _WithoutValues():
         yield

@@ -1,4 +1,7 @@
-"""What every command shares: its arguments, and how a mistake of the user ends it in one line."""
+"""What commands share: arguments, and how mistakes end them.
+
+A mistake of the user is one line.
+"""
 
 import argparse
 import errno
@@ -27,7 +30,10 @@ USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError, Va
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses a command line; a mistake is one line that says what to type, and `UserError`."""
+    """Parser whose errors are one line and a `UserError`.
+
+    The line says what to type.
+    """
 
     def __init__(self, *args, example: str = "", **kwargs):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -48,7 +54,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(description: str) -> Parser:
-    """Build the parser of a command with an experiment: --config, --exp and overrides."""
+    """Build the parser of a command with an experiment.
+
+    It takes --config, --exp and overrides.
+    """
     out = Parser(description=description, example="--config config/street/street_fcn18.yaml train.epochs=2")
     out.add_argument("--config", required=True, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
@@ -63,7 +72,9 @@ def parser(description: str) -> Parser:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Runs a command and exits with its status; a user's mistake is one message and status 2, without traceback.
+    """Run a command and exit with its status.
+
+    A user's mistake is one message and status 2, without traceback.
 
     The loss of another process is one message too, and status `dist.PEER_LOST`.
     """
@@ -116,7 +127,10 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def lost(reason: str) -> None:
-    """Tells that another process is lost; called from a thread of a process that is about to end."""
+    """Tell that another process is lost.
+
+    Called from a thread of a process that is about to end.
+    """
     _report(reason)
     sys.stderr.flush()
 

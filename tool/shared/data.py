@@ -1,4 +1,7 @@
-"""From an experiment to its data: data sets, checked and packed, and the batches of a training."""
+"""From an experiment to its data.
+
+Data sets, checked and packed, and the batches of a training.
+"""
 
 import os
 from pathlib import Path
@@ -22,7 +25,7 @@ from util.train.resume import Data
 
 
 def files_of(config: Config, split: str, transform: Transform | None = None) -> SegDataset:
-    """Build the data set of one split, as the experiment describes it, from its files."""
+    """Build the data set of one split from its files."""
     data = config.data
     list_file = {"train": data.train_list, "val": data.val_list, "test": data.test_list}[split]
     return build_dataset(
@@ -31,12 +34,14 @@ def files_of(config: Config, split: str, transform: Transform | None = None) -> 
 
 
 def dataset_of(config: Config, split: str, transform: Transform | None = None) -> SegDataset:
-    """Build the data set of one split, which reads packed data if `loader.packed` says so.
+    """Build the data set of one split, packed if asked for.
+
+    `loader.packed` asks for it.
 
     A split without packed data is read from its files, except when a folder was named and this is the training split.
 
     Raises:
-        FileNotFoundError, ValueError: the packed data are missing, damaged, or do not fit the files.
+        FileNotFoundError, DataError: the packed data are missing, damaged, or do not fit the files.
     """
     dataset, folder = files_of(config, split, transform), config.loader.packed
     if folder is None:
@@ -52,10 +57,12 @@ def dataset_of(config: Config, split: str, transform: Transform | None = None) -
 
 
 def keep_in_memory(config: Config, sets: list[SegDataset]) -> None:
-    """Pack the data sets into memory for this run, if `loader.cache` says so.
+    """Pack the data sets into memory for this run.
+
+    If `loader.cache` says so.
 
     Raises:
-        ValueError, OSError: a file cannot be read, or there is not enough room.
+        UserError, OSError: a file cannot be read, or there is not enough room.
     """
     if config.loader.cache == "memory":
         several = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
@@ -65,7 +72,10 @@ def keep_in_memory(config: Config, sets: list[SegDataset]) -> None:
 
 
 def loader_workers(config: Config) -> int:
-    """`loader.workers`, but no more than this process's share of the machine's cores."""
+    """Return `loader.workers`, or this process's share of the cores.
+
+    Whichever is smaller.
+    """
     return min(config.loader.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
@@ -97,7 +107,10 @@ def build_data(config: Config, run: RunPaths):
 
 
 def data_of(train_set, val_set) -> Data:
-    """What a checkpoint says of the data, and a continued run must find again."""
+    """Return what a checkpoint says of the data.
+
+    A continued run must find the same again.
+    """
     sets = {part.split: facts(part) for part in (train_set, val_set) if part is not None}
     colors = [list(map(int, color)) for color in train_set.colors]
     return Data(tuple(train_set.classes), colors, sets, plain_label_map(train_set))
@@ -114,10 +127,14 @@ def plain_label_map(dataset: SegDataset) -> dict[str, int]:
 
 
 def check_labels(sets: list, run: RunPaths) -> list[str]:
-    """Reads every label once (remembered in the run's folder); what looks wrong, but is allowed.
+    """Read every label once; return what looks wrong.
+
+    What was read is remembered in the run's folder.
+
+    It is remembered in the run's folder.
 
     Raises:
-        ValueError: names the files that cannot be used.
+        DataError: names the files that cannot be used.
     """
     reports = [check_dataset(part, stamp=run.folder / f"check_{part.split}.json") for part in sets]
     warnings = []
@@ -129,7 +146,10 @@ def check_labels(sets: list, run: RunPaths) -> list[str]:
 
 
 def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | None:
-    """What draws the class-uniform share of each epoch, if there is one; rank 0 reads the labels for all."""
+    """Build the class-uniform sampler, if there is one.
+
+    It draws a share of each epoch; rank 0 reads the labels for all.
+    """
     loader = config.loader
     if not loader.uniform:
         return None
@@ -141,7 +161,10 @@ def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | No
 
 
 def build_batches(training: Training, train_set, run: RunPaths):
-    """This process's training batches, from the step on where the run continues."""
+    """Return this process's training batches.
+
+    From the step on where the run continues.
+    """
     config = training.config
     return build_loader(
         train_set,
@@ -158,5 +181,5 @@ def build_batches(training: Training, train_set, run: RunPaths):
 
 
 def batches_on_device(training: Training, loader) -> Prefetch:
-    """The loader's batches, step by step, on the device."""
+    """Return the loader's batches, step by step, on the device."""
     return Prefetch(iter(loader), training.device, training.config.train.accumulate)

@@ -1,4 +1,7 @@
-"""From the name of an experiment to its file, or to the file that it would have if it were not composed."""
+"""From the name of an experiment to its file.
+
+Or to the file that it would have if it were not composed.
+"""
 
 import difflib
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Checks the mapping of an experiment against the schema, and says what is wrong in the user's terms."""
+"""Checks an experiment against the schema.
+
+What is wrong is said in the user's terms.
+"""
 
 import difflib
 import json

@@ -1,4 +1,6 @@
-"""The older flat YAML of semseg and Sketch-and-Fill (sections DATA, TRAIN, Distributed, TEST), read unchanged.
+"""The older flat YAML of semseg and Sketch-and-Fill, read unchanged.
+
+Its sections are DATA, TRAIN, Distributed, TEST.
 
 `translate` turns it into the mapping that `util.config.check_config` checks, and says in one note per key what no
 longer means anything. Their launch keys (ports, ranks, GPU lists) belong to the launcher today.
@@ -116,12 +118,12 @@ class LegacyPaths:
 
 
 def is_legacy(raw: dict) -> bool:
-    """Whether a mapping has the older sections."""
+    """Tell whether a mapping has the older sections."""
     return "DATA" in raw or "TRAIN" in raw
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Separates the older `KEY VALUE KEY VALUE` from `section.key=value` in a command line.
+    """Separate `KEY VALUE` pairs from `section.key=value`; return both.
 
     Raises:
         ConfigError: a KEY has no VALUE.
@@ -137,7 +139,9 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths, list[str]]:
-    """The new mapping of an old file, its folders, and notes on what was dropped.
+    """Translate an old file; return mapping, folders, notes.
+
+    The notes say what was dropped.
 
     Args:
         raw: the old file.

@@ -1,4 +1,4 @@
-"""Experiments: from a YAML file, or the name of one that is composed, to a checked config and the folders of its run.
+"""Reads, composes and checks experiments, and names their folders.
 
 `load` is the one way in. An experiment is made of layers, the lowest first: the files of its `base:`, the file itself,
 and the `section.key=value` overrides of the command line. A mistake names the layer in which it stands.
@@ -26,7 +26,10 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where a run's files are: derived from the experiment's own path, or from what an older file says."""
+    """Where a run's files are.
+
+    They are derived from the experiment's own path, or from what an older file says.
+    """
 
     folder: Path
     result: Path
@@ -53,7 +56,7 @@ class Experiment:
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
-    """Read, compose and check an experiment, in today's style or the older one.
+    """Return a checked experiment, of today's or the older form.
 
     Args:
         path: the YAML file. Where config/DATASET/DATASET_NETWORK.yaml does not exist, the experiment is composed of
@@ -105,7 +108,9 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
 
 
 def saved_config(raw: dict, name: str, overrides: Iterable[str] = ()) -> Config:
-    """Check the config that a checkpoint or record holds, also one of an earlier version.
+    """Check the config of a checkpoint or record; return it.
+
+    It may be one of an earlier version.
 
     Raises:
         ConfigError: as `check_config` does.
@@ -114,7 +119,7 @@ def saved_config(raw: dict, name: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def hand_over(experiment: Experiment, path: str | Path) -> None:
-    """Write a resolved experiment as one plain file, which `load` reads back whole."""
+    """Write a resolved experiment as one file that `load` reads."""
     run = experiment.run
     places = [place and str(place) for place in (run.folder, run.result, run.checkpoint)]
     resolved = {
@@ -128,7 +133,7 @@ def hand_over(experiment: Experiment, path: str | Path) -> None:
 
 
 def describe(experiment: Experiment) -> str:
-    """Write the resolved config as YAML, with a comment behind each value that says where it comes from."""
+    """Return the resolved config as YAML with each value's source."""
     lines = []
 
     def add(indent: str, dotted: str, value: Any) -> None:
@@ -147,7 +152,10 @@ def describe(experiment: Experiment) -> str:
 
 
 def merge(low: dict, high: dict) -> dict:
-    """Put `high` over `low`, key by key; `options` belong to a section's `name` and go with it."""
+    """Put `high` over `low`, key by key; return the result.
+
+    `options` belong to a section's `name` and go with it.
+    """
     out = dict(low)
     for key, value in high.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)

@@ -1,5 +1,6 @@
-"""Every key of an experiment: frozen, typed sections with each key's type, default and meaning, and what must fit
-together. docs/config.md is made from it; `util.config` reads experiments.
+"""Every key of an experiment: type, default, meaning.
+
+Frozen, typed sections, and what must fit together. docs/config.md is made from it; `util.config` reads experiments.
 """
 
 import re
@@ -87,7 +88,7 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What a training sample is cropped to, and what is random about it."""
+    """The crop of a training sample, and what is random."""
 
     crop: tuple[int, int] = Field((512, 512), description="height and width of a training crop, pixels")
     scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale factor")

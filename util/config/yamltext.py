@@ -1,4 +1,7 @@
-"""YAML text to plain values: words, numbers, lists and mappings, or a `ConfigError` with the line."""
+"""YAML text to plain values.
+
+Words, numbers, lists and mappings, or a `ConfigError` with the line.
+"""
 
 import re
 from typing import Any

@@ -1,4 +1,6 @@
-"""Starts the processes of a run through torchrun's agent, and starts them again.
+"""Starts the processes of a run, and starts them again.
+
+Through torchrun's agent.
 
 Restarts up to RESTARTS times after faults that a restart can fix (a killed process, a lost host), from the last
 checkpoint. Never after a user's mistake, a loss that is not finite, or a requested stop.
@@ -72,7 +74,9 @@ class Meeting:
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent; restarts only what a restart can mend, and lets processes answer a signal.
+    """torchrun's agent; restarts only what a restart can mend.
+
+    It lets the processes answer a signal.
 
     The method it overrides is one that PyTorch names for extending an agent. How many restarts are left has no public
     name: PyTorch's own agent, too, sets `_remaining_restarts` to 0 where a restart would be of no use.
@@ -95,7 +99,10 @@ class Agent(LocalElasticAgent):
         return self._remaining_restarts
 
     def catch_signals(self) -> None:
-        """Pass the signals that stop a launcher on to the processes, which save and end."""
+        """Pass the signals that stop a launcher on to the processes.
+
+        They save and end.
+        """
         for number in PASSED_ON:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, self._pass_on)
@@ -134,14 +141,19 @@ class Agent(LocalElasticAgent):
 
 
 def first_cause(statuses: dict[int, int]) -> tuple[int, int]:
-    """Return rank and exit status of the process that failed first by itself."""
+    """Return rank and exit status of the first process that failed.
+
+    Of those that failed by themselves.
+    """
     followed = (PEER_LOST, -signal.SIGTERM, signals.PREEMPTED)
     order = sorted(statuses.items(), key=lambda item: (followed.index(item[1]) + 1 if item[1] in followed else 0, item))
     return order[0] if order else (0, 1)
 
 
 def launch(processes: int, module: str, arguments: list[str], restarts: int) -> int:
-    """Run `python -m module arguments` in `processes` processes a machine; return the exit status.
+    """Run `python -m module arguments` in several processes; return the status.
+
+    `processes` on each machine.
 
     Several machines, NODE_RANK each, meet at RDZV_ENDPOINT (host:port of the one with NODE_RANK 0). A machine that
     is missing, at the start or after a fault, is waited for JOIN_TIMEOUT seconds.
@@ -282,7 +294,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def rendezvous(place: Place, join: float, stage: str) -> RendezvousParameters:
-    """Describe the meeting to torch: a store that gives a silent machine up after PEER_TIMEOUT seconds."""
+    """Describe the meeting of the machines to torch.
+
+    Its store gives a silent machine up after PEER_TIMEOUT seconds.
+    """
     silent = seconds("PEER_TIMEOUT", 60)
     interval = max(1, min(5, int(silent / 3)))
     return RendezvousParameters(

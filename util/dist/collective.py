@@ -29,7 +29,7 @@ def largest(value: int) -> int:
 
 
 class Agreement:
-    """Agrees on the largest number that a process gives, and waits for nobody.
+    """Largest number that a process gives, without waiting for anybody.
 
     Each call starts an exchange and returns the result of the call before; on one process, its own at once.
     """
@@ -56,7 +56,9 @@ class Agreement:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give every process the buffers of rank 0: the running means of batch norm.
+    """Give every process the buffers of rank 0.
+
+    They are the running means of batch norm.
 
     They are those that a checkpoint holds.
 
@@ -112,6 +114,9 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager:
-    """Return a context in which backward does not average the gradients: all micro-batches but the last."""
+    """Return a context in which backward does not average gradients.
+
+    It is for all micro-batches but the last.
+    """
     assert isinstance(model, DistributedDataParallel)
     return model.no_sync()

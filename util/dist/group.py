@@ -1,4 +1,4 @@
-"""Joins and leaves the process group, and waits for others; no-ops on one process.
+"""Joins and leaves the process group; does nothing on one process.
 
 Environment, in seconds: DIST_TIMEOUT (600), how long a collective operation waits for the slowest process;
 PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. Where the processes' work differs, as
@@ -33,7 +33,7 @@ class _Group:
     told: BaseException | None = None
 
     def meet(self, announce: bool, name: str, everybody: list[str]) -> None:
-        """Announce `name` at the present meeting, and wait until all of `everybody` are announced there."""
+        """Announce `name` at this meeting, and wait for `everybody`."""
         assert self.peers is not None
         if announce:
             self.peers.announce(f"{self.meetings}/{name}")
@@ -74,13 +74,18 @@ def seconds(name: str, default: float) -> float:
 
 
 def at(what: str) -> None:
-    """Note what this process is doing, for the others to tell if it falls silent."""
+    """Note what this process is doing.
+
+    The others tell it if this process falls silent.
+    """
     if _group.peers is not None:
         _group.peers.at = what
 
 
 def init(lost: Callable[[str], None] | None = None) -> torch.device:
-    """Join the process group that torchrun's environment describes, if any; return this process's device.
+    """Join the process group, if any; return this process's device.
+
+    torchrun's environment describes the group.
 
     Args:
         lost: called from a thread, with the reason, before the process ends because another one was silent for
@@ -153,7 +158,10 @@ def _watch(lost: Callable[[str], None] | None) -> None:
 
 
 def lost_peer(error: RuntimeError) -> str | None:
-    """Say what became of another process, if `error` came of that; else None."""
+    """Return what became of another process, or None.
+
+    None: `error` did not come of the loss of another process.
+    """
     text = str(error)
     if isinstance(error, Lost):
         return text
@@ -163,7 +171,10 @@ def lost_peer(error: RuntimeError) -> str | None:
 
 
 def close(end: str = DONE) -> None:
-    """Leave the group; `end`: what the other processes are told, an error for example."""
+    """Leave the group, and tell the others why.
+
+    end: what they are told, an error for example.
+    """
     if _group.peers is not None:
         _group.peers.close(end)
         _group.peers = None
@@ -172,7 +183,10 @@ def close(end: str = DONE) -> None:
 
 
 def barrier() -> None:
-    """Wait for all processes, however different their work was; ends early if one dies."""
+    """Wait for all processes, however different their work was.
+
+    It ends early if one dies.
+    """
     if world_size() == 1:
         return
     if _group.peers is None:
@@ -183,7 +197,9 @@ def barrier() -> None:
 
 
 def main_first(function: Callable[[], T]) -> T:
-    """Return `function()` of rank 0, run there alone, as long as it takes.
+    """Return `function()` of rank 0, run there alone.
+
+    The others wait, as long as it takes.
 
     An error of it reaches every process.
     """
@@ -205,7 +221,10 @@ def main_first(function: Callable[[], T]) -> T:
 
 
 def main_tells(error: E) -> E:
-    """Have rank 0 alone print `error`, which all processes are going to raise; return it."""
+    """Have rank 0 alone print an error; return it.
+
+    All processes are going to raise it.
+    """
     if not is_main():
         _group.told = error
     return error

@@ -1,4 +1,6 @@
-"""Watches whether the other processes of a run are alive, and names one that falls silent.
+"""Watches whether the other processes of a run are alive.
+
+One that falls silent is named.
 
 A collective operation waits for its slowest process and cannot say which that is: where a cable is cut it waits for
 its whole timeout, and then names a socket. Here a thread of each process writes a beat into the group's store and
@@ -20,7 +22,9 @@ DONE = "done"
 
 
 def give_up_after(limit: float) -> None:
-    """Have the system break connections through which nothing came for `limit` seconds (Linux).
+    """Have the system break silent connections (Linux).
+
+    Silent: nothing came for `limit` seconds.
 
     By itself it goes on sending for a quarter of an hour, and an operation of the store or of gloo waits as long.
     """
@@ -52,7 +56,7 @@ def reachable(host: str, port: int) -> bool:
 
 
 class Lost(RuntimeError):
-    """Another process cannot be waited for any longer; says which, where, and why."""
+    """Another process cannot be waited for; says which, where and why."""
 
 
 class Peers:
@@ -90,7 +94,9 @@ class Peers:
         return f"rank {rank} on {host}" if host else f"rank {rank}"
 
     def explain(self) -> str | None:
-        """Say which process failed or fell silent, after a collective operation failed here.
+        """Name the process that failed or fell silent.
+
+        After a collective operation failed here.
 
         Waits some beats for it.
         """
@@ -110,7 +116,9 @@ class Peers:
         self._store_of_calls().set(f"at/{key}", "1")
 
     def wait(self, keys: Sequence[str], limit: float) -> None:
-        """Wait until every one of `keys` is announced, however long, while the processes are alive.
+        """Wait until every one of `keys` is announced.
+
+        However long, while the processes are alive.
 
         Raises:
             Lost: `limit` seconds have passed; says what each process was doing.
@@ -124,7 +132,10 @@ class Peers:
             pause = min(2 * pause, 0.1)
 
     def close(self, end: str = DONE) -> None:
-        """Say goodbye with a reason; rank 0, which hosts the store, waits for the others."""
+        """Say goodbye with a reason.
+
+        Rank 0, which hosts the store, waits for the others.
+        """
         with self._lock:
             self._end = end
         self._closing.set()

@@ -1,4 +1,6 @@
-"""Signals that end a run early, saved at the next step boundary, and its exit statuses.
+"""Signals that end a run at the next step boundary.
+
+The run is saved; each signal has its exit status.
 
 status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back: saved, the
                          same command continues
@@ -32,7 +34,10 @@ class Stopped(BaseException):
 
 
 def cause(error: BaseException | None) -> Stopped | None:
-    """Return the `Stopped` that `error` is, or in whose wake it came up."""
+    """Return the `Stopped` behind an error, or None.
+
+    The error is that, or came up in its wake.
+    """
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
     return error
@@ -61,11 +66,16 @@ class Stop:
             signal.signal(number, handler)
 
     def hold(self) -> None:
-        """Note signals from now on instead of raising: there is a state to save."""
+        """Note signals from now on instead of raising.
+
+        There is a state to save.
+        """
         self._held = True
 
     def poll(self) -> int:
-        """Return the exit status that the processes agree on, or 0, at a step boundary.
+        """Return the exit status that the processes agree on, or 0.
+
+        It is called at a step boundary.
 
         Called by all processes at every one.
 
@@ -96,7 +106,10 @@ def ignore() -> None:
 
 @contextmanager
 def passed_on(child: int) -> Iterator[None]:
-    """Pass signals on to the child process (its pid) while a launcher waits for it."""
+    """Pass signals on to a child process while waiting for it.
+
+    child: its process id.
+    """
 
     def forward(number, frame):
         try:

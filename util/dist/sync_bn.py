@@ -1,4 +1,4 @@
-"""Batch norm over the processes of a run, whole in a compiled graph."""
+"""Batch norm over all processes, whole in a compiled graph."""
 
 import torch
 from torch import nn

@@ -54,7 +54,7 @@ SHARED = ("logits", "label", "ignore_label", "class_weights", "label_smoothing",
 
 
 class SegLoss(nn.Module):
-    """The weighted sum of a loss over a network's outputs, and of further losses.
+    """Weighted sum of a loss over outputs, and of further losses.
 
     An output that `OUTPUTS` or `outputs` names has the loss named there, with its default arguments.
 
@@ -98,7 +98,9 @@ class SegLoss(nn.Module):
         self.register_buffer("class_weights", table)
 
     def normaliser(self, label: Tensor) -> Tensor:
-        """Return what the sums of `label` (N, H, W) are divided by, float32 (2,).
+        """Return the divisors of the sums of a label, (2,).
+
+        label: (N, H, W). The divisors are float32.
 
         The weight of its pixels that count; and 1, for one micro-batch.
 

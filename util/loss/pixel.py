@@ -1,4 +1,4 @@
-"""Losses of pixels: cross entropy, and its forms for boundaries and hard pixels.
+"""Losses of pixels: cross entropy, boundaries, hard pixels.
 
 Every function takes logits (N, C, H, W) of any float type, computes in float32, leaves ignored pixels out,
 and is zero, with a zero gradient, where no pixel counts.
@@ -203,7 +203,10 @@ def _hard(loss: Tensor, valid: Tensor, threshold: float, least: int) -> Tensor:
 
 
 def valid_weight(label: Tensor, ignore_label: int = 255, class_weights: Tensor | None = None) -> Tensor:
-    """Scalar float32: how many pixels of `label` count, each by the weight of its class."""
+    """Sum up the pixels that count, each weighted by its class.
+
+    Returns a float32 scalar.
+    """
     valid = label != ignore_label
     if class_weights is None:
         return valid.sum(dtype=torch.float32)
@@ -211,13 +214,16 @@ def valid_weight(label: Tensor, ignore_label: int = 255, class_weights: Tensor |
 
 
 def one_hot(label: Tensor, num_classes: int, ignore_label: int) -> Tensor:
-    """Return bool (N, C, H, W) of the label (N, H, W); no class where ignored."""
+    """Return the label (N, H, W) as bool (N, C, H, W).
+
+    There is no class where it is ignored.
+    """
     classes = torch.arange(num_classes, dtype=label.dtype, device=label.device)[:, None, None]
     return (label[:, None] == classes) & (label != ignore_label)[:, None]
 
 
 def nearby_classes(label: Tensor, num_classes: int, border: int, ignore_label: int = 255) -> Tensor:
-    """Find the classes that occur near each pixel: bool (N, C, H, W).
+    """Find the classes near each pixel, bool (N, C, H, W).
 
     Within `border` rows and columns of the label's pixel.
     """

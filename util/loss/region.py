@@ -1,4 +1,6 @@
-"""Losses of regions and whole images: how a class's area is covered counts.
+"""Losses of regions and whole images.
+
+They count how a class's area is covered.
 
 Every function takes logits of any float type, computes in float32, leaves ignored pixels out, and is zero,
 with a zero gradient, where no pixel counts. They are no means over pixels: each is computed on what one
@@ -60,7 +62,9 @@ def lovasz_softmax(
     class_weights: Tensor | None = None,
     per_picture: bool = False,
 ) -> Tensor:
-    """Lovasz-softmax: a surrogate of 1 - IoU, averaged over the classes that occur.
+    """Return the Lovasz-softmax loss, a surrogate of 1 - IoU.
+
+    It is averaged over the classes that occur.
 
     Berman et al., CVPR 2018. The IoU is that of the valid pixels of one call (one process, one forward pass),
     or of each picture. A class that their labels do not hold has no term.
@@ -105,7 +109,9 @@ def _jaccard(probability: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 
 
 def presence(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
-    """Binary cross entropy of which classes each picture's label holds, averaged over pictures and classes.
+    """Return the binary cross entropy of each image's classes.
+
+    Averaged over images and classes.
 
     The semantic encoding loss of EncNet (Zhang et al., "Context encoding for semantic segmentation", CVPR
     2018). A picture without a valid pixel adds nothing.

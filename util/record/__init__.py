@@ -1,1 +1,1 @@
-"""The traces of a run: log, status, lock, and facts of its machine."""
+"""What a run leaves behind: log, status, lock, facts."""

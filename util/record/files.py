@@ -1,4 +1,4 @@
-"""Replaces files, never rewrites them; reads text files with errors that name them."""
+"""Replaces files whole, and reads text files."""
 
 import hashlib
 import os
@@ -41,7 +41,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_text(path: str | Path, limit: int) -> str:
-    """Read the UTF-8 text of an ordinary file of at most `limit` bytes.
+    """Return the UTF-8 text of an ordinary file.
+
+    It has at most `limit` bytes.
 
     A pipe without a writer cannot block it.
 

@@ -1,4 +1,6 @@
-"""One training at a time in a run's folder: rank 0 holds a lock on run.lock.
+"""One training at a time in a run's folder.
+
+Rank 0 holds a lock on run.lock.
 
 The lock is the kernel's, not the file, which stays: a process that is killed gives it up at once. It is a record lock
 of POSIX, which file servers know, and which processes that this one forks, as a loader's, do not hold with it.
@@ -37,7 +39,9 @@ class FolderLock:
         self._held: int | None = None
 
     def take(self, folder: Path) -> str | None:
-        """Take `folder` for this process, which gives it up when it ends or takes another one.
+        """Take `folder` for this process; return why it is unguarded.
+
+        The process gives it up when it ends or takes another one.
 
         Returns:
             The reason why the folder cannot be guarded, where its file system has no locks; else None.

@@ -13,7 +13,10 @@ log = logging.getLogger("segmentation")
 
 
 def open_log(file: str | Path | None) -> logging.Logger:
-    """Open the log: console and `file` on rank 0; warnings with the rank's number elsewhere."""
+    """Open the log: console and `file` on rank 0.
+
+    Elsewhere warnings with the rank's number.
+    """
     for handler in [*log.handlers]:
         log.removeHandler(handler)
         handler.close()

@@ -19,7 +19,10 @@ PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-
 
 
 def versions() -> dict[str, str]:
-    """Return Python's version and that of every package that can move a number."""
+    """Return the versions that can move a number.
+
+    Of Python and of the packages.
+    """
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -45,14 +48,20 @@ def environment(device: torch.device) -> dict:
 
 
 def peak_memory(device: torch.device) -> str:
-    """Write the peak memory of this process: of the GPU where there is one, else resident."""
+    """Return the peak memory of this process as text.
+
+    Of the GPU where there is one, else resident.
+    """
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB GPU"
     return f"{peak_resident() / 2**30:.1f} GiB"
 
 
 def peak_resident() -> int:
-    """Return the peak of this process's memory in bytes; 0 where the system does not say."""
+    """Return the peak of this process's memory in bytes.
+
+    0 where the system does not say.
+    """
     if resource is None:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024

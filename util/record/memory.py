@@ -1,4 +1,4 @@
-"""The memory of tensors on a CPU, kept by the process, and in huge pages."""
+"""Keeps the memory of tensors on a CPU, in huge pages."""
 
 import ctypes
 import os
@@ -11,7 +11,9 @@ LARGEST = 2**31 - 1
 
 
 def keep_memory() -> bool:
-    """Keep freed memory for the next large tensor; return whether the C library can.
+    """Keep freed memory for later tensors; return whether that works.
+
+    It is up to the C library.
 
     Without it glibc fetches fresh pages for every tensor above some megabytes, and the kernel clears them: on a CPU a
     tenth to a third of the time of a network. The process stays as large as it once was. Huge pages, of which the

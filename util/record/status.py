@@ -1,4 +1,6 @@
-"""status.json in a run's folder: its state, for people and programs that watch it.
+"""status.json: the state of a run.
+
+For people and programs that watch it.
 
 Rank 0 writes it at every log line and, from a thread, every few seconds, so that a heartbeat that is old means that
 the process is gone and not that a step is slow. The file is at every moment whole: it is replaced, never rewritten.
@@ -29,7 +31,7 @@ KINDS |= dict.fromkeys(("total", "loss", "best", "speed"), NUMBER_OR_NONE)
 
 
 class Status:
-    """The values of one run, and the thread that keeps the file fresh."""
+    """Values of one run, and the thread that refreshes the file."""
 
     def __init__(self, folder: Path, every: float = EVERY):
         self.file = folder / NAME
@@ -97,7 +99,10 @@ class _Process:
 
 
 def start(folder: Path) -> None:
-    """Record this process's run in `folder` from now on, if it is rank 0."""
+    """Record this process's run in `folder` from now on.
+
+    Only rank 0 does.
+    """
     _Process.status = Status(folder) if dist.is_main() else None
 
 
@@ -113,14 +118,19 @@ def saved(path: Path, step: int) -> None:
 
 
 def end(state: str, error: str | None = None) -> None:
-    """Note that the run has ended: "finished", "stopped" or "failed", with the error in one line."""
+    """Note that the run has ended.
+
+    state: "finished", "stopped" or "failed"; error: in one line.
+    """
     if _Process.status is not None:
         _Process.status.end(state, error)
     _Process.status = None
 
 
 def read(file: Path, now: float | None = None) -> dict:
-    """Read a status file; `state` may turn out to be "lost" or "stale".
+    """Read a status file; return its values.
+
+    `state` may turn out to be "lost" or "stale".
 
     That is where the run says that it goes on, but does not.
 

@@ -1,4 +1,4 @@
-"""Pictures of the inside of a network: flow fields, gates and features in colour.
+"""Draws the inside of a network: flow, gates, features.
 
 Pictures are uint8 (H, W, 3) in RGB order throughout.
 """
@@ -26,7 +26,9 @@ SMALLEST_PANEL, LARGEST_PANEL = 800, 1600  # width of photo and prediction on a 
 
 
 def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
-    """Colour vectors: hue is the direction, saturation the length; white where there is none.
+    """Colour vectors: the hue is the direction, saturation the length.
+
+    White where there is none.
 
     flow: float (2, H, W), x to the right before y downwards. Vectors of length `longest` or more have full
     colour. ValueError if a vector is not finite.
@@ -52,7 +54,9 @@ def wheel(size: int) -> np.ndarray:
 
 
 def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Colour numbers (H, W), from dark blue at `low` to yellow at `high`.
+    """Colour numbers (H, W) from dark blue to yellow.
+
+    Dark blue at `low`, yellow at `high`.
 
     uint8 (H, W, 3).
     """
@@ -62,7 +66,9 @@ def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def feature_colors(features: np.ndarray) -> np.ndarray:
-    """Show features float (C, h, w) as three numbers a pixel: float32 (3, h, w).
+    """Show features (C, h, w) as three numbers a pixel.
+
+    float32 (3, h, w).
 
     There are at least 3 channels; the numbers lie within 0..1.
 
@@ -87,7 +93,9 @@ def enlarge(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def titled_row(panels: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarray:
-    """Put panels of one size side by side, a title above each: uint8 (?, width, 3).
+    """Put panels of one size side by side under titles.
+
+    uint8 (?, width, 3).
 
     The panels are those that `panel_size` gives for their number.
     """
@@ -112,7 +120,10 @@ def panel_size(aspect: float, number: int, width: int) -> tuple[int, int]:
 
 
 def legend(symbol: np.ndarray, lines: Sequence[str], width: int) -> np.ndarray:
-    """Draw a symbol and lines of text beside it: uint8 (?, width, 3)."""
+    """Draw a symbol with lines of text beside it.
+
+    uint8 (?, width, 3).
+    """
     zoom = width / SHEET
     margin, line = round(14 * zoom), round(24 * zoom)
     height = max(symbol.shape[0], line * len(lines)) + 2 * margin
@@ -179,7 +190,7 @@ def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarr
 
 
 def stride_of(maps: np.ndarray, picture: tuple[int, int]) -> int:
-    """Return the stride of a map (C, h, w), in pixels of the picture.
+    """Return the stride of a map (C, h, w) in image pixels.
 
     A power of two: sizes are rounded up.
     """
@@ -196,7 +207,7 @@ def in_pixels(flow: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
 
 
 def gate_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """Put the sketch and the gates side by side, and their legend below.
+    """Put sketch and gates side by side, a legend below.
 
     picture: its height and width.
     """

@@ -1,4 +1,6 @@
-"""What an evaluation leaves in its result folder, and the scoring of predictions that are already there.
+"""What an evaluation leaves in its result folder.
+
+Also the scoring of predictions that are already there.
 
 metrics.json, metrics.csv, table.txt        the scores (IoU, accuracy, pixels of each class; means)
 confusion.csv, confusion.png                the confusion matrix as numbers and as a picture
@@ -50,7 +52,9 @@ class PredictionWriter:
 def score_predictions(
     folder: str | Path, samples: Iterable[tuple[str, torch.Tensor]], confusion: ConfusionMatrix
 ) -> int:
-    """Counts the predictions folder/gray/NAME.png of (name, label (H, W)) pairs; returns how many there were.
+    """Count predictions that are already there; return their number.
+
+    samples: (name, label (H, W)); the prediction is folder/gray/NAME.png.
 
     FileNotFoundError naming the file that is missing. ValueError naming the file that cannot be read, is not
     one byte a pixel, is of another size than its label, or holds a value that is no class.
@@ -78,7 +82,9 @@ def write_results(
     protocol: dict | None,
     checkpoint: str | Path | None,
 ) -> str:
-    """Writes metrics.json, metrics.csv, table.txt, confusion.csv and confusion.png; returns the table.
+    """Write the files of a result; return the table.
+
+    They are metrics.json, metrics.csv, table.txt, confusion.csv and confusion.png.
 
     protocol: Predictor.describe(). checkpoint: the file that was scored. Both are None where predictions that
     were already on disk are scored. Undefined values are null in JSON and empty in CSV. For one process only.
@@ -103,7 +109,10 @@ def write_results(
 def metrics(
     scores: Scores, class_names: Sequence[str], timing: Timing, protocol: dict | None, checkpoint: str | Path | None
 ) -> dict:
-    """The content of metrics.json: plain types, scores as fractions of 1, None for what is undefined."""
+    """Return the content of metrics.json in plain types.
+
+    Scores are fractions of 1, None where undefined.
+    """
     per_class = zip(class_names, scores.iou, scores.acc, scores.pixels, strict=True)
     return {
         "mIoU": _defined(scores.mIoU),
@@ -123,7 +132,7 @@ def metrics(
 
 
 def table(scores: Scores, class_names: Sequence[str]) -> str:
-    """The scores as text, in percent, one line a class."""
+    """Return the scores as text, in percent, one line a class."""
     width = max(len("class"), *(len(name) for name in class_names))
     lines = [f"{'class':<{width}}  {'IoU':>6}  {'acc':>6}  {'pixels':>13}"]
     lines.append("-" * len(lines[0]))
@@ -140,7 +149,9 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
 
 
 def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) -> int:
-    """Zip for a test server: NAME.png for each (name, ids uint8 (H, W)); returns how many.
+    """Zip ids for a test server; return their number.
+
+    items: (name, ids uint8 (H, W)), written as NAME.png.
 
     The ids are the server's (SegDataset.to_label_ids). The zip appears complete or not at all, and equal
     predictions give an equal file. ValueError if a name comes twice or the ids are not bytes.

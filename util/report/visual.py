@@ -1,4 +1,4 @@
-"""Pictures for people: label colours, photo | truth | prediction, and the confusion matrix.
+"""Pictures for people: colours, triptychs, the confusion matrix.
 
 Pictures are uint8 (H, W, 3) in RGB order throughout; cv2.imwrite wants them as BGR.
 """
@@ -42,7 +42,9 @@ def triptych(
     colors: np.ndarray,
     names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Put photo, truth and prediction side by side; without a truth photo and prediction.
+    """Put photo, truth and prediction side by side.
+
+    Without a truth only photo and prediction.
 
     image: uint8 (H, W, 3); truth and prediction: uint8 (H, W); colors: uint8 (C, 3).
     names: of the C classes, for a legend below of those that occur; None for no legend.

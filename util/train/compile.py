@@ -1,4 +1,6 @@
-"""Compiles a network by regions: a graph for each block, not one for the network.
+"""Compiles a network by regions.
+
+Each block is a graph, not the whole network.
 
 Equal blocks share their graph, so compiling takes as long as the different ones do, and what is compiled stays the
 same module: names of parameters, copies, hooks and checkpoints are those of the plain network. The idea is that of
@@ -12,7 +14,10 @@ from torch import nn
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of each `nn.Sequential` that have layers of their own: residual blocks."""
+    """Yield the residual blocks of a network.
+
+    They are the members of each `nn.Sequential` that have layers of their own.
+    """
     for child in module.children():
         if isinstance(module, nn.Sequential) and type(child) is not nn.Sequential and any(child.children()):
             yield child
@@ -21,7 +26,10 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def regions(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks, and the largest parts with parameters that hold no block, in order."""
+    """Yield the blocks and the largest parts without a block.
+
+    In order; only parts with parameters.
+    """
     inside = set(blocks(module))
     for child in module.children():
         if child not in inside and (isinstance(child, (nn.ModuleList, nn.ModuleDict)) or any(blocks(child))):
@@ -31,7 +39,7 @@ def regions(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def compile_regions(network: nn.Module, backend: str = "inductor") -> int:
-    """Have every region of the network compiled at its first call; return their number.
+    """Have each region compiled at its first call; return their number.
 
     Each is one graph for one size of its maps, in training: another size compiles again, and a region that is no
     single graph raises PyTorch's error. So whole pictures of any size are better scored under

@@ -48,14 +48,17 @@ class Training:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The network that is validated and saved for use: the averaged one, if any."""
+        """Return the evaluation model: the averaged one, if any.
+
+        It is validated and saved for use.
+        """
         return self.model if self.ema is None else self.ema.module
 
 
 def train_epoch(
     training: Training, batches: Prefetch, epoch: int, progress: Progress, writer: SummaryWriter
 ) -> Iterator[int]:
-    """Train an epoch; yield the number of steps done at each step boundary.
+    """Train an epoch; yield the steps done at each boundary.
 
     epoch: from 0. What is left of it is trained, if the run continues inside of it.
     """
@@ -125,7 +128,10 @@ def report(training: Training, epoch: int, progress: Progress, waits: Waits, wri
 
 
 def to_device(batch: dict, training: Training) -> tuple[Tensor, Tensor]:
-    """Return normalised image (n, 3, h, w) and label (n, h, w) on the device."""
+    """Return normalised image and label on the device.
+
+    image (n, 3, h, w), label (n, h, w).
+    """
     image, label = (batch[name].to(training.device, non_blocking=True) for name in MOVED)
     image = image.float().sub_(training.mean).div_(training.std)
     if training.config.data.channel_order == "bgr":
@@ -135,7 +141,9 @@ def to_device(batch: dict, training: Training) -> tuple[Tensor, Tensor]:
 
 
 def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Train one step on the micro-batches of a batch; return its loss terms, on the device.
+    """Train one step on its micro-batches; return its loss terms.
+
+    The terms stay on the device.
 
     The loss is the mean over all valid pixels of the whole batch, of every process and micro-batch, so that neither
     the number of processes nor that of the micro-batches moves it.
@@ -171,7 +179,9 @@ def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]
 
 
 def update_scale(training: Training) -> None:
-    """Adapt the scale of fp16 gradients, and count on the device the steps that overflowed.
+    """Adapt the scale of fp16 gradients; count the overflows.
+
+    On the device.
 
     The optimiser has left such a step out; the schedule goes on all the same, since it is a function of the step's
     number. The scale is read as what a one becomes, since `get_scale` makes the host wait for the device.

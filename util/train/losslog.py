@@ -11,7 +11,7 @@ Entry = tuple[int, dict[str, Tensor], list[str]]  # step, loss terms on the devi
 
 
 class LossLog:
-    """Loss terms of the steps since the last log line, kept on the device until then.
+    """Loss terms since the last log line, kept on the device.
 
     overflows: of these steps, those whose fp16 gradients overflowed. skipped: the same of all steps before.
     """
@@ -25,12 +25,15 @@ class LossLog:
         self.entries.append((step, terms, names))
 
     def table(self) -> tuple[list[str], Tensor]:
-        """Return the names of the loss terms, and their values (steps, terms) on the device."""
+        """Return the names of the loss terms and their values.
+
+        (steps, terms), on the device.
+        """
         names = list(self.entries[0][1])
         return names, torch.stack([torch.stack([terms[name] for name in names]) for _, terms, _ in self.entries])
 
     def stop_if_not_finite(self) -> None:
-        """Stop at a loss that is not finite, on any process; reads them on the host.
+        """Stop at a loss that is not finite, on any process.
 
         Raises:
             NotFinite: names the first such step.
@@ -47,7 +50,9 @@ class LossLog:
         raise NotFinite(step, dist.gather_objects({"terms": rows[first], "samples": samples}))
 
     def take(self) -> tuple[dict[str, float], int]:
-        """Return the mean of each loss term over steps and processes, and the overflows; begin anew.
+        """Return means of the loss terms and the overflows; begin anew.
+
+        Means over steps and processes.
 
         Raises:
             NotFinite: one of the losses is not.

@@ -7,7 +7,9 @@ from util import UserError
 
 
 def poly(step: int, steps: int, power: float = 0.9, warmup: int = 0) -> float:
-    """Return the factor of the learning rate at step `step` (from 0): (1 - step/steps)^power.
+    """Return the poly factor of the learning rate at a step.
+
+    (1 - step/steps)^power, step from 0.
 
     The poly schedule of DeepLab (Chen et al., TPAMI 2018, section 4.1), with `warmup` steps of linear rise before.
     """
@@ -24,7 +26,9 @@ def build_optimizer(
     weight_decay: float = 1e-4,
     decay_norm: bool = True,
 ) -> torch.optim.Optimizer:
-    """Build an optimiser with the backbone at `lr` and the head at `lr * head_factor`.
+    """Build an optimiser with two learning rates.
+
+    `lr` for the backbone, `lr * head_factor` for the head.
 
     A network without backbone learns at `lr`.
 

@@ -1,4 +1,4 @@
-"""The batches of a step, on the device before the step needs them."""
+"""The micro-batches of a step, on the device in time."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ MOVED = ("image", "label")
 
 
 class Prefetch:
-    """Give the micro-batches of one optimiser step after the other, image and label on the device.
+    """Yields the micro-batches of one optimiser step after the other.
+
+    Image and label are on the device.
 
     On a GPU these are copied from pinned memory on a stream of their own, so that the copy and the step before run at
     once; `stage` fetches and copies the next step's batches while the GPU still computes. On the CPU nothing is
@@ -44,7 +46,10 @@ class Prefetch:
         return ready
 
     def stage(self, always: bool = False) -> None:
-        """Fetch the next step's micro-batches, if that is of use now: on a GPU, whose work goes on meanwhile."""
+        """Fetch the next step's micro-batches if that helps now.
+
+        It helps on a GPU, whose work goes on meanwhile.
+        """
         if self.staged is None and (self.stream is not None or always):
             self.staged = self._fetch()
 
@@ -73,7 +78,10 @@ class Waits:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Count what is idle inside of the context, unless it ends with an error."""
+        """Count what is idle inside of the context.
+
+        Unless it ends with an error.
+        """
         begin = self._mark()
         yield
         self.spans.append((begin, self._mark()))
@@ -86,7 +94,10 @@ class Waits:
         return event
 
     def take(self) -> float:
-        """Give the seconds since the last call; on a GPU this waits until the work before the last context is done."""
+        """Return the seconds since the last call.
+
+        On a GPU this waits until the work before the last context is done.
+        """
         spans, self.spans = self.spans, []
         if self.device.type != "cuda":
             return sum(end - begin for begin, end in spans)

@@ -1,4 +1,4 @@
-"""The progress of a training: a bar, speed, and the time that is left."""
+"""The progress of a training: bar, speed, time left."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from util import dist
 
 
 class Pace(NamedTuple):
-    """Pictures per second, share of time waiting for data, and time left, such as 1:02:03."""
+    """Images per second, share of waiting, and time left."""
 
     speed: float
     wait: float
@@ -25,7 +25,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Speed and time left of a run, and a bar where the output is a terminal.
+    """Speed and time left of a run, and a bar.
+
+    The bar is for a terminal.
 
     Args:
         first, total: optimiser steps done before, and in all.
@@ -62,7 +64,10 @@ class Progress:
             self.bar.set_postfix_str(text)
 
     def pause(self) -> None:
-        """Leave out what happened since the last line (a validation, say) from the speed."""
+        """Leave what happened since the last line out of the speed.
+
+        A validation, say.
+        """
         now = time.perf_counter()
         self.start += now - self.mark
         self.mark = now

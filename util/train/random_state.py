@@ -1,4 +1,4 @@
-"""The random streams of a process, as values that a checkpoint may hold."""
+"""The random streams of a process, as a checkpoint holds them."""
 
 import random
 

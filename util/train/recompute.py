@@ -1,4 +1,4 @@
-"""Less memory for more time: activations of a block are computed again in backward.
+"""Activation checkpointing: a block is computed again in backward.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174). The gradients are the same, bit
 for bit where the operations are deterministic; a step takes up to a third longer.
@@ -17,7 +17,7 @@ from util.train.compile import blocks
 
 
 def recompute_blocks(backbone: nn.Module | None) -> int:
-    """Have every block of the backbone keep its input alone; return their number.
+    """Have each block keep its input alone; return their number.
 
     For the blocks see `util.train.compile.blocks`. To compile them as well, call this first.
 

@@ -1,4 +1,4 @@
-"""Records a loss that is not finite so that its steps can be run again.
+"""Records a loss that is not finite, for replay.
 
 The loss is read at log lines only, when the weights have moved on. So the record names the checkpoint before: order,
 augmentation and random streams follow from it, and the steps from there to the failure are the same ones again.
@@ -38,7 +38,10 @@ class Record(BaseModel):
 
 
 def leave_record(error: NotFinite, folder: Path, config: Config, checkpoints: CheckpointWriter) -> Path:
-    """Write replay/step_N.json, and beside it the checkpoint before; return the path of the former."""
+    """Write replay/step_N.json; return its path.
+
+    The checkpoint before is kept beside it.
+    """
     file = folder / "replay" / f"step_{error.step:08}.json"
     file.parent.mkdir(exist_ok=True)
     beside = file.with_suffix(".pth")
@@ -55,7 +58,7 @@ def read_record(file: str | Path) -> Record:
     """Read a record of `leave_record`.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no record.
+        FileNotFoundError, UserError: there is no such file, or it is no record.
     """
     try:
         return Record.model_validate(json.loads(read_text(file, LARGEST)), strict=True)
@@ -118,7 +121,7 @@ def span(tensor: torch.Tensor) -> str:
 
 
 def bad_parameters(network: nn.Module) -> list[str]:
-    """Name the parameters and buffers that hold a number that is not finite."""
+    """Name the parameters and buffers that are not finite."""
     named = [*network.named_parameters(), *network.named_buffers()]
     return [name for name, value in named if not finite(value)]
 

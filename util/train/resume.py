@@ -97,7 +97,10 @@ def save(
 
 
 def state_of(training: Training, data: Data) -> dict:
-    """Return all but what differs between the processes; the tensors are copies on the host."""
+    """Return what all processes share of a training's state.
+
+    The tensors are copies on the host.
+    """
     config = training.config
     test = config.test
     known = Facts(
@@ -148,7 +151,9 @@ def _to_host(value):
 
 
 def resume(training: Training, folder: Path, data: Data) -> CheckpointWriter:
-    """Continue from the newest whole checkpoint of `folder`, if there is one and `train.resume` allows.
+    """Continue from the newest whole checkpoint of `folder`.
+
+    If there is one and `train.resume` allows. Returns the writer of checkpoints.
 
     Returns:
         What writes the next checkpoints there.
@@ -243,7 +248,7 @@ def _to(terms: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch
 
 
 def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
-    """Refuse to continue a run with another experiment or other data than the checkpoint's.
+    """Refuse to continue a run with another experiment or data.
 
     Raises:
         UserError: lists what differs.
