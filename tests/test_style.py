@@ -133,18 +133,28 @@ def test_the_tree_of_the_architecture_is_that_on_disk():
     assert drawn == packages | {"config"}
 
 
+NO_VERBS = re.compile(
+    r"(A|An|The|What|Whether|That|How|Where|Which|One|This|It|Its|Each|Every|All|Both|As|If|For|In|Of|On)$|.*[^s]s$"
+)
+LATER = (  # docstrings that are not of this form yet
+    *("model/inference", "model/published", "util/score", "util/checkpoint", "util/config/schema.py", "dataset/read"),
+    *("dataset/augment", "dataset/scene", "dataset/prepare/check.py", "tool/shared/network.py", "tool/test.py"),
+    *("tool/demo.py", "tool/import_weights.py", "tool/bench"),
+)
+
+
 def test_docstrings_begin_with_a_short_line():
-    """The first line of every public docstring has at most 16 words, and names its subject."""
+    """One sentence of at most twelve words; that of a function begins with a verb in the imperative."""
     wrong = []
-    done = ("util/dist", "util/checkpoint", "util/record", "util/loss", "tool/doc")  # more to come
     for path in SOURCES:
-        if not path.relative_to(ROOT).as_posix().startswith(done):
-            continue
+        name = path.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) or name.startswith(LATER):
                 continue
-            words = (ast.get_docstring(node) or "").partition("\n")[0].split()
-            name = getattr(node, "name", "module")
-            if not name.startswith("_") and words and (len(words) > 16 or words[0] in ("What", "Whether", "That")):
-                wrong.append(f"{path.relative_to(ROOT)}: {name}: {' '.join(words)}")
+            first = (ast.get_docstring(node) or "").partition("\n")[0]
+            if not first or re.match(r"_[^_]", getattr(node, "name", "module")):
+                continue
+            imperative = not isinstance(node, ast.FunctionDef) or not NO_VERBS.match(first.split()[0])
+            if len(first.split()) > 12 or first[-1] != "." or not imperative:
+                wrong.append(f"{name}:{getattr(node, 'lineno', 1)}: {first}")
     assert not wrong, "\n".join(wrong)

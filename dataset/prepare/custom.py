@@ -57,7 +57,7 @@ class Pairs:
 
     @property
     def are_divided(self) -> bool:
-        """Whether folders or table say who trains and who validates."""
+        """Tell whether folders or table divide train from val."""
         return "train" in self.splits and "val" in self.splits
 
 

@@ -117,7 +117,10 @@ def data_of(train_set, val_set) -> Data:
 
 
 def plain_label_map(dataset: SegDataset) -> dict[str, int]:
-    """The data set's map from values on disk, written as "7" or "r,g,b", to class indices and 255."""
+    """Return the data set's label map with keys as text.
+
+    A key is a value on disk, "7" or "r,g,b"; it maps to a class index or 255.
+    """
     if dataset.label_map is None:
         return {str(index): index for index in range(len(dataset.classes))}
     return {
