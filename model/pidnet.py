@@ -1,4 +1,7 @@
-"""PIDNet: a branch of details, one of context, and one of boundaries that says which of the two counts."""
+"""PIDNet: a branch for details, for context, for boundaries.
+
+The boundaries say which of the two others counts.
+"""
 
 import torch
 from torch import nn
@@ -15,7 +18,9 @@ SIZES = {"s": (2, 3, 32, 96, 128), "m": (2, 3, 64, 96, 128), "l": (3, 4, 64, 112
 
 
 class PixelAttention(nn.Module):
-    """Mix details with enlarged context, the more of it the more alike they are: (N,C,H,W), (N,C,h,w) -> (N,C,H,W).
+    """Mixes details with context by their likeness.
+
+    The more alike they are, the more context: (N,C,H,W), (N,C,h,w) -> (N,C,H,W).
 
     Source: section 3.1 of the paper, equation 2 and figure 5 ("Pag").
     """
@@ -51,7 +56,9 @@ class LightBoundaryFusion(nn.Module):
 
 
 class BoundaryFusion(BNReLUConv):
-    """Fuse details and context by the boundary, then a 3x3 convolution: three maps (N,C,H,W) -> (N,C,H,W).
+    """Fuses details and context by the boundary.
+
+    A 3x3 convolution follows: three maps (N,C,H,W) -> (N,C,H,W).
 
     Source: section 3.3 of the paper, equation 3 ("Bag").
     """
@@ -59,7 +66,9 @@ class BoundaryFusion(BNReLUConv):
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3)
 
-    def forward(self, detail: torch.Tensor, context: torch.Tensor, boundary: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # three maps, where Sequential takes one
+        self, detail: torch.Tensor, context: torch.Tensor, boundary: torch.Tensor
+    ) -> torch.Tensor:
         """Map details, context and boundary, all (N,C,H,W), to (N,C,H,W)."""
         share = torch.sigmoid(boundary)
         return super().forward(share * detail + (1 - share) * context)
@@ -129,7 +138,10 @@ class PIDNet(SegModel):
         self.boundary = PreactivationHead(fine, width, 1) if auxiliary else None
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map (N,in_channels,H,W) to the fused features (N,4*width,H/8,W/8), those for P's head, those for D's."""
+        """Map images to the fused features and both heads' inputs.
+
+        (N,in_channels,H,W) to (N,4*width,H/8,W/8), what P's head sees, and what D's sees.
+        """
         p = i = d = self.stem(x)
         kept = []
         for stage in range(2):

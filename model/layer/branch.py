@@ -1,4 +1,7 @@
-"""Parts of networks with branches of several resolutions, DDRNet and PIDNet. Axes: N pictures, C channels."""
+"""Parts of networks with branches of several resolutions.
+
+DDRNet and PIDNet. Axes: N images, C channels.
+"""
 
 from collections.abc import Sequence
 
@@ -31,7 +34,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution, no ReLU behind the sum: (N,in,H,W) -> (N,2*channels,H/stride,W/stride)."""
+    """1x1, 3x3 and 1x1 convolution, no ReLU behind the sum.
+
+    Maps (N,in,H,W) to (N,2*channels,H/stride,W/stride).
+    """
 
     expansion = 2
 
@@ -82,7 +88,10 @@ class BNReLUConv(nn.Sequential):
 
 
 class PreactivationHead(nn.Sequential):
-    """Batch norm, ReLU, 3x3 convolution, batch norm, ReLU, 1x1 convolution: (N,in,H,W) -> (N,num_classes,H,W)."""
+    """Head whose norms and ReLUs precede its two convolutions.
+
+    Norm, ReLU, 3x3 convolution, norm, ReLU, 1x1 convolution: (N,in,H,W) -> (N,num_classes,H,W).
+    """
 
     def __init__(self, in_channels: int, width: int, num_classes: int):
         super().__init__(
@@ -121,7 +130,7 @@ class DAPPM(nn.Module):
     def join(self, first: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
         """Map the unpooled (N,width,H,W) and the pooled, enlarged maps to (N,5*width,H,W)."""
         results = [first]
-        for process, y in zip(self.process, others, strict=True):
+        for process, y in zip(self.process.children(), others, strict=True):
             results.append(process(y + results[-1]))
         return torch.cat(results, 1)
 

@@ -34,7 +34,9 @@ def boundary(logits: Tensor, label: Tensor, ignore_label: int = 255, width: int 
 
 
 def boundaries(label: Tensor, ignore_label: int = 255, width: int = 4) -> Tensor:
-    """Find where two classes meet: bool (N, H, W) of a label (N, H, W).
+    """Find where two classes meet in a label.
+
+    bool (N, H, W).
 
     Of two neighbours in a row, a column or a diagonal, one is marked if both count and their classes differ; the marks
     are then widened to squares of `width`, one pixel further up and left than down and right where it is even.
@@ -56,9 +58,10 @@ def boundaries(label: Tensor, ignore_label: int = 255, width: int = 4) -> Tensor
 
 
 def near_boundary(label: Tensor, logits: Tensor, ignore_label: int = 255, threshold: float = 0.8) -> Tensor:
-    """Ignore every pixel of a label but those that the network takes for boundaries.
+    """Ignore the pixels that the network takes for no boundary.
 
-    PIDNet's boundary-awareness loss is that of its logits on these (section 3.4 of the paper, equation 5).
+    Returns the label with these ignored. PIDNet's boundary-awareness loss is that of its logits on these (section 3.4
+    of the paper, equation 5).
 
     Args:
         label: (N, H, W).
@@ -91,7 +94,7 @@ def detail(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
 
 
 def details(label: Tensor, ignore_label: int = 255) -> Tensor:
-    """Find the details of a label (N, H, W): bool (N, H, W).
+    """Find the details of a label: bool (N, H, W).
 
     As in the published code: where the Laplacian of the class indices is positive, at strides 1, 2 and 4, enlarged by
     nearest neighbours; a pixel is a detail if the sum weighted by 0.6, 0.3 and 0.1 exceeds 0.1, so that stride 4 alone
