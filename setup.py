@@ -7,6 +7,7 @@ REQUIRES = [
     "torchvision>=0.26",
     "numpy>=1.26",
     "pillow>=10.0",
+    "tifffile>=2023.7.10",
     "pyyaml>=6.0",
     "pydantic>=2.6",
     "timm>=1.0.9",
@@ -18,7 +19,7 @@ OPENCV = "opencv-python-headless>=4.9"  # either build serves; a present opencv-
 EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.2"],  # other engines for inference
     "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
-    "data": ["scipy>=1.11"],  # the labels of SBD are MATLAB files
+    "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.6",
@@ -26,6 +27,7 @@ EXTRAS = {
         "mypy>=1.11",
         "scikit-learn>=1.4",
         "scipy>=1.11",
+        "imagecodecs>=2023.9.18",
         "hypothesis>=6.100",
         "psutil>=5.9",
     ],

@@ -16,6 +16,15 @@ def save(path, array, **options):
     return path
 
 
+def save_palette(path, indices, colors, **options):
+    """An image with a palette: `indices` (H, W) into `colors` (n, 3)."""
+    image = Image.fromarray(np.asarray(indices, np.uint8))
+    image.putpalette(np.asarray(colors, np.uint8).ravel().tolist())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
 def picture(rng, height=12, width=16):
     return rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
 

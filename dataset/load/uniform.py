@@ -32,8 +32,8 @@ from dataset.base import SegDataset
 from dataset.read import DataError
 from dataset.read.files import replacing
 from dataset.read.identity import fingerprint
-from dataset.read.image import read_label
 from dataset.read.labelmap import IGNORE
+from dataset.read.source import read_mapped
 
 # A part of the key: raise it when the points are found in another way, so that old files no longer count.
 VERSION = 1
@@ -160,7 +160,7 @@ def _points_of(dataset: SegDataset, index: int, tile: int) -> np.ndarray:
     path = dataset.samples[index][1]
     if path is None:
         return np.zeros((0, 4), np.int32)
-    label = dataset.map_for(path).apply(read_label(path), path)
+    label = read_mapped(path, dataset.map_for(path))
     rows, columns = (_cuts(side, tile) for side in label.shape)
     found = [
         (number, index, top + row, left + column)

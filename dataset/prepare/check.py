@@ -3,7 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -13,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from dataset.base import SegDataset
 from dataset.read import DataError
 from dataset.read.files import read_bytes, replacing
+from dataset.read.header import read_facts
 from dataset.read.identity import fingerprint
-from dataset.read.image import apply_rotation, read_header, read_label, upright_size
-from dataset.read.labelmap import IGNORE, LabelMap
+from dataset.read.image import apply_rotation, check_bands, read_stored
+from dataset.read.labelmap import IGNORE, Key, LabelMap
 from dataset.read.source import check_sizes
 
 SHOWN_ERRORS = 5
@@ -29,7 +30,8 @@ class Report:
     """What the check found in one list.
 
     pixels: labelled pixels of each class. ignored: ignored pixels. smallest, largest: (height, width) of the
-    pictures of the fewest and the most pixels. warnings: what is allowed but looks wrong. cached: read from the stamp.
+    pictures of the fewest and the most pixels. warnings: what is allowed but looks wrong. palette: the colours
+    (index, red, green, blue) of the ids that were read from palettes. cached: read from the stamp.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Report:
     pixels: tuple[int, ...]
     ignored: int
     warnings: tuple[str, ...]
+    palette: tuple[tuple[int, int, int, int], ...] = ()
     cached: bool = False
 
 
@@ -50,12 +53,18 @@ _REPORT = TypeAdapter(Report)
 
 @dataclass(frozen=True)
 class _Finding:
-    """One sample: size of the picture, the values of its label on disk and their pixels (None: no label, or
-    one of colours), pixels of each training id (None: no label)."""
+    """One sample.
+
+    size: of the picture. raw: the values of its label on disk and their pixels (None: no label, or one of colours).
+    mapped: pixels of each training id (None: no label). unknown: pixels of the values that the map does not know.
+    palette: the colours of the ids that were taken from a palette.
+    """
 
     size: tuple[int, int]
-    raw: tuple[np.ndarray, np.ndarray] | None
-    mapped: np.ndarray | None
+    raw: tuple[np.ndarray, np.ndarray] | None = None
+    mapped: np.ndarray | None = None
+    unknown: dict[Key, int] = field(default_factory=dict)
+    palette: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None) -> Report:
@@ -85,8 +94,11 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = list(pool.map(inspect, range(len(dataset))))
     findings = [result for result in results if isinstance(result, _Finding)]
-    if len(findings) < len(results):
-        raise DataError(_summary([str(error) for error in results if isinstance(error, Exception)], dataset))
+    errors = [str(error) for error in results if isinstance(error, Exception)]
+    unknown = _unknown_values(dataset, results)
+    if errors or unknown:
+        bad = sum(not isinstance(result, _Finding) or bool(result.unknown) for result in results)
+        raise DataError(_summary(dataset, bad, errors, unknown))
     report = _report(dataset, findings)
     if stamp is not None:
         _write_stamp(Path(stamp), key, report)
@@ -94,7 +106,18 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
 
 
 def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val_report: Report) -> list[str]:
-    """Give warnings about two lists used together: classes that only the second holds, images that both hold."""
+    """Give warnings about two lists used together: classes that only the second holds, images that both hold.
+
+    Raises:
+        DataError: the palettes of their labels give one index different colours.
+    """
+    known = {index: color for index, *color in train_report.palette}
+    for index, *color in val_report.palette:
+        if known.get(index, color) != color:
+            what = _palettes_differ(
+                index, tuple(known[index]), f"labels of {train.list_file}", tuple(color), str(val.list_file)
+            )
+            raise DataError(what)
     warnings = []
     counts = zip(train.classes, train_report.pixels, val_report.pixels, strict=True)
     absent = [name for name, seen, wanted in counts if wanted and not seen]
@@ -115,22 +138,56 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
 
 def _inspect(dataset: SegDataset, index: int) -> _Finding:
     image_path, label_path = dataset.samples[index]
-    size, orientation = read_header(image_path)
+    header = read_facts(image_path)
+    check_bands(image_path, header, 3, None)
+    size = header.size
     if label_path is None:
-        return _Finding(upright_size(size, orientation), None, None)
-    raw = read_label(label_path)
+        return _Finding(header.upright)
+    stored = read_stored(label_path)
     map_ = dataset.map_for(label_path)
-    if apply_rotation(size, orientation, raw.shape[:2]):
-        size = upright_size(size, orientation)
+    raw = map_.raw_values(stored, label_path)
+    if apply_rotation(size, header.orientation, raw.shape[:2]):
+        size = header.upright
     check_sizes(image_path, size, label_path, raw.shape[:2])
     if raw.ndim == 3:
-        return _Finding(size, None, _histogram(map_.apply(raw, label_path)))
+        unknown = map_.unknown_values(raw, label_path)
+        return _Finding(size, None, None if unknown else _histogram(map_.apply(raw, label_path)), unknown)
     counts = _histogram(raw)
+    unknown = {}
     if (counts[map_.unknown[: len(counts)] > 0] > 0).any() or not map_.has_ids:
-        map_.apply(raw, label_path)  # raises, naming the values
+        unknown = map_.unknown_values(raw, label_path)
     mapped = np.bincount(map_.table[: len(counts)], weights=counts, minlength=256).astype(np.int64)
     values = np.flatnonzero(counts)
-    return _Finding(size, (values, counts[values]), mapped)
+    palette = {}
+    if stored.palette is not None and raw is stored.values:
+        palette = {int(i): tuple(stored.palette[i].tolist()) for i in values if i < len(stored.palette)}
+    return _Finding(size, (values, counts[values]), mapped, unknown, palette)
+
+
+def _unknown_values(dataset: SegDataset, results: list[_Finding | Exception]) -> list[str]:
+    """Say of each value that the maps do not know where it stands, and which map would ignore it."""
+    found: dict[tuple[int, Key], list[str]] = {}
+    maps: dict[int, LabelMap] = {}
+    for result, (_, label_path) in zip(results, dataset.samples, strict=True):
+        if isinstance(result, _Finding) and label_path is not None:
+            for value in result.unknown:
+                map_ = dataset.map_for(label_path)
+                maps[id(map_)] = map_
+                found.setdefault((id(map_), value), []).append(label_path)
+    lines = []
+    for key, map_ in maps.items():
+        values = sorted((value for owner, value in found if owner == key), key=str)
+        by_files: dict[tuple[str, ...], list[Key]] = {}
+        for value in values:
+            by_files.setdefault(tuple(found[key, value]), []).append(value)
+        for paths, group in list(by_files.items())[:SHOWN_ERRORS]:
+            where = "" if len(paths) == 1 else f"; the same in {_names(list(paths[1:]), SHOWN_ERRORS - 1)}"
+            lines.append(map_.message(paths[0], group) + where)
+        rest = [value for group in list(by_files.values())[SHOWN_ERRORS:] for value in group]
+        if rest:
+            lines.append(f"and the values {_names([str(value) for value in rest])}")
+        lines.append(f"to ignore these values, paste into the section data: {map_.to_paste(values[:64])}")
+    return lines
 
 
 def _histogram(label: np.ndarray) -> np.ndarray:
@@ -156,9 +213,11 @@ def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
         pixels=tuple(mapped[: len(dataset.classes)].tolist()),
         ignored=int(mapped[IGNORE]),
         warnings=(),
+        palette=_common_palette(dataset, findings),
     )
     if not labels:
         return report
+    _refuse_binary(dataset, findings)
     warnings = _class_warnings(dataset, report) + _map_warnings(dataset, findings)
     return replace(report, warnings=tuple(warnings))
 
@@ -177,8 +236,8 @@ def _class_warnings(dataset: SegDataset, report: Report) -> list[str]:
     return warnings
 
 
-def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
-    """Give what the raw values of the label files, pooled for each label map, tell about the map."""
+def _pooled(dataset: SegDataset, findings: list[_Finding]) -> list[tuple[LabelMap, np.ndarray]]:
+    """Add up the pixels of the raw values, (65536,), of the label files of each label map."""
     pooled: dict[int, tuple[LabelMap, np.ndarray]] = {}
     for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
         if finding.raw is not None and label_path is not None:
@@ -186,21 +245,63 @@ def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
             _, counts = pooled.setdefault(id(map_), (map_, np.zeros(65536, np.int64)))
             values, pixels = finding.raw
             counts[values] += pixels
-    warnings = []
-    for map_, counts in pooled.values():
-        if looks_mapped(map_, counts, len(dataset.classes)):
-            warnings.append(
-                f"the labels of {dataset.list_file} look as if they held training ids already, "
-                f"and label_map ({map_}) would map them a second time; if so, give the identity "
-                "as label_map"
+    return list(pooled.values())
+
+
+def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
+    """Give what the raw values of the label files, pooled for each label map, tell about the map."""
+    return [
+        f"the labels of {dataset.list_file} look as if they held training ids already, "
+        f"and label_map ({map_}) would map them a second time; if so, give the identity "
+        "as label_map"
+        for map_, counts in _pooled(dataset, findings)
+        if looks_mapped(map_, counts, len(dataset.classes))
+    ]
+
+
+def _refuse_binary(dataset: SegDataset, findings: list[_Finding]) -> None:
+    """Refuse masks of 0 and 255 for two classes, where nobody has said what 255 is.
+
+    Raises:
+        DataError: with the map to paste.
+    """
+    for map_, counts in _pooled(dataset, findings):
+        if (
+            len(dataset.classes) == 2
+            and np.flatnonzero(counts).tolist() == [0, IGNORE]
+            and not map_.names_ignored
+            and map_.table[IGNORE] == IGNORE
+        ):
+            raise DataError(
+                f"{dataset.list_file}: the labels hold only 0 and 255, and 255 is ignored unless it is mapped, so "
+                f"nothing of {dataset.classes[1]!r} would be learnt. Paste into the section data: "
+                "label_map: {0: 0, 255: 1}, or, if 255 is to be ignored, label_map: {0: 0, 1: 1, 255: 255}"
             )
-        seen = np.flatnonzero(counts)
-        if len(dataset.classes) == 2 and seen.tolist() == [0, IGNORE] and map_.table[IGNORE] == IGNORE:
-            warnings.append(
-                f"the labels of {dataset.list_file} hold only 0 and 255, and 255 is ignored; if "
-                "it marks the second class, give label_map {0: 0, 255: 1}"
-            )
-    return warnings
+
+
+def _common_palette(dataset: SegDataset, findings: list[_Finding]) -> tuple[tuple[int, int, int, int], ...]:
+    """Give the colours of all ids that were read from palettes.
+
+    Raises:
+        DataError: two palettes give one id different colours, so that their indices are no ids.
+    """
+    common: dict[int, tuple[tuple[int, int, int], str]] = {}
+    for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
+        for index, color in finding.palette.items():
+            known, path = common.setdefault(index, (color, str(label_path)))
+            if known != color:
+                raise DataError(_palettes_differ(index, known, path, color, str(label_path)))
+    return tuple((index, *color) for index, (color, _) in sorted(common.items()))
+
+
+def _palettes_differ(
+    index: int, known: tuple[int, int, int], where: str, color: tuple[int, int, int], other: str
+) -> str:
+    keys = ", ".join('"{},{},{}": CLASS'.format(*each) for each in (known, color))
+    return (
+        f"{other}: its palette gives index {index} the colour {color}, that of {where} {known}; so the indices are no "
+        f"class ids. Read the labels by their colours: label_map: {{{keys}, ...}}"
+    )
 
 
 def looks_mapped(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
@@ -220,14 +321,14 @@ def looks_mapped(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
     return bool(higher) and changed and bool(counts[IGNORE] > 0 or ignored > counts[inside].sum() / 2)
 
 
-def _summary(errors: list[str], dataset: SegDataset) -> str:
-    shown = "".join(f"\n  {error}" for error in errors[:SHOWN_ERRORS])
-    rest = f"\n  and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
-    return f"{dataset.list_file}: {len(errors)} of {len(dataset)} samples cannot be used:{shown}{rest}"
+def _summary(dataset: SegDataset, bad: int, errors: list[str], unknown: list[str]) -> str:
+    rest = [f"and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
+    shown = "".join(f"\n  {line}" for line in [*unknown, *errors[:SHOWN_ERRORS], *rest])
+    return f"{dataset.list_file}: {bad} of {len(dataset)} samples cannot be used:{shown}"
 
 
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def _names(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _read_stamp(stamp: str | Path | None, expected: str) -> Report | None:

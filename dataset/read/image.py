@@ -1,25 +1,30 @@
 """Image and label files to arrays: what is read, what is refused, and which way up.
 
-Pillow reads the headers, before anything is decoded, so that a file of a few bytes cannot claim gigabytes of memory;
-OpenCV decodes images, Pillow labels. Every refusal is a ValueError that begins with the file's name and says what to
-do.
+The header (`dataset.read.header`) says what a file is before anything is decoded. OpenCV decodes images, Pillow labels
+and palettes, tifffile the TIFFs of several bands or of more than 8 bits. Every refusal is a DataError that begins with
+the file's name and says what to do.
 """
 
 import io
 import re
-import struct
-import zlib
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
 from dataset.read import DataError
-from dataset.read.files import read_bytes, require_file
+from dataset.read.files import read_bytes
+from dataset.read.header import FORMATS, MAX_BYTES, UNREADABLE, Header, parse_header, read_facts
+from dataset.read.header import upright_size as upright_size
 
 fast_png: ModuleType | None
 try:
@@ -27,21 +32,7 @@ try:
 except ImportError:
     fast_png = None
 
-# The most pixels of an image, 16384 x 8192: 384 MiB as RGB. Each sample decodes its whole image, so a larger one
-# would be too slow to train on as well.
-MAX_PIXELS = 1 << 27
-MAX_BYTES = 8 * MAX_PIXELS  # the largest file, compressed or not
-# The formats that are parsed; Pillow knows more, some of which start other programs.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
-# Pillow warns above its own limit, and refuses above twice its limit; it is told ours.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-# What Pillow raises for a file that it cannot read, or that is too large to be meant seriously.
-_UNREADABLE: tuple[type[Exception], ...]
-_UNREADABLE = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError)
-_UNREADABLE += (RuntimeError, MemoryError, struct.error, zlib.error)
-_UNREADABLE += (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-EXIF_ORIENTATION = 0x0112
+MAX_SECONDS = 60.0  # of decoding: the largest image takes a few
 # EXIF 2.32, section 4.6.4: rotation and flip; the values 5 to 8 exchange width and height.
 _UPRIGHT = {
     2: (None, 1),
@@ -52,104 +43,164 @@ _UPRIGHT = {
     7: (cv2.ROTATE_90_CLOCKWISE, 0),
     8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
 }
+_INVERSE = {6: 8, 8: 6}  # every other orientation is its own inverse
 # A marker of a JPEG (ITU-T T.81, B.1.1.2); coded data hold none but the restart markers D0 to D7.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+
+Limits = tuple[float, float] | tuple[str, str]
 
 
-class Header(NamedTuple):
-    """size: (height, width) as stored. orientation: of EXIF, 1 to 8. fast: the fast decoder reads it."""
+class Stored(NamedTuple):
+    """A label as it stands on disk.
 
-    kind: str
-    size: tuple[int, int]
-    orientation: int
-    fast: bool
+    values: ids, uint8 or uint16 (H, W), or colours, uint8 (H, W, 3) RGB. palette: RGB uint8 (256, 3) of ids, or None.
+    """
+
+    values: np.ndarray
+    palette: np.ndarray | None = None
+
+    @property
+    def grey(self) -> bool:
+        """Tell whether the palette holds nothing but greys, which are the values that are meant."""
+        return self.palette is not None and bool((self.palette == self.palette[:, :1]).all())
 
 
-def read_image(path: str | Path, label_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3).
+def read_image(
+    path: str | Path, label_size: tuple[int, int] | None = None, channels: int = 3, limits: Limits | None = None
+) -> np.ndarray:
+    """Read an image as uint8 (H, W, channels), RGB where there are three.
 
-    Grey images become three equal channels, an alpha channel is dropped, and 16 bit become 8 by keeping the
-    upper byte. A JPEG that carries an EXIF rotation is turned upright, except where `label_size` (height,
-    width) fits the stored image and not the upright one: then the label was drawn on the stored image.
+    A grey image becomes three equal channels, and a channel of transparency is dropped unless `channels` counts it.
+    An orientation (EXIF, in any format) is applied, except where `label_size` (height, width) fits the stored image and
+    not the upright one: then the label was drawn on the stored image.
+
+    Args:
+        limits: values that become 0 and 255, as two numbers, or as two percentages ("2%", "98%") of the sorted values
+            of each band of the image. None: integers of 16 bits keep their upper byte.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is no readable image of 8 or 16 bits.
+        DataError: it is no readable image, or has other bands or another depth than asked for.
     """
-    data, header = _read(path, verify=True)
-    if header.fast:
-        image = _decode_fast(path, data, header)
-        image = image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None or pixels.shape[:2] != header.size:
-            raise DataError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")
-        if pixels.dtype == np.uint16:
-            pixels = np.right_shift(pixels, 8).astype(np.uint8)
-        if pixels.dtype != np.uint8:
-            raise DataError(f"{path}: holds {pixels.dtype} values; convert it to 8 or 16 bit integers")
-        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-        codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
-        if channels not in codes:
-            raise DataError(f"{path}: has {channels} channels; pictures have 1, 3 or 4")
-        image = cv2.cvtColor(pixels, codes[channels])
-    if header.orientation != 1 and apply_rotation(header.size, header.orientation, label_size):
-        rotation, flip = _UPRIGHT[header.orientation]
-        image = image if rotation is None else cv2.rotate(image, rotation)
-        image = image if flip is None else cv2.flip(image, flip)
-    return image
+    data, header = _read(path)
+    check_bands(path, header, channels, limits)
+    image = to_8_bits(_within(path, lambda: _decode(path, data, header)), limits)
+    if image.ndim == 2:
+        image = np.dstack([image] * channels) if channels > 1 else image[:, :, None]
+    image = image[:, :, [0] * channels] if header.bands == 2 != channels else image[:, :, :channels]
+    if apply_rotation(header.size, header.orientation, label_size):
+        image = _turn(image, header.orientation)
+    return np.ascontiguousarray(image)
+
+
+def check_bands(path: str | Path, header: Header, channels: int, limits: Limits | None) -> None:
+    """Check that an image has the bands and the depth that are asked for, by its header alone.
+
+    Raises:
+        DataError: it has not, and what there is.
+    """
+    colours = header.bands - header.alpha if header.palette is None else 3
+    if channels not in (header.bands, colours) and not (channels == 3 and colours == 1):
+        raise DataError(f"{path}: {header}, where {channels} bands are wanted; save the bands that are meant")
+    if limits is None and header.dtype not in ("bool", "uint8", "uint16"):
+        raise DataError(
+            f"{path}: holds {header.dtype} values ({header}); give data.range: [LOW, HIGH], the values that become 0 "
+            "and 255"
+        )
+
+
+def to_8_bits(image: np.ndarray, limits: Limits | None) -> np.ndarray:
+    """Give an image as uint8, its values between the limits spread over 0 to 255, see `read_image`."""
+    if limits is None:
+        if image.dtype == np.uint16:
+            return np.right_shift(image, 8).astype(np.uint8)
+        return image.astype(np.uint8) * np.uint8(255) if image.dtype == np.bool_ else image
+    values = np.nan_to_num(image.astype(np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    low, high = (_limit(values, limit) for limit in limits)
+    # Where a band has one value alone, its limits are one as well.
+    scaled = (values - low) * (255 / np.maximum(high - low, np.finfo(np.float32).tiny))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+def _limit(values: np.ndarray, limit: float | str) -> np.ndarray:
+    match = _PERCENT.fullmatch(limit) if isinstance(limit, str) else None
+    if match is None:
+        return np.asarray(limit, np.float32)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    return np.nan_to_num(np.nanpercentile(finite, float(match[1]), axis=(0, 1))).astype(np.float32)
 
 
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label as it stands on disk: ids, uint8 or uint16 (H, W), or colours, uint8 (H, W, 3) RGB.
 
-    A palette image gives its indices, and a grey one of 1, 2 or 4 bits the stored numbers 0 to 15. An
-    alpha channel is dropped.
+    An image with a palette gives its indices, or the grey values where the palette holds greys alone; a grey one of 1,
+    2 or 4 bits the stored numbers 0 to 15. Transparency is dropped.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is unreadable, lossy, or holds other numbers.
+        DataError: it is unreadable, lossy, or holds other numbers.
+    """
+    stored = read_stored(path)
+    return stored.palette[:, 0][stored.values] if stored.grey and stored.palette is not None else stored.values
+
+
+def read_stored(path: str | Path) -> Stored:
+    """Read a label and its palette, see `Stored`; the orientation of an image is applied to it as well.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        DataError: it is unreadable, lossy, or holds other numbers.
     """
     data, header = _read(path)
-    if header.kind in ("JPEG", "MPO"):
-        raise DataError(f"{path}: a JPEG label; JPEG changes the ids along every edge, save labels as PNG")
-    if header.fast:
-        return _decode_fast(path, data, header)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            alpha = {"LA": "L", "RGBA": "RGB", "YCbCr": "RGB"}
-            label = np.asarray(picture.convert(alpha[picture.mode]) if picture.mode in alpha else picture)
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable label ({error}); fetch it again, or save it as PNG") from None
-    if header.kind == "PNG":
-        depth, colour_type = data[24], data[25]
-        if depth == 16 and label.ndim == 3:
-            raise DataError(f"{path}: a colour label of {depth} bits a channel; save colour labels with 8 bits")
-        if colour_type == 0 and depth in (2, 4):
-            label = label // (255 // (2**depth - 1))  # Pillow spreads them over 0..255
-    if label.dtype == np.bool_:
-        label = label.astype(np.uint8)
-    if label.dtype == np.int32 and label.min() >= 0 and label.max() < 65536:
-        label = label.astype(np.uint16)
-    if label.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path}: holds {label.dtype} values; save class ids as an 8 or 16 bit PNG")
-    return label
+    check_label(path, header)
+    values = _within(path, lambda: _decode_label(path, data, header))
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    if values.dtype.kind in "iu" and values.dtype != np.uint8 and values.size:
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise DataError(f"{path}: holds numbers from {low} to {high}; save class ids as an 8 or 16 bit PNG")
+        values = values.astype(np.uint16)
+    return Stored(np.ascontiguousarray(_turn(values, header.orientation)), header.palette)
+
+
+def check_label(path: str | Path, header: Header) -> None:
+    """Check that a file can hold class ids or colours, by its header alone.
+
+    Raises:
+        DataError: its compression changes values, or it has other bands or another depth.
+    """
+    if header.lossy:
+        what = (
+            "JPEG label"
+            if header.kind in ("JPEG", "MPO")
+            else f"label in {header.kind} with {header.lossy} compression"
+        )
+        what = f"{header.lossy} label" if header.kind == "WEBP" else what
+        raise DataError(f"{path}: a {what}; it changes the ids along every edge, save labels as PNG")
+    if header.bands - header.alpha not in (1, 3):
+        raise DataError(f"{path}: a label that is {header}; save class ids in one band, or colours in three")
+    if header.bands > 2 and header.dtype != "uint8":
+        raise DataError(f"{path}: a label of colours that is {header}; save colour labels with 8 bits")
+    if header.dtype.startswith("float"):
+        raise DataError(f"{path}: holds {header.dtype} values; save class ids as an 8 or 16 bit PNG")
+    if header.white_is_zero and header.dtype != "bool":
+        raise DataError(f"{path}: a label whose numbers are stored as their opposites (white is zero); save it as PNG")
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, int], int]:
-    """Read the size (height, width) of an image as stored and its EXIF orientation (1 to 8), without decoding it.
+    """Read the size (height, width) of an image as stored and its orientation (1 to 8), without decoding it.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: its header is no image's.
+        DataError: its header is no image's.
     """
-    if not require_file(path, "picture"):
-        raise DataError(f"{path}: the file is empty; fetch it again")
-    header = _header(path, path)
+    header = read_facts(path)
     return header.size, header.orientation
 
 
-def apply_rotation(stored: tuple[int, int], orientation: int, label_size: tuple[int, int] | None) -> bool:
+def apply_rotation(stored: tuple[int, int], orientation: int, label_size: Sequence[int] | None) -> bool:
     """Tell whether an image of size `stored` (height, width) is turned upright, given its label's size.
 
     Tools that draw labels show an image upright, so that is the rule also where sizes cannot tell: square
@@ -162,55 +213,140 @@ def apply_rotation(stored: tuple[int, int], orientation: int, label_size: tuple[
     return label_size is None or tuple(label_size) == upright or tuple(label_size) != tuple(stored)
 
 
-def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Give the size (height, width) of an image once its EXIF orientation has been applied."""
-    height, width = stored
-    return (width, height) if orientation >= 5 else (height, width)
+def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image as stored upright."""
+    rotation, flip = _UPRIGHT.get(orientation, (None, None))
+    bands = [image[:, :, i : i + 4] for i in range(0, image.shape[2], 4)] if image.ndim == 3 else [image]
+    for number, band in enumerate(bands):
+        band = np.ascontiguousarray(band)
+        band = band if rotation is None else cv2.rotate(band, rotation)
+        band = band if flip is None else cv2.flip(band, flip)
+        bands[number] = band[:, :, None] if image.ndim == 3 and band.ndim == 2 else band
+    return bands[0] if len(bands) == 1 else np.concatenate(bands, axis=2)
 
 
-def _read(path: str | Path, verify: bool = False) -> tuple[bytes, Header]:
-    """Read a file and its header. verify: look for damage that OpenCV before version 5 does not tell of."""
+def _read(path: str | Path) -> tuple[bytes, Header]:
     data = read_bytes(path, MAX_BYTES, "picture")
     if not data:
         raise DataError(f"{path}: the file is empty; fetch it again")
-    header = _header(path, io.BytesIO(data), verify)
-    if verify and header.kind in ("JPEG", "MPO") and not _jpeg_ends(data):
+    header = parse_header(path, io.BytesIO(data))
+    # OpenCV before version 5 does not tell of such damage.
+    if header.kind in ("JPEG", "MPO") and not _jpeg_ends(data):
         raise DataError(f"{path}: not a readable picture (the JPEG is cut short); fetch it again")
     return data, header
 
 
-def _header(path: str | Path, source: str | Path | BinaryIO, verify: bool = False) -> Header:
+def _within(path: str | Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+    """Decode in a thread that is given up after `MAX_SECONDS`: a JPEG may hold thousands of scans.
+
+    Raises:
+        DataError: it took too long.
+    """
+    result: Future[np.ndarray] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(decode())
+        except BaseException as error:  # raised again by `result`, in the thread that waits
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        with Image.open(source, formats=FORMATS) as picture:
-            (width, height), kind, mode, info = picture.size, str(picture.format), picture.mode, picture.info
-            # Of other formats the orientation is ignored, as OpenCV and most tools do.
-            orientation = picture.getexif().get(EXIF_ORIENTATION, 1) if kind in ("JPEG", "MPO") else 1
-            frames = getattr(picture, "n_frames", 1) if kind == "PNG" else 1
-            raw = picture.tile[0][3] if kind == "PNG" else ""  # mode and depth as stored
-            plain = raw in ("L", "RGB") and not info.get("interlace") and "transparency" not in info
-            fast = plain and fast_png is not None
-            if verify and kind == "PNG" and not fast:  # the fast decoder does so itself
+        return result.result(MAX_SECONDS)
+    except FutureTimeoutError:
+        raise DataError(f"{path}: not decoded after {MAX_SECONDS:g} seconds; save the picture anew") from None
+
+
+def _decode(path: str | Path, data: bytes, header: Header) -> np.ndarray:
+    """Decode an image as stored: (H, W), or (H, W, bands) with red first, of the file's own depth."""
+    if _is_fast(data, header):
+        return _decode_fast(path, data, header)
+    if header.kind == "NPY" or (header.kind == "TIFF" and not header.mode):
+        return _decode_array(path, data, header)
+    if header.palette is not None or header.kind in ("TIFF", "GIF", "BMP") or header.mode in ("1", "F"):
+        return _decode_pillow(path, data, header)
+    _verify_png(path, data, header)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None or image.shape[:2] != header.size:
+        raise DataError(f"{path}: not a readable picture (damaged, or cut short); fetch it again")
+    if header.bands == 1:
+        return image if image.ndim == 2 else image[:, :, 0]
+    if header.bands == 2:  # OpenCV makes blue, green, red and alpha of grey and alpha
+        return image[:, :, [0, -1]]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if header.bands == 3 else cv2.COLOR_BGRA2RGBA)[:, :, : header.bands]
+
+
+def _decode_label(path: str | Path, data: bytes, header: Header) -> np.ndarray:
+    if _is_fast(data, header):
+        return _decode_fast(path, data, header)
+    if header.kind == "NPY" or (header.kind == "TIFF" and not header.mode):
+        values = _decode_array(path, data, header)
+    elif header.kind == "PPM" and header.mode != "1":
+        values = _decode(path, data, header)  # Pillow spreads the numbers over 0 to 255
+    else:
+        values = _decode_pillow(path, data, header, indices=True)
+        depth, colour_type = data[24:26]
+        if header.kind == "PNG" and colour_type == 0 and depth in (2, 4):
+            values = values // (255 // (2**depth - 1))  # Pillow spreads them over 0..255
+        if header.kind == "TIFF" and header.palette is None and header.dtype == "uint8":
+            bits = _tiff_bits(data)
+            values = values // (255 // (2**bits - 1)) if bits < 8 else values
+    if values.ndim == 3:
+        values = values[:, :, 0] if header.bands < 3 else values[:, :, :3]
+    return values
+
+
+def _tiff_bits(data: bytes) -> int:
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return int(file.pages.first.bitspersample)
+
+
+def _decode_pillow(path: str | Path, data: bytes, header: Header, indices: bool = False) -> np.ndarray:
+    """Decode by Pillow: as stored with `indices`, else palettes as RGB."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            wanted = {"YCbCr": "RGB", "P": "P" if indices else "RGB"}.get(picture.mode, picture.mode)
+            image = np.asarray(picture if wanted == picture.mode else picture.convert(wanted))
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable picture ({error}); fetch it again, or save it as PNG") from None
+    if header.kind == "TIFF" and header.orientation != 1:  # Pillow has turned it
+        image = _turn(image, _INVERSE.get(header.orientation, header.orientation))
+    return image.astype(np.uint16) if image.dtype.kind in "iu" and header.dtype == "uint16" else image
+
+
+def _decode_array(path: str | Path, data: bytes, header: Header) -> np.ndarray:
+    """Decode NumPy's format by NumPy, and TIFF by tifffile, in the byte order of this machine."""
+    try:
+        if header.kind == "NPY":
+            image = np.load(io.BytesIO(data), allow_pickle=False)
+        else:
+            with tifffile.TiffFile(io.BytesIO(data)) as file:
+                page = file.pages.first
+                image = page.asarray()
+                image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image
+    except UNREADABLE as error:
+        hint = "python -m pip install imagecodecs" if "imagecodecs" in str(error) else "fetch it again"
+        raise DataError(f"{path}: {header} cannot be decoded ({error}); {hint}") from None
+    shape = image.shape[2:] if image.ndim == 3 else ((1,) if image.ndim == 2 else None)
+    if image.shape[:2] != header.size or shape != (header.bands,):
+        raise DataError(
+            f"{path}: {header} whose values are laid out as {image.shape}; save it as (height, width, bands)"
+        )
+    image = image[:, :, 0] if header.bands == 1 and image.ndim == 3 else image
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+def _verify_png(path: str | Path, data: bytes, header: Header) -> None:
+    """Look for damage that OpenCV before version 5 does not tell of; the fast decoder does so itself."""
+    if header.kind == "PNG":
+        try:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
                 picture.verify()
-    except Image.DecompressionBombError:
-        raise DataError(f"{path}: {_TOO_LARGE}") from None
-    except Image.UnidentifiedImageError:
-        kinds = "PNG, JPEG, TIFF, BMP, WebP, PPM and GIF"
-        reason = "its header is damaged, or of no known format"
-        raise DataError(f"{path}: not a readable picture ({reason}); known are {kinds}") from None
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable picture ({error}); fetch it again") from None
-    if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: {width}x{height} pixels; {_TOO_LARGE}")
-    if height < 1 or width < 1:
-        raise DataError(f"{path}: {width}x{height} pixels, which is no picture; fetch it again")
-    if mode == "CMYK":
-        raise DataError(f"{path}: a CMYK picture; its colours depend on a print profile, convert it to RGB")
-    if frames > 1:
-        raise DataError(f"{path}: an animated PNG; save the one picture that is meant")
-    return Header(kind, (height, width), orientation if orientation in _UPRIGHT else 1, fast)
-
-
-_TOO_LARGE = f"pictures of more than {MAX_PIXELS:,} pixels are not read; cut it into tiles"
+        except UNREADABLE as error:
+            raise DataError(f"{path}: not a readable picture ({error}); fetch it again") from None
 
 
 def _jpeg_ends(data: bytes) -> bool:
@@ -230,9 +366,15 @@ class _BareException(AbstractContextManager):
         return kind is Exception
 
 
+def _is_fast(data: bytes, header: Header) -> bool:
+    """Tell whether the fast decoder reads a PNG: grey or RGB of 8 bits, not interlaced, without transparency."""
+    plain = header.kind == "PNG" and data[24] == 8 and data[25] in (0, 2) and not data[28]
+    return plain and fast_png is not None and b"tRNS" not in data[: data.find(b"IDAT")]
+
+
 def _decode_fast(path: str | Path, data: bytes, header: Header) -> np.ndarray:
     assert fast_png is not None
-    colour = data[25] == 2
+    colour = header.bands == 3
     with _BareException():
         pixels = fast_png.decode_image_png_u8(data, header.size, "rgb" if colour else "mono")
         return pixels if colour else pixels[:, :, 0]

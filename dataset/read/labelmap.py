@@ -1,16 +1,18 @@
 """Maps what stands in a label file to the ids that a network is trained with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
 
 from dataset.read import DataError
+from dataset.read.image import Stored
 
 IGNORE = 255
 MAX_CLASSES = 255
 
 Colour = tuple[int, int, int]
+Key = int | Colour
 
 
 class LabelMap:
@@ -42,6 +44,7 @@ class LabelMap:
             else:
                 self.ids[self._check_id(key)] = value
         self.has_ids = bool(self.ids)
+        self.names_ignored = IGNORE in self.ids  # whether the mapping itself says what 255 is
         self.ids.setdefault(IGNORE, IGNORE)
         self.table = np.full(65536, IGNORE, np.uint8)
         self.unknown = np.ones(65536, np.uint8)
@@ -52,27 +55,76 @@ class LabelMap:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_color_table": None}
 
+    def raw_values(self, stored: Stored, path: str = "label") -> np.ndarray:
+        """Give the ids (H, W) or colours (H, W, 3) that a label means, read by its palette where that says more.
+
+        Colours of the map are looked up in the palette. A palette of greys is read as these. The indices are ids where
+        no colour of the palette says otherwise.
+
+        Raises:
+            DataError: the palette holds colours of the map at other ids, and others that the map does not know.
+        """
+        values, palette = stored
+        if palette is None:
+            return values
+        used = np.flatnonzero(np.bincount(values.ravel(), minlength=1))
+        entries = {int(i): tuple(palette[i].tolist()) for i in used if i < len(palette)}
+        known = {i: self.colors[color] for i, color in entries.items() if color in self.colors}
+        if self.colors and (not self.has_ids or len(known) == len(used)):
+            return palette[values]
+        if stored.grey:
+            return palette[:, 0][values]
+        if any(self.ids.get(i) != value for i, value in known.items()):
+            others = [str(color) for i, color in entries.items() if i not in known]
+            raise DataError(
+                f"{path}: its palette gives classes of {self.owner} by their colours, but the label map does not know "
+                f"the colours {', '.join(others[:8])}; list them in label_map (or 255 to ignore them)"
+            )
+        return values
+
     def apply(self, raw: np.ndarray, path: str = "label") -> np.ndarray:
         """Map ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3), to training ids uint8 (H, W).
 
         Raises:
-            ValueError: names `path`, the values that are not in the map, and the map.
+            DataError: names `path`, the values that are not in the map, and the map.
         """
+        self._check_kind(raw, path)
         if raw.ndim == 3:
-            return self._apply_colors(raw, path)
-        if not self.has_ids:
-            raise DataError(
-                f"{path}: a label of ids, but {self.owner} maps colours only "
-                f"({self}); use the colour label, or add the ids to label_map"
-            )
+            found = self._look_up(raw)
+            if not found.all():
+                raise DataError(self.message(path, self.unknown_values(raw)))
+            return (found - 1).astype(np.uint8)
         if raw.dtype == np.uint8:
             unknown = cv2.LUT(raw, self.unknown[:256])
             label = cv2.LUT(raw, self.table[:256])
         else:
             unknown, label = self.unknown[raw], self.table[raw]
         if cv2.countNonZero(unknown):
-            raise DataError(self._message(path, np.unique(raw[unknown > 0])))
+            raise DataError(self.message(path, self.unknown_values(raw)))
         return label
+
+    def unknown_values(self, raw: np.ndarray, path: str = "label") -> dict[Key, int]:
+        """Count the pixels of each id or colour of a label that the map does not know.
+
+        Raises:
+            DataError: a label of ids where the map has colours only, or the other way round.
+        """
+        self._check_kind(raw, path)
+        if raw.ndim == 3:
+            keys, counts = np.unique(_packed(raw)[self._look_up(raw) == 0], return_counts=True)
+            colors = [(k >> 16, k >> 8 & 255, k & 255) for k in keys.tolist()]
+            return dict(zip(colors, counts.tolist(), strict=True))
+        keys, counts = np.unique(raw[self.unknown[raw] > 0], return_counts=True)
+        return dict(zip(keys.tolist(), counts.tolist(), strict=True))
+
+    def to_paste(self, extra: Iterable[Key]) -> str:
+        """Write the map as a key of an experiment, with `extra` values added, ignored."""
+        items = {**{k: v for k, v in self.ids.items() if k != IGNORE or self.names_ignored}, **self.colors}
+        if len(items) > 12 and self.has_ids and items == {i: i for i in range(len(items))}:
+            shown = ["rest: identity"]
+        else:
+            shown = [f"{_yaml(key)}: {value}" for key, value in items.items()]
+        return "label_map: {" + ", ".join([*shown, *(f"{_yaml(key)}: {IGNORE}" for key in extra)]) + "}"
 
     def __str__(self) -> str:
         parts = [_describe(*run) for run in _runs(sorted(self.ids.items()))]
@@ -82,22 +134,25 @@ class LabelMap:
             parts += shown + ([f"and {rest} more colours"] if rest > 0 else [])
         return ", ".join(parts)
 
-    def _apply_colors(self, raw: np.ndarray, path: str) -> np.ndarray:
-        if not self.colors:
+    def _check_kind(self, raw: np.ndarray, path: str) -> None:
+        if raw.ndim == 3 and not self.colors:
             raise DataError(
                 f"{path}: a label of three channels, where one channel of ids is wanted; {self._advice(raw)}"
             )
+        if raw.ndim == 2 and not self.has_ids:
+            raise DataError(
+                f"{path}: a label of ids, but {self.owner} maps colours only "
+                f"({self}); use the colour label, or add the ids to label_map"
+            )
+
+    def _look_up(self, raw: np.ndarray) -> np.ndarray:
+        """Give the training ids of colours, each one higher; 0 where the colour is unknown."""
         if self._color_table is None:
             # Zero means unknown, so the 32 MiB stay untouched (and unallocated) but for the known colours.
             self._color_table = np.zeros(1 << 24, np.uint16)
             for (r, g, b), value in self.colors.items():
                 self._color_table[r << 16 | g << 8 | b] = value + 1
-        packed = raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]
-        found = self._color_table[packed]
-        if not found.all():
-            keys = np.unique(packed[found == 0])
-            raise DataError(self._message(path, [f"({k >> 16}, {k >> 8 & 255}, {k & 255})" for k in keys]))
-        return (found - 1).astype(np.uint8)
+        return self._color_table[_packed(raw)]
 
     def _advice(self, raw: np.ndarray) -> str:
         if (raw == raw[:, :, :1]).all():
@@ -107,7 +162,9 @@ class LabelMap:
             'the keys "r,g,b"'
         )
 
-    def _message(self, path: str, values) -> str:
+    def message(self, path: str, unknown: Iterable[Key]) -> str:
+        """Say which values of a label the map does not know, and what to do."""
+        values = list(unknown)
         shown = ", ".join(str(value) for value in values[:8]) + (", ..." if len(values) > 8 else "")
         what = f"values {shown} are" if len(values) > 1 else f"value {shown} is"
         return (
@@ -148,6 +205,14 @@ class LabelMap:
                 "with three numbers from 0 to 255"
             )
         return color
+
+
+def _packed(raw: np.ndarray) -> np.ndarray:
+    return raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]
+
+
+def _yaml(key: Key) -> str:
+    return str(key) if isinstance(key, int) else '"{},{},{}"'.format(*key)
 
 
 def _runs(items: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from dataset.read import DataError
-from dataset.read.image import apply_rotation, read_header, read_image, read_label, upright_size
+from dataset.read.image import apply_rotation, read_header, read_image, read_stored, upright_size
 from dataset.read.labelmap import LabelMap
 from dataset.read.listfile import Pair
 
@@ -39,10 +39,19 @@ class Files:
         image_path, label_path = self.samples[index]
         if label_path is None:
             return read_image(image_path), None
-        label = self.map_for(label_path).apply(read_label(label_path), label_path)
+        label = read_mapped(label_path, self.map_for(label_path))
         image = read_image(image_path, label.shape)
         check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return image, label
+
+
+def read_mapped(path: str, map_: LabelMap) -> np.ndarray:
+    """Read a label file in training ids, uint8 (H, W).
+
+    Raises:
+        DataError, OSError: names the file: unreadable, or a value outside the map.
+    """
+    return map_.apply(map_.raw_values(read_stored(path), path), path)
 
 
 def sample_size(image_path: str, label_path: str | None) -> tuple[int, int]:
@@ -52,7 +61,7 @@ def sample_size(image_path: str, label_path: str | None) -> tuple[int, int]:
         ValueError, OSError: names a file that cannot be read.
     """
     size, orientation = read_header(image_path)
-    label_size = read_header(label_path)[0] if label_path is not None and orientation != 1 else None
+    label_size = upright_size(*read_header(label_path)) if label_path is not None and orientation != 1 else None
     return upright_size(size, orientation) if apply_rotation(size, orientation, label_size) else size
 
 

@@ -5,12 +5,14 @@ import os
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from dataset import build_dataset
 from dataset.prepare.check import check_dataset, compare_splits
+from dataset.read import DataError
 from tests.paths import SHARED
-from tests.three_pictures import build, fails, picture, save
+from tests.three_pictures import build, fails, picture, save, save_palette
 
 CAMVID = SHARED / "data" / "camvid"
 needs_camvid = pytest.mark.skipif(not (CAMVID / "train.txt").is_file(), reason=f"no CamVid in {CAMVID}")
@@ -71,13 +73,52 @@ def test_check_warns_of_labels_already_mapped(tmp_path):
     assert not any("already" in text for text in check_dataset(dataset).warnings)
 
 
-def test_check_warns_of_binary_masks_and_ignored_pixels(tree):
+def test_masks_of_0_and_255_are_refused_with_the_map(tree):
     mask = np.full((12, 16), 255, np.uint8)
     mask[0, 0] = 0
     for name in "abc":
         save(tree / f"label/{name}.png", mask)
-    warnings = " ".join(check_dataset(build(tree, classes=["back", "front"])).warnings)
-    assert "{0: 0, 255: 1}" in warnings and "99.5% of the pixels" in warnings
+    options = {"classes": ["back", "front"]}
+    fails(["train.txt: the labels hold only 0 and 255", "{0: 0, 255: 1}"], check_dataset, build(tree, **options))
+    assert check_dataset(build(tree, label_map={0: 0, 255: 1}, **options)).pixels == (3, 3 * 191)
+    said = check_dataset(build(tree, label_map={0: 0, 1: 1, 255: 255}, **options))
+    assert any("99.5% of the pixels" in warning for warning in said.warnings)
+
+
+def test_check_groups_unknown_values_and_gives_the_map(tree):
+    for name in "abc":
+        label = np.asarray(Image.open(tree / f"label/{name}.png")).copy()
+        label[0, :2] = 7, 9
+        label[1, 0] = 8 if name == "b" else 0
+        save(tree / f"label/{name}.png", label)
+    dataset = build(tree)
+    try:
+        check_dataset(dataset)
+    except DataError as error:
+        lines = str(error).split("\n  ")
+    assert lines[0].endswith("train.txt: 3 of 3 samples cannot be used:") and len(lines) == 4
+    assert "label/a.png: values 7, 9 are not in the label map" in lines[1] and "the same in" in lines[1]
+    assert "label/b.png: value 8 is not in the label map" in lines[2]
+    pasted = lines[3].rpartition("label_map: ")[2]
+    assert yaml.safe_load(pasted) == {0: 0, 1: 1, 2: 2, 7: 255, 8: 255, 9: 255}
+    assert check_dataset(build(tree, label_map=yaml.safe_load(pasted))).ignored == 7
+
+
+def test_palettes_of_a_set_must_agree(tree):
+    """The indices are ids as in VOC as long as each has one colour in all files."""
+    ids = {name: np.asarray(Image.open(tree / f"label/{name}.png")) for name in "abc"}
+    colors = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [9, 9, 200]], np.uint8)
+    for name in "abc":
+        save_palette(tree / f"label/{name}.png", ids[name], colors)
+    counted = np.bincount(np.concatenate([each.ravel() for each in ids.values()]), minlength=3)
+    report = check_dataset(build(tree))
+    assert report.pixels == tuple(counted) and report.palette == ((0, 0, 0, 0), (1, 128, 0, 0), (2, 0, 128, 0))
+    save_palette(tree / "label/b.png", ids["b"], colors[[0, 1, 2, 0]])  # an entry that no pixel has
+    assert check_dataset(build(tree)).pixels == tuple(counted)
+    save_palette(tree / "label/b.png", 2 - ids["b"], colors[[2, 1, 0]])  # the same picture, other indices
+    fails(["label/b.png: its palette gives index 0 the colour (0, 128, 0)", "label/a.png"], check_dataset, build(tree))
+    by_color = {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}
+    assert check_dataset(build(tree, label_map=by_color)).pixels == tuple(counted)
 
 
 def test_compare_splits(tree):
@@ -95,7 +136,7 @@ def test_compare_splits(tree):
 def test_stamp_skips_the_reading_until_something_changes(tree, monkeypatch):
     stamp = tree / "out" / "check.json"
     first = check_dataset(build(tree), stamp=stamp)
-    monkeypatch.setattr("dataset.prepare.check.read_label", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("dataset.prepare.check.read_stored", lambda path: pytest.fail("read again"))
     second = check_dataset(build(tree), stamp=stamp)
     assert second.cached and not first.cached
     assert (second.pixels, second.warnings, second.smallest) == (first.pixels, first.warnings, first.smallest)

@@ -20,6 +20,7 @@ from dataset.base import Key
 from dataset.prepare.pack import pack
 from dataset.read import image
 from dataset.read.packed import Packed
+from dataset.read.source import read_mapped
 from tool.bench import data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
 from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
@@ -242,7 +243,7 @@ def stage_table(trial: Trial) -> Table:
 
     def labels():
         for _, path in samples:
-            dataset.map_for(path).apply(image.read_label(path), path)
+            read_mapped(path, dataset.map_for(path))
 
     stages: dict[str, Callable] = {"picture, OpenCV": partial(decode, False)}
     if image.fast_png is not None:

@@ -1,13 +1,18 @@
 """Reading of pictures: kinds of files, orientation, and what is not readable."""
 
+import threading
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageOps
 
 from dataset.prepare.check import check_dataset
 from dataset.read import image as reading
+from dataset.read.header import read_facts
 from dataset.read.image import read_header, read_image, read_label
+from dataset.read.source import sample_size
 from tests.three_pictures import build, fails, picture, save
 
 EXIF_ORIENTATION = 0x0112
@@ -66,33 +71,127 @@ def test_what_follows_the_end_of_a_jpeg_does_not_count(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.png"), rgb)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_follows_the_label(tmp_path, orientation):
-    """The upright picture is Pillow's; a label that fits only the stored size keeps the picture as stored."""
-    from PIL import ImageOps
+SMOOTH = cv2.resize(np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8), (64, 48))
+SUFFIXES = ("png", "jpg", "webp", "tif")
 
-    smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8), (64, 48))
+
+def oriented(path, orientation, image=SMOOTH):
+    """An image with an orientation, as its format keeps it; and as Pillow shows it."""
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    path = save(tmp_path / "a.jpg", smooth, exif=exif.tobytes(), quality=95)
-    stored = np.asarray(Image.open(path)).astype(int)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(path))).astype(int)
+    save(path, image, exif=exif, **({"quality": 95} if path.suffix in (".jpg", ".webp") else {}))
+    with Image.open(path) as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened)).astype(int)
+    return path, upright
 
-    def same(image, truth):
-        return image.shape == truth.shape and np.abs(image.astype(int) - truth).max() <= 2
 
+def same(image, truth):
+    return image.shape == truth.shape and np.abs(image.astype(int) - truth).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_in_every_format(tmp_path, orientation, suffix):
+    """The upright picture is Pillow's; a label that fits only the stored size keeps the picture as stored."""
+    path, upright = oriented(tmp_path / f"a.{suffix}", orientation)
+    plain, stored = oriented(tmp_path / f"plain.{suffix}", 1)
     assert same(read_image(path), upright)
     assert same(read_image(path, upright.shape[:2]), upright)
     turned = orientation >= 5
     assert same(read_image(path, stored.shape[:2]), stored if turned else upright)
     assert read_header(path) == ((48, 64), orientation)
+    for size in {stored.shape[:2], upright.shape[:2]} if turned else [upright.shape[:2]]:
+        save(tmp_path / "label.png", np.zeros(size, np.uint8))
+        (tmp_path / "train.txt").write_text(f"{path.name} label.png\n")
+        dataset = build(tmp_path)
+        assert dataset[0]["image"].shape[1:] == dataset[0]["label"].shape == size == sample_size(*dataset.samples[0])
+        assert check_dataset(dataset).largest == size
 
-    label = np.zeros(stored.shape[:2] if turned else upright.shape[:2], np.uint8)
-    save(tmp_path / "a.png", label)
-    (tmp_path / "train.txt").write_text("a.jpg a.png\n")
-    dataset = build(tmp_path)
-    assert dataset[0]["image"].shape[1:] == dataset[0]["label"].shape
-    assert check_dataset(dataset).images == 1
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_labels_are_turned_as_pictures_are(tmp_path, suffix):
+    ids = np.random.default_rng(0).integers(0, 3, (12, 16)).astype(np.uint8)
+    path, _ = oriented(tmp_path / f"a.{suffix}", 6, ids)
+    assert np.array_equal(read_label(path), np.rot90(ids, -1)) and read_header(path) == ((12, 16), 6)
+
+
+def test_an_orientation_may_stand_behind_the_picture_of_a_png(tmp_path):
+    path, upright = oriented(tmp_path / "a.png", 6)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    last = data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+    assert same(read_image(path), upright)
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "bmp", "gif", "ppm"])
+def test_only_damage_of_the_picture_counts(tmp_path, suffix):
+    """Bytes behind the end do not, nor EXIF that cannot be read; a cut does, in every format."""
+    path = save(tmp_path / f"a.{suffix}", SMOOTH, **({"compression": "tiff_lzw"} if suffix == "tif" else {}))
+    data, whole = path.read_bytes(), read_image(path)
+    path.write_bytes(data + b"\xff\xda\0\x20ftypmp42" + bytes(range(256)))
+    assert np.array_equal(read_image(path), whole)
+    if suffix in SUFFIXES[:3]:
+        exif = save(tmp_path / f"b.{suffix}", SMOOTH, exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
+        assert np.array_equal(read_image(exif), whole)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    fails(f"{path}: ", read_image, path)
+
+
+def test_a_gain_map_or_a_preview_is_no_second_picture(tmp_path):
+    """CIPA DC-007: the further pictures of a JPEG follow its end."""
+    first = Image.fromarray(SMOOTH)
+    first.save(tmp_path / "a.jpg", quality=95)
+    first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[first.resize((32, 24))], quality=95)
+    assert same(read_image(tmp_path / "b.jpg"), read_image(tmp_path / "a.jpg").astype(int))
+    first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[first])
+    fails("several pictures in one JPEG", read_image, tmp_path / "b.jpg")
+
+
+def test_what_is_not_read_is_said_in_its_own_terms(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, rng.integers(0, 256, (5, 12, 16)).astype(np.uint8), photometric="minisblack")
+    fails("a TIFF of 5 pages", read_facts, path)
+    for planar in ("contig", "separate"):
+        for bands in (2, 4, 5):
+            shape = (12, 16, bands) if planar == "contig" else (bands, 12, 16)
+            values = rng.integers(0, 65536, shape).astype(">u2")
+            tifffile.imwrite(path, values, photometric="minisblack", planarconfig=planar, byteorder=">")
+            fails(f"a TIFF of {bands} bands of uint16, where 3 bands are wanted", read_image, path)
+            assert read_facts(path).bands == bands
+    tifffile.imwrite(path, rng.random((12, 16, 3)).astype(np.float32), photometric="rgb")
+    fails("holds float32 values (a TIFF of 3 bands of float32)", read_image, path)
+    Image.new("LAB", (16, 12)).save(path)
+    fails("a TIFF in CIELab", read_facts, path)
+    Image.new("CMYK", (16, 12)).save(path)
+    fails("a TIFF in CMYK", read_facts, path)
+    Image.new("RGB", (16, 12)).save(tmp_path / "a.png", format="JPEG2000")
+    fails("a.png: not a readable picture (a JPEG 2000 file)", read_facts, tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\x00\x05\x16\x07" + bytes(99))
+    fails("what macOS leaves beside a file", read_facts, tmp_path / "._a.png")
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_deep_tiffs_keep_their_upper_byte(tmp_path, byteorder, planar, compression):
+    values = np.random.default_rng(0).integers(0, 65536, (12, 16, 3)).astype(np.uint16)
+    laid = values if planar == "contig" else np.moveaxis(values, 2, 0)
+    options = {"photometric": "rgb", "planarconfig": planar, "byteorder": byteorder, "compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", laid, **options)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), values >> 8)
+
+
+def test_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
+    """A JPEG of thousands of scans would hold a worker for hours; here the limit is what is short."""
+    path = save(tmp_path / "a.jpg", SMOOTH)
+    done = threading.Event()
+    monkeypatch.setattr(reading, "MAX_SECONDS", 0.01)
+    monkeypatch.setattr(reading, "_decode", lambda *_: done.wait(20))
+    fails("a.jpg: not decoded after 0.01 seconds", read_image, path)
+    done.set()
 
 
 def test_exif_rotation_of_square_pictures_is_applied(tmp_path):

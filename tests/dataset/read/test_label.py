@@ -1,12 +1,125 @@
 """Reading of labels, and label maps."""
 
+import io
+
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from dataset.read.image import read_label
+from dataset.read.header import read_facts
+from dataset.read.image import check_label, read_label
 from dataset.read.labelmap import LabelMap
-from tests.three_pictures import build, fails, save
+from dataset.read.source import read_mapped
+from tests.three_pictures import build, fails, save, save_palette
+
+IDS = np.random.default_rng(1).integers(0, 3, (12, 16)).astype(np.uint8)
+COLORS = np.array([[10, 20, 30], [200, 0, 7], [0, 0, 1]], np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "gif"])
+def test_palettes_mean_colours_greys_or_ids(tmp_path, suffix):
+    """Pillow's `convert` is the truth of colours and greys."""
+    path = save_palette(tmp_path / f"a.{suffix}", 2 - IDS, COLORS[::-1])
+    by_color = LabelMap({tuple(color): i for i, color in enumerate(COLORS.tolist())}, 3, "x")
+    assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), COLORS[IDS])
+    assert np.array_equal(read_mapped(path, by_color), IDS)
+    assert np.array_equal(read_mapped(path, LabelMap(None, 3, "x")), 2 - IDS)
+    both = LabelMap({0: 0, 1: 1, 2: 2, **{tuple(color): i for i, color in enumerate(COLORS.tolist())}}, 3, "x")
+    assert np.array_equal(read_mapped(path, both), IDS)
+    half = LabelMap({0: 0, 1: 1, 2: 2, tuple(COLORS[0].tolist()): 0}, 3, "x")
+    fails(["does not know the colours", "(200, 0, 7)"], read_mapped, path, half)
+    grey = save_palette(tmp_path / f"b.{suffix}", 2 - IDS, [[2] * 3, [1] * 3, [0] * 3])
+    assert np.array_equal(np.asarray(Image.open(grey).convert("L")), IDS)
+    assert np.array_equal(read_label(grey), IDS) and np.array_equal(read_mapped(grey, LabelMap(None, 3, "x")), IDS)
+
+
+@pytest.mark.parametrize("colors", [False, True])
+@pytest.mark.parametrize("name", ["jpg", "jpg in tif", "webp"])
+def test_lossy_labels_are_refused_by_their_compression(tmp_path, name, colors):
+    path = tmp_path / "label.png"  # the suffix says nothing
+    values = COLORS[IDS] if colors else IDS
+    options = {"jpg": {"format": "JPEG"}, "jpg in tif": {"format": "TIFF", "compression": "jpeg"}}
+    save(path, values, **options.get(name, {"format": "WEBP"}))
+    fails(["label.png: a", "changes the ids along every edge"], read_label, path)
+    fails("save labels as PNG", check_label, path, read_facts(path))
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0"])
+def test_lossless_webp_labels_are_read(tmp_path, exif):
+    path = save(tmp_path / "a.webp", COLORS[IDS], lossless=True, exif=exif)
+    assert np.array_equal(read_label(path), COLORS[IDS])
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "u4"])
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
+def test_tiff_labels_of_any_depth_and_byte_order(tmp_path, byteorder, dtype, compression):
+    path, ids = tmp_path / "a.tif", IDS.astype(dtype) + (0 if dtype == "u1" else 300)
+    tifffile.imwrite(path, ids, byteorder=byteorder, compression=compression)
+    label = read_label(path)
+    assert label.dtype == (np.uint8 if dtype == "u1" else np.uint16) and np.array_equal(label, ids)
+
+
+@pytest.mark.parametrize("highest", [2, 18, 255, 300, 65535])
+def test_portable_maps_keep_their_numbers(tmp_path, highest):
+    """Netpbm: numbers up to the highest, of two bytes above 255."""
+    numbers = IDS.astype(">u2" if highest > 255 else "u1").tobytes()
+    data = b"P5 16 12 %d\n" % highest + numbers
+    (tmp_path / "a.pgm").write_bytes(data)
+    assert np.array_equal(read_label(tmp_path / "a.pgm"), IDS)
+    (tmp_path / "a.pgm").write_bytes(data * 2)
+    fails("several pictures in one PPM", read_label, tmp_path / "a.pgm")
+
+
+def test_labels_of_other_kinds_are_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.dstack([IDS] * 2), photometric="minisblack", planarconfig="contig")
+    fails("a label that is a TIFF of 2 bands of uint8", read_label, path)
+    tifffile.imwrite(path, COLORS[IDS].astype(np.uint16), photometric="rgb")
+    fails("a label of colours that is a TIFF of 3 bands of uint16", read_label, path)
+    tifffile.imwrite(path, IDS.astype(np.float32))
+    fails("holds float32 values", read_label, path)
+    tifffile.imwrite(path, 255 - IDS, photometric="miniswhite")
+    fails("stored as their opposites", read_label, path)
+    tifffile.imwrite(path, IDS.astype(np.int32) - 5)
+    fails("holds numbers from -5 to -3", read_label, path)
+    np.save(tmp_path / "a.npy", IDS.astype(">i8") + 300)
+    assert np.array_equal(read_label(tmp_path / "a.npy"), IDS.astype(int) + 300)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp", "a.mpo"])
+def test_files_of_several_pictures_are_refused(tmp_path, name):
+    first, second = (Image.fromarray(COLORS[each]) for each in (IDS, 2 - IDS))
+    form = {"format": "MPO"} if name == "a.mpo" else {}
+    first.save(tmp_path / name, save_all=True, append_images=[second], **form)
+    fails([f"{name}: ", "save the one picture that is meant"], read_label, tmp_path / name)
+    fails("save the one picture that is meant", read_facts, tmp_path / name)
+
+
+def test_smaller_forms_and_masks_in_a_tiff_are_no_further_pictures(tmp_path):
+    """As cloud-optimised GeoTIFFs have them; TIFF 6.0, NewSubfileType."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(IDS)
+        file.write(IDS[::2, ::2], subfiletype=1)
+        file.write(IDS > 0, subfiletype=4)
+    assert np.array_equal(read_label(tmp_path / "a.tif"), IDS)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_tiff_labels_of_few_bits(tmp_path, bits):
+    """Rows of ids, packed by hand (TIFF 6.0, section 4)."""
+    ids = IDS % 2**bits
+    packed = np.packbits(np.unpackbits(ids[:, :, None], axis=2)[:, :, 8 - bits :].reshape(12, -1), axis=1).tobytes()
+    tags = ((256, 16), (257, 12), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 12), (279, len(packed)))
+    out = io.BytesIO(b"II*\0" + (8 + len(packed)).to_bytes(4, "little") + packed)
+    out.seek(0, io.SEEK_END)
+    out.write(len(tags).to_bytes(2, "little"))
+    for tag, value in tags:
+        out.write(tag.to_bytes(2, "little") + b"\4\0\1\0\0\0" + value.to_bytes(4, "little"))
+    out.write(bytes(4))
+    (tmp_path / "a.tif").write_bytes(out.getvalue())
+    assert np.array_equal(read_label(tmp_path / "a.tif"), ids)
 
 
 def test_labels_are_read_as_stored(tmp_path):
