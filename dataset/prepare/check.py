@@ -111,13 +111,11 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
     Raises:
         DataError: the palettes of their labels give one index different colours.
     """
-    known = {index: color for index, *color in train_report.palette}
-    for index, *color in val_report.palette:
-        if known.get(index, color) != color:
-            what = _palettes_differ(
-                index, tuple(known[index]), f"labels of {train.list_file}", tuple(color), str(val.list_file)
-            )
-            raise DataError(what)
+    known = {index: (r, g, b) for index, r, g, b in train_report.palette}
+    for index, r, g, b in val_report.palette:
+        if (first := known.get(index, (r, g, b))) != (r, g, b):
+            where, other = f"the labels of {train.list_file}", str(val.list_file)
+            raise DataError(_palettes_differ(index, first, where, (r, g, b), other))
     warnings = []
     counts = zip(train.classes, train_report.pixels, val_report.pixels, strict=True)
     absent = [name for name, seen, wanted in counts if wanted and not seen]
@@ -126,8 +124,8 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
             f"classes of {val.list_file} that never occur in {train.list_file}, so no network "
             f"can learn them: {_names(absent)}"
         )
-    known = {os.path.realpath(image) for image, _ in train.samples}
-    shared = [image for image, _ in val.samples if os.path.realpath(image) in known]
+    seen_paths = {os.path.realpath(image) for image, _ in train.samples}
+    shared = [image for image, _ in val.samples if os.path.realpath(image) in seen_paths]
     if shared:
         warnings.append(
             f"{len(shared)} pictures are in {train.list_file} and in {val.list_file} (first: "

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as TiffDirectory
 
 from dataset.read import DataError
@@ -194,8 +195,10 @@ def _tiff(path: str | Path, file: BinaryIO) -> Header:
     if dtype == "float8":
         raise DataError(f"{path}: a TIFF of {bands} bands of floats of {bits[0]} bits; save floats of 32 bits")
     extra = page.get(338, ())
-    with Image.open(file) if _pillow_reads(photometric, bands, dtype) else _NoImage() as picture:
-        mode, palette = picture.mode, _palette(picture) if photometric == 3 else None
+    mode, palette = "", None
+    if _pillow_reads(photometric, bands, dtype):
+        with Image.open(file, formats=("TIFF",)) as picture:
+            mode, palette = picture.mode, _palette(picture) if photometric == 3 else None
     orientation = page.get(ORIENTATION, 1)
     return Header(
         "TIFF",
@@ -209,12 +212,6 @@ def _tiff(path: str | Path, file: BinaryIO) -> Header:
         mode,
         photometric == 0,
     )
-
-
-class _NoImage(io.BytesIO):
-    """Stands for a TIFF that Pillow does not read."""
-
-    mode, palette = "", None
 
 
 def _pillow_reads(photometric: int, bands: int, dtype: str) -> bool:
@@ -231,7 +228,7 @@ def _other(path: str | Path, file: BinaryIO) -> Header:
             raise DataError(f"{path}: a CMYK picture; its colours depend on a print profile, convert it to RGB")
         if mode not in _MODES:
             raise DataError(f"{path}: a {kind} of the mode {mode}, which is not read; convert it to RGB or grey")
-        if kind == "MPO" and _several_views(picture):
+        if isinstance(picture, MpoImageFile) and _several_views(picture):
             raise DataError(f"{path}: several pictures in one JPEG (MPO); save the one picture that is meant")
         if kind != "MPO" and getattr(picture, "is_animated", False):
             raise DataError(f"{path}: an animated {kind}; save the one picture that is meant")
@@ -240,8 +237,8 @@ def _other(path: str | Path, file: BinaryIO) -> Header:
         if kind == "PNG":
             bands = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[start[25]]
             dtype = {1: "bool" if mode == "1" else "uint8", 16: "uint16"}.get(start[24], "uint8")
-        elif kind == "PPM" and picture.tile[0][0] in ("ppm", "ppm_plain") and picture.tile[0][3] != mode:
-            dtype = "uint16" if picture.tile[0][3][-1] > 255 else "uint8"
+        elif kind == "PPM" and isinstance(highest := (picture.tile[0][3] or (0,))[-1], int) and mode != "F":
+            dtype = "uint16" if highest > 255 else "uint8"
         palette = _palette(picture) if mode == "P" else None
         orientation = _orientation(picture, file, kind)
     if kind == "WEBP":
@@ -253,19 +250,20 @@ def _other(path: str | Path, file: BinaryIO) -> Header:
 
 def _palette(picture: Image.Image) -> np.ndarray:
     """Give the palette of an image that is not decoded, uint8 (256, 3) RGB."""
+    assert picture.palette is not None
     rawmode, data = picture.palette.getdata()
     probe = Image.new("P", (1, 1))
     probe.putpalette(data, rawmode)
     return np.array(probe.getpalette("RGB"), np.uint8).reshape(-1, 3)
 
 
-def _several_views(picture: Image.Image) -> bool:
+def _several_views(picture: MpoImageFile) -> bool:
     """Tell whether an MPO holds more than one picture, not just a gain map or a preview of the first.
 
     CIPA DC-007, section 5.2.3.3: the types of views are named; cameras leave the type of other pictures undefined, and
     these are smaller than the first.
     """
-    entries = picture.mpinfo.get(0xB002, [])
+    entries = (picture.mpinfo or {}).get(0xB002, [])
     if any(entry["Attribute"]["MPType"].startswith("Multi-Frame") for entry in entries):
         return True
     size = picture.size

@@ -119,7 +119,8 @@ class LabelMap:
 
     def to_paste(self, extra: Iterable[Key]) -> str:
         """Write the map as a key of an experiment, with `extra` values added, ignored."""
-        items = {**{k: v for k, v in self.ids.items() if k != IGNORE or self.names_ignored}, **self.colors}
+        items: dict[Key, int] = {k: v for k, v in self.ids.items() if k != IGNORE or self.names_ignored}
+        items.update((color, value) for color, value in self.colors.items())
         if len(items) > 12 and self.has_ids and items == {i: i for i in range(len(items))}:
             shown = ["rest: identity"]
         else:
