@@ -4,7 +4,6 @@ Nothing is decoded here, so a file of a few bytes cannot claim gigabytes of memo
 can tell what will be refused. Pillow parses; of a TIFF its directory, which says more than Pillow's modes do.
 """
 
-import io
 import struct
 import zlib
 from pathlib import Path
