@@ -1,4 +1,4 @@
-"""Every command in README.md is one that runs: here, in another test, or with data that only a user has."""
+"""Every command in README.md and docs/running.md runs: here, in another test, or with data that only a user has."""
 
 import os
 import re
@@ -19,7 +19,8 @@ from tool.prepare import main as prepare_main
 from util.config.load import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", README, re.S | re.M)
+PAGES = README + (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", PAGES, re.S | re.M)
 COMMANDS = [
     line.strip().partition("  #")[0].strip()
     for _, language, body in BLOCKS
@@ -36,6 +37,8 @@ ELSEWHERE = (
     "sh tool/quickstart.sh",
     "sh tool/check.sh",
     "sh tool/gpu_check.sh",
+    "tool.config camvid pspnet50",
+    "tool.prepare custom",
     "my_old.yaml",
     "--checkpoint train_epoch_200.pth",
     "tool.import_weights train_epoch_200.pth",
