@@ -42,10 +42,15 @@ class SegModel(nn.Module):
         gives it. Logits of half precision (autocast) come back as float32, which softmax and loss need.
         """
         outputs = self.decode(self.forward_features(x))
-        return {
-            name: y if name in self.raw_outputs else _enlarge(y, x.shape[-2:], self.align_corners)
-            for name, y in outputs.items()
-        }
+        for name, logits in outputs.items():
+            if name in self.raw_outputs:
+                continue
+            if logits.dtype in (torch.float16, torch.bfloat16):
+                logits = logits.float()
+            if logits.requires_grad:  # the loss wants planes of classes, and the small map is the cheaper to rearrange
+                logits = logits.contiguous()
+            outputs[name] = resize(logits, x.shape[-2:], self.align_corners)
+        return outputs
 
     @property
     def gives_coarse(self) -> bool:
@@ -101,11 +106,3 @@ class SegModel(nn.Module):
         """
         parts = (module for module in self.modules() if module is not self)
         return max((getattr(part, "smallest_train_batch", 1) for part in parts), default=1)
-
-
-def _enlarge(logits: torch.Tensor, size: torch.Size, align_corners: bool) -> torch.Tensor:
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    if logits.requires_grad:  # the loss wants the classes in planes, and the small map is the cheaper to rearrange
-        logits = logits.contiguous()
-    return resize(logits, size, align_corners)

@@ -93,6 +93,7 @@ class SegLoss(nn.Module):
         self.name, self.options, self.extra = name, dict(options or {}), dict(extra or {})
         self.outputs = {**OUTPUTS, **(outputs or {})}
         check_loss(name, self.options, label_smoothing, self.extra, self.outputs)
+        self.arguments = {loss: frozenset(_arguments(loss)) for loss in LOSSES}
         self.weights, self.ignore_label, self.label_smoothing = dict(weights), ignore_label, label_smoothing
         table = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", table)
@@ -126,19 +127,20 @@ class SegLoss(nn.Module):
             raise UserError(f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop")
         if normaliser is None:
             normaliser = self.normaliser(label)
-        terms = {}
+        total: Tensor | int = 0
+        terms: dict[str, Tensor] = {}
         for output, logits in outputs.items():
             own = self.outputs.get(output)
             name, options = (self.name, self.options) if own is None else (own, {})
-            terms[output] = self._term(name, options, logits, label, normaliser)
-        total = sum(self.weights[output] * term for output, term in terms.items())
+            term = self._term(name, options, logits, label, normaliser)
+            total, terms[output] = total + self.weights[output] * term, term.detach()
         for name, weight in self.extra.items():
             if name in JOINT_LOSSES:
-                terms[name] = self._boundary_aware(outputs, label) / normaliser[1]
+                term = self._boundary_aware(outputs, label) / normaliser[1]
             else:
-                terms[name] = self._term(name, {}, outputs["out"], label, normaliser)
-            total = total + weight * terms[name]
-        return total, {name: term.detach() for name, term in terms.items()}
+                term = self._term(name, {}, outputs["out"], label, normaliser)
+            total, terms[name] = total + weight * term, term.detach()
+        return total, terms
 
     def _boundary_aware(self, outputs: dict[str, Tensor], label: Tensor) -> Tensor:
         if "boundary" not in outputs:
@@ -149,7 +151,7 @@ class SegLoss(nn.Module):
     def _term(self, name: str, options: dict, logits: Tensor, label: Tensor, normaliser: Tensor) -> Tensor:
         if name in OTHER_LOSSES:
             return OTHER_LOSSES[name](logits, label, self.ignore_label) / normaliser[1]
-        taken = _arguments(name)
+        taken = self.arguments[name]
         options = {**options, "class_weights": self.class_weights}
         if "label_smoothing" in taken:
             options["label_smoothing"] = self.label_smoothing

@@ -16,7 +16,7 @@ from util.record import status
 from util.record.log import log
 from util.record.machine import peak_memory
 from util.train.losslog import LossLog
-from util.train.prefetch import MOVED, Prefetch, Waits
+from util.train.prefetch import Prefetch, Waits
 from util.train.progress import Progress
 
 AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -132,7 +132,8 @@ def to_device(batch: dict, training: Training) -> tuple[Tensor, Tensor]:
 
     image (n, 3, h, w), label (n, h, w).
     """
-    image, label = (batch[name].to(training.device, non_blocking=True) for name in MOVED)
+    image = batch["image"].to(training.device, non_blocking=True)
+    label = batch["label"].to(training.device, non_blocking=True)
     image = image.float().sub_(training.mean).div_(training.std)
     if training.config.data.channel_order == "bgr":
         image = image.flip(1)
@@ -149,7 +150,9 @@ def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]
     the number of processes nor that of the micro-batches moves it.
     """
     optim, amp = training.config.optim, AMP_TYPES[training.config.train.amp]
-    counts = torch.stack([training.criterion.normaliser(label) for _, label in micro_batches]).sum(0)
+    counts = torch.zeros(2, device=training.device)
+    for _, label in micro_batches:
+        counts += training.criterion.normaliser(label)
     normaliser = dist.all_reduce_sum_(counts) / dist.world_size()  # DDP averages the gradients over the processes
     sums: dict[str, Tensor] = {}
     for index, (image, label) in enumerate(micro_batches):
@@ -169,7 +172,8 @@ def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]
         training.scaler.unscale_(training.optimizer)
         nn.utils.clip_grad_norm_(training.model.parameters(), optim.clip_grad)
     training.scaler.step(training.optimizer)
-    update_scale(training)
+    if training.scaler.is_enabled():
+        update_scale(training)
     training.optimizer.zero_grad(set_to_none=True)
     training.schedule.step()
     if training.ema is not None:
@@ -187,8 +191,6 @@ def update_scale(training: Training) -> None:
     number. The scale is read as what a one becomes, since `get_scale` makes the host wait for the device.
     """
     scaler = training.scaler
-    if not scaler.is_enabled():
-        return
     one = torch.ones((), device=training.device)
     before = scaler.scale(one)
     scaler.update()

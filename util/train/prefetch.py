@@ -55,7 +55,9 @@ class Prefetch:
 
     def _fetch(self) -> list[dict]:
         with self.waits.measured():
-            fetched = [next(self.batches) for _ in range(self.accumulate)]
+            fetched: list[dict] = []
+            while len(fetched) < self.accumulate:
+                fetched.append(next(self.batches))
         if self.stream is not None:
             with torch.cuda.stream(self.stream):
                 for micro_batch in fetched:
