@@ -1,4 +1,4 @@
-"""Procedurally drawn street scenes: a picture and its label, painted by the same calls.
+"""Drawn street scenes: picture and label by the same calls.
 
 A scene is planned in metres (X right, Y up, Z forward, the camera stands above the origin), seen through a
 pinhole camera and painted from far to near. The ground is shaded pixel by pixel, all else is polygons, strokes

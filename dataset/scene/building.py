@@ -27,7 +27,10 @@ AWNINGS = ((176, 52, 48), (48, 96, 74), (216, 206, 186), (56, 84, 140), (214, 15
 
 
 class Wall:
-    """An upright rectangle over the ground from `start` to `end` (3,); its points are (u along, v up)."""
+    """An upright rectangle over the ground from `start` to `end`.
+
+    Both are (3,); its points are (u along, v up).
+    """
 
     def __init__(self, start: np.ndarray, end: np.ndarray, height: float):
         self.start, self.height = start, height
@@ -41,11 +44,14 @@ class Wall:
         return points
 
     def quad(self, u0: float, u1: float, v0: float, v1: float) -> np.ndarray:
-        """The rectangle (4, 3) with these sides."""
+        """Return the rectangle (4, 3) with these sides."""
         return self.points((u0, u0, u1, u1), (v0, v1, v1, v0))
 
     def quads(self, u0: np.ndarray, u1: np.ndarray, v0, v1) -> np.ndarray:
-        """Rectangles (n, 4, 3) with these sides, arrays (n,) or numbers."""
+        """Return rectangles (n, 4, 3) with these sides.
+
+        The sides are arrays (n,) or numbers.
+        """
         v = np.empty((len(u0), 4))
         v[:, 0] = v[:, 3] = v0
         v[:, 1] = v[:, 2] = v1
@@ -53,7 +59,10 @@ class Wall:
 
 
 class Building(Thing):
-    """A house ("house") or a block of a city ("block") with its front along the street from z0 to z1 at s."""
+    """A house, or a block of a city, along the street.
+
+    Its front goes from z0 to z1 at s.
+    """
 
     def __init__(self, rng: Rng, plan: Plan, side: int, s: float, z0: float, z1: float, kind: str, lag=0.0):
         self.depth = z1 + lag
@@ -78,7 +87,10 @@ class Building(Thing):
         self.chimneys = rng.uniform(0.1, 0.9, int(rng.integers(0, 3)))
 
     def corner(self, u: float, back: float, height: float) -> np.ndarray:
-        """World point: share u along the front, metres back from it and up."""
+        """Return a world point at a share of the front.
+
+        back and height: metres back from it and up.
+        """
         return self.a + (self.b - self.a) * u + self.out * back + (0, height, 0)
 
     def shade(self, canvas: Canvas) -> None:

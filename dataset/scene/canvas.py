@@ -1,4 +1,4 @@
-"""Light, camera and canvas: what the things of a scene are painted with."""
+"""Light, camera and canvas that scenes are painted with."""
 
 import functools
 import math
@@ -38,25 +38,34 @@ Rng = np.random.Generator
 
 
 def pick(rng: Rng, options):
-    """One of a sequence; unlike Generator.choice it leaves tuples of unequal things alone."""
+    """Return one of a sequence at random.
+
+    Unlike Generator.choice it leaves tuples of unequal things alone.
+    """
     return options[int(rng.integers(len(options)))]
 
 
 def jitter(rng: Rng, color: Color, amount: float = 0.08, hue: float = 0.06) -> Color:
-    """The colour, lighter or darker by about the share `amount`, each channel off by about 100 * `hue`."""
+    """Return the colour, lighter or darker by about `amount`.
+
+    Each channel is off by about 100 * `hue`.
+    """
     gain = 1 + rng.normal(0, amount)
     r, g, b = (c * gain + rng.normal(0, 100 * hue) for c in color)
     return min(max(r, 0), 255), min(max(g, 0), 255), min(max(b, 0), 255)
 
 
 def mix(a: Color, b: Color, share: float) -> Color:
-    """`share` of b in a."""
+    """Return a colour with `share` of b in a."""
     return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share, a[2] + (b[2] - a[2]) * share
 
 
 @functools.cache
 def noise_tile(exponent: float, size: int = 256) -> np.ndarray:
-    """Periodic noise (size, size) float32, mean 0, deviation 1, spectrum 1/f^exponent: 0 grains, 2 clouds."""
+    """Return periodic noise (size, size), spectrum 1/f^exponent.
+
+    float32, mean 0, deviation 1; 0 grains, 2 clouds.
+    """
     white = np.random.default_rng(size).standard_normal((size, size))
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size), indexing="ij")
     frequency = np.maximum(np.hypot(fx, fy), 1 / size)
@@ -65,13 +74,16 @@ def noise_tile(exponent: float, size: int = 256) -> np.ndarray:
 
 
 def sample_tile(exponent: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The repeated noise tile, read at (u, v) in tile pixels; OpenCV wants them to fit 16 bits."""
+    """Read the repeated noise tile at (u, v).
+
+    In tile pixels; OpenCV wants them to fit 16 bits.
+    """
     return cv2.remap(noise_tile(exponent), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 @dataclass(frozen=True)
 class Light:
-    """The weather and the hour: what lights the scene and veils what is far."""
+    """Weather and hour: lights the scene, veils the distance."""
 
     sun: tuple[float, float, float]  # unit vector towards the sun
     direct: Color  # factors on a surface that faces the sun, added to
@@ -84,7 +96,10 @@ class Light:
     lamps: bool  # windows and vehicles are lit
 
     def shade(self, normal: tuple[float, float, float] | None) -> Color:
-        """Factors on the colour of a surface; without a normal, those of a round thing."""
+        """Return factors on a surface's colour.
+
+        Without a normal, those of a round thing.
+        """
         if normal is None:
             facing = 0.5
         else:
@@ -120,7 +135,10 @@ def draw_light(rng: Rng) -> Light:
 
 
 class Camera:
-    """A pinhole at height `eye` above flat ground. height, width: of the canvas, in pixels."""
+    """A pinhole at height `eye` above flat ground.
+
+    height, width: of the canvas, in pixels.
+    """
 
     def __init__(self, rng: Rng, height: int, width: int):
         self.height, self.width = height, width
@@ -146,7 +164,10 @@ class Camera:
         return self.focal / z / SUPERSAMPLING
 
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each canvas pixel, roll undone: pixels right of the principal point and below the horizon."""
+        """Return each pixel's offsets from the principal point.
+
+        To the right and below the horizon, roll undone.
+        """
         x = np.arange(self.width, dtype=np.float32)[None] - np.float32(self.width / 2)
         y = np.arange(self.height, dtype=np.float32)[:, None] - np.float32(self.height / 2)
         cos, sin = np.float32(self.cos), np.float32(self.sin)
@@ -155,14 +176,19 @@ class Camera:
         return right, below
 
     def sees(self, x: float, z: float, reach: float = 0.0) -> bool:
-        """Whether some of a thing at (x, z), `reach` metres to both sides, is between the picture's edges."""
+        """Tell whether some of a thing is between the picture's edges.
+
+        It stands at (x, z), `reach` metres to both sides.
+        """
         off_centre = abs(self.cx - self.width / 2 + self.focal * x / z)
         return z > NEAR and off_centre < self.width / 2 + self.focal * reach / z
 
 
 class Canvas:
-    """Picture, label and the shadows on the ground, each of the camera's size, with the drawing primitives.
-    `label=None` leaves the label as it is: a detail upon a thing already drawn."""
+    """Picture, label and shadows, with the drawing primitives.
+
+    Each of the camera's size. `label=None` leaves the label as it is: a detail upon a thing already drawn.
+    """
 
     def __init__(self, camera: Camera, light: Light, rng: Rng):
         self.camera, self.light, self.rng = camera, light, rng
@@ -172,7 +198,10 @@ class Canvas:
         self.contact = np.zeros((camera.height, camera.width), np.uint8)  # of the sky, close under a thing
 
     def tone(self, color: Color, z: float, normal=None, glow: float = 0.0) -> Tone:
-        """A surface's colour as the camera sees it: lit (or glowing by itself), then veiled by the haze."""
+        """Return a surface's colour as the camera sees it.
+
+        Lit (or glowing by itself), then veiled by the haze.
+        """
         clear = math.exp(-z / self.light.visibility)
         (r, g, b), (fr, fg, fb), (hr, hg, hb) = color, self.light.shade(normal), self.light.low
         if glow:
@@ -183,7 +212,10 @@ class Canvas:
         return int(min(255.0, red)), int(min(255.0, green)), int(min(255.0, blue))
 
     def fill(self, shapes: list[np.ndarray], tone: Tone | None, label: int | None) -> None:
-        """Polygons (n, 2) in canvas pixels; without a tone only the label is written."""
+        """Fill polygons (n, 2) in canvas pixels.
+
+        Without a tone only the label is written.
+        """
         shapes = [np.rint(shape * (1 << SUBPIXEL)).astype(np.int32) for shape in shapes]
         if tone is not None:
             cv2.fillPoly(self.image, shapes, tone, cv2.LINE_8, SUBPIXEL)
@@ -191,7 +223,7 @@ class Canvas:
             cv2.fillPoly(self.label, shapes, label, cv2.LINE_8, SUBPIXEL)
 
     def line(self, points: np.ndarray, thickness: float, tone: Tone, label: int | None) -> None:
-        """A polyline (n, 2) with round ends, canvas pixels."""
+        """Draw a polyline (n, 2) with round ends, canvas pixels."""
         corners = [np.rint(points * (1 << SUBPIXEL)).astype(np.int32)]
         pixels = max(1, round(thickness))
         cv2.polylines(self.image, corners, False, tone, pixels, cv2.LINE_8, SUBPIXEL)
@@ -199,7 +231,10 @@ class Canvas:
             cv2.polylines(self.label, corners, False, label, pixels, cv2.LINE_8, SUBPIXEL)
 
     def discs(self, centres: np.ndarray, radii: np.ndarray, tones: list[Tone], label: int) -> None:
-        """Discs at (n, 2) canvas pixels, each with its radius (n,) and tone, in that order."""
+        """Draw discs at (n, 2), each with radius and tone.
+
+        In that order, canvas pixels.
+        """
         high = (self.camera.width, self.camera.height)
         seen = np.all((centres > -radii[:, None]) & (centres < radii[:, None] + high), axis=1).tolist()
         centres = np.rint(centres * (1 << SUBPIXEL)).astype(int).tolist()
@@ -210,7 +245,10 @@ class Canvas:
                 cv2.circle(self.label, centre, radius, label, cv2.FILLED, cv2.LINE_8, SUBPIXEL)
 
     def glaze(self, shape: np.ndarray, tone: Tone, opacity: float, label: int) -> None:
-        """A polygon (n, 2) through which the picture shows; its label does not."""
+        """Fill a polygon (n, 2) that the picture shows through.
+
+        The label does not.
+        """
         low = np.maximum(np.floor(shape.min(0)).astype(int), 0)
         high = np.minimum(np.ceil(shape.max(0)).astype(int) + 1, (self.camera.width, self.camera.height))
         if (high <= low).any():
@@ -224,7 +262,10 @@ class Canvas:
         self.label[low[1] : high[1], low[0] : high[0]][inside] = label
 
     def polygon(self, points, color: Color, label: int | None, normal=None, glow: float = 0.0) -> None:
-        """A flat polygon of world points (n, 3), cut off at the near plane."""
+        """Fill a flat polygon of world points (n, 3).
+
+        It is cut off at the near plane.
+        """
         points = clip_near(np.asarray(points, float))
         if len(points):
             shape = self.camera.project(points)
@@ -233,15 +274,20 @@ class Canvas:
                 self.fill([shape], self.tone(color, z, normal, glow), label)
 
     def polygons(self, points: np.ndarray, color: Color, label: int | None, normal=None, glow=0.0) -> None:
-        """Several that do not overlap (m, n, 3), of one colour; any that reach behind the near plane are left
-        out."""
+        """Fill polygons (m, n, 3) of one colour that do not overlap.
+
+        Any that reach behind the near plane are left out.
+        """
         points = points[(points[..., 2] > NEAR).all(axis=1)]
         if len(points):
             tone = self.tone(color, float(points[..., 2].mean()), normal, glow)
             self.fill(list(self.camera.project(points)), tone, label)
 
     def cast(self, points) -> None:
-        """The sun's shadow on the ground of the convex body with these corners (n, 3), unless it is far."""
+        """Cast the shadow of a convex body on the ground.
+
+        points: its corners (n, 3); nothing if it is far.
+        """
         points = np.asarray(points, float)
         if points[0, 2] > 70:
             return
@@ -250,7 +296,7 @@ class Canvas:
         self.stain(self.shadow, cv2.convexHull(flat.astype(np.float32))[:, 0])
 
     def stain(self, mask: np.ndarray, ground: np.ndarray) -> None:
-        """Mark a polygon (n, 2) of ground points (X, Z) in one of the two shadow masks."""
+        """Mark a polygon (n, 2) of ground points as shadow."""
         points = np.zeros((len(ground), 3))
         points[:, (0, 2)] = ground
         points = clip_near(points)
@@ -259,12 +305,18 @@ class Canvas:
             cv2.fillPoly(mask, [shape], 255, cv2.LINE_8, SUBPIXEL)
 
     def touch(self, x: float, z: float, wide: float, deep: float) -> None:
-        """The dark spot on the ground under a thing that stands at (x, z): half axes in metres."""
+        """Darken the ground under a thing at (x, z).
+
+        wide, deep: half axes in metres.
+        """
         self.stain(self.contact, np.array([(x + wide * cos, z + deep * sin) for cos, sin in CIRCLE]))
 
 
 def clip_near(points: np.ndarray) -> np.ndarray:
-    """The part of a polygon (n, 3) with Z >= NEAR; empty when there is none (Sutherland and Hodgman 1974)."""
+    """Return the part of a polygon (n, 3) with Z >= NEAR.
+
+    Empty when there is none (Sutherland and Hodgman 1974).
+    """
     inside = points[:, 2] >= NEAR
     if inside.all():
         return points
@@ -279,7 +331,10 @@ def clip_near(points: np.ndarray) -> np.ndarray:
 
 
 class Upright:
-    """Drawing in metres on an upright plane that faces the camera at (x, z); points are (right of x, up)."""
+    """Drawing in metres on a plane that faces the camera.
+
+    It stands at (x, z); points are (right of x, up).
+    """
 
     def __init__(self, canvas: Canvas, x: float, z: float):
         camera = canvas.camera
@@ -288,7 +343,7 @@ class Upright:
         self.axes = self.scale * np.array(((camera.cos, camera.sin), (camera.sin, -camera.cos)))
 
     def pixels(self, points) -> np.ndarray:
-        """Canvas pixels (..., 2) of points (..., 2) of the plane."""
+        """Return canvas pixels (..., 2) of the plane's points."""
         points = np.asarray(points, float)
         return self.origin + points[..., :1] * self.axes[0] + points[..., 1:] * self.axes[1]
 

@@ -1,4 +1,4 @@
-"""Draws whole scenes, and, run as a module, its share of a data set into a folder.
+"""Draws whole scenes, or a share of a data set.
 
 python -m dataset.scene.draw FOLDER HEIGHT WIDTH TRAIN VAL SEED SHARE OF
 """
@@ -18,8 +18,11 @@ from dataset.scene.plan import Plan
 
 
 def draw_scene(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one scene: picture (height, width, 3) uint8 RGB and label (height, width) uint8, indices into
-    CLASSES or 255. The generator's state alone decides every byte. Raises ValueError below 32 x 32 pixels."""
+    """Draw one scene; return picture and label.
+
+    Picture (height, width, 3) uint8 RGB, label (height, width) uint8: indices into CLASSES, or 255. The generator's
+    state alone decides every byte. DataError: below 32 x 32 pixels.
+    """
     if height < 32 or width < 32:
         raise DataError(f"a street scene needs at least 32 x 32 pixels, got {height} x {width}")
     light = draw_light(rng)
@@ -41,7 +44,9 @@ def draw_scene(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarra
 
 
 def draw_share(folder: str, height: int, width: int, train: int, val: int, seed: int, share: int, of: int):
-    """Draw every `of`-th scene, from number `share` on, into folder/image and folder/label as PNG files.
+    """Draw every `of`-th scene into a folder's PNG files.
+
+    From number `share` on, into folder/image and folder/label.
 
     Scene i of a split depends on (seed, split, i) alone. Raises OSError where a file cannot be written.
     """

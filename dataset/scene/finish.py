@@ -22,7 +22,10 @@ from dataset.scene.traffic import PAINTS
 
 
 def paint_bonnet(canvas: Canvas) -> None:
-    """The camera car's own bonnet along the lower edge: it belongs to no class."""
+    """Paint the camera car's own bonnet.
+
+    Along the lower edge; it belongs to no class.
+    """
     rng, camera = canvas.rng, canvas.camera
     height, width = camera.height, camera.width
     rise, color = height * rng.uniform(0.06, 0.12), jitter(rng, pick(rng, PAINTS), 0.05)
@@ -40,7 +43,10 @@ GRAIN = {SKY: 0.006, BUILDING: 0.035, VEGETATION: 0.08, CAR: 0.012, PERSON: 0.02
 
 
 def develop(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Halve the canvas; then what a lens and a sensor do: blur, vignette, colour cast, contrast and noise."""
+    """Halve the canvas as lens and sensor would.
+
+    Blur, vignette, colour cast, contrast and noise.
+    """
     rng = canvas.rng
     height, width = canvas.camera.height // SUPERSAMPLING, canvas.camera.width // SUPERSAMPLING
     label = np.ascontiguousarray(canvas.label[::SUPERSAMPLING, ::SUPERSAMPLING])

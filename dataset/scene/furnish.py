@@ -12,7 +12,7 @@ from dataset.scene.traffic import Bicycle, Car, Person
 
 
 def furnish(rng: Rng, plan: Plan, camera: Camera) -> list[Thing]:
-    """All things of the scene, in no order."""
+    """Return all things of the scene, in no order."""
     things: list[Thing] = []
     taken: list[tuple[float, float, float]] = []
     for side in (-1, 1):
@@ -26,7 +26,7 @@ def furnish(rng: Rng, plan: Plan, camera: Camera) -> list[Thing]:
 
 
 def claim(taken: list[tuple[float, float, float]], x: float, z: float, radius: float) -> bool:
-    """Take the disc of ground for a thing, unless another thing has some of it."""
+    """Take a disc of ground unless some of it is taken."""
     if any((x - a) ** 2 + (z - b) ** 2 < (radius + r) ** 2 for a, b, r in taken):
         return False
     taken.append((x, z, radius))
@@ -72,7 +72,7 @@ def build_plots(rng: Rng, plan: Plan, side: int, start: float, end: float) -> li
 
 
 def build_garden(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: float) -> list[Thing]:
-    """A house set back behind a fence or a hedge and a few plants."""
+    """Build a house set back behind a fence or a hedge."""
     things: list[Thing] = []
     back = rng.uniform(2.5, 5.5)
     gap = rng.uniform(0.3, 2.0)
@@ -92,7 +92,7 @@ def build_garden(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: fl
 
 
 def plant_green(rng: Rng, plan: Plan, side: int, line: float, z0: float, z1: float) -> list[Thing]:
-    """A stretch of park: trees and bushes, often behind a fence."""
+    """Plant a stretch of park: trees, bushes, often a fence."""
     things: list[Thing] = []
     if rng.random() < 0.65:
         kind = pick(rng, ("bars", "bars", "pickets"))
@@ -140,7 +140,7 @@ def line_pavement(rng: Rng, plan: Plan, side: int, camera: Camera, taken: list) 
 
 
 def drive(rng: Rng, plan: Plan, taken: list) -> list[Thing]:
-    """Cars on the lanes and on the crossing street."""
+    """Put cars on the lanes and on the crossing street."""
     things: list[Thing] = []
     for s, direction in plan.lanes:
         z = rng.uniform(7, 30) if rng.random() < 0.8 else 200.0
@@ -163,7 +163,7 @@ def drive(rng: Rng, plan: Plan, taken: list) -> list[Thing]:
 
 
 def park(rng: Rng, plan: Plan, taken: list) -> list[Thing]:
-    """Cars in the parking lanes."""
+    """Put cars in the parking lanes."""
     things: list[Thing] = []
     for side, wide in zip((-1, 1), plan.parking, strict=True):
         z = rng.uniform(5, 10)
@@ -179,11 +179,14 @@ def park(rng: Rng, plan: Plan, taken: list) -> list[Thing]:
 
 
 def populate(rng: Rng, plan: Plan, camera: Camera, taken: list) -> list[Thing]:
-    """Persons and bicycles on pavements, crossing and road."""
+    """Put persons and bicycles on pavements, crossing and road."""
     things: list[Thing] = []
 
     def place(near: float, far: float, out: tuple[float, float], radius: float):
-        """A free place that the camera sees, `out` metres outside the road; None when no try finds one."""
+        """Return a free place that the camera sees, or None.
+
+        `out` metres outside the road; None when no try finds one.
+        """
         for _ in range(20):
             side, z = pick(rng, (-1, 1)), near + (far - near) * rng.random() ** 1.4
             point = plan.at(plan.beside(side, rng.uniform(*out)), z)

@@ -30,7 +30,10 @@ AUTUMN = ((176, 124, 44), (164, 92, 40))
 
 
 def paint_leaves(canvas: Canvas, centre: np.ndarray, radii, color: Color, z: float, leaf: float) -> None:
-    """A leafy ellipse in canvas pixels: a dark body under tufts of radius `leaf`, lit from the sun's side."""
+    """Paint a leafy ellipse in canvas pixels.
+
+    A dark body under tufts of radius `leaf`, lit from the sun's side.
+    """
     rng, sun = canvas.rng, canvas.light.sun
     angle = rng.uniform(0, 2 * math.pi, 9)
     body = centre + 0.55 * np.stack((radii[0] * np.cos(angle), radii[1] * np.sin(angle)), axis=1)

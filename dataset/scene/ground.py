@@ -40,7 +40,7 @@ def paint_sky(canvas: Canvas) -> None:
 
 
 def paint_skyline(canvas: Canvas) -> None:
-    """Far houses and trees along the horizon, where the street and its side streets end."""
+    """Paint far houses and trees along the horizon."""
     rng = canvas.rng
     x, z = -230.0, 190.0
     while x < 230:
@@ -62,7 +62,7 @@ def paint_skyline(canvas: Canvas) -> None:
 
 
 def paint_ground(canvas: Canvas, plan: Plan) -> None:
-    """Everything below the horizon, pixel by pixel: what is the ground made of at the point seen there?"""
+    """Paint everything below the horizon, pixel by pixel."""
     camera, light, rng = canvas.camera, canvas.light, canvas.rng
     right, below = camera.rays()
     first = int(np.argmax((below > 0.5).any(axis=1)))
@@ -95,12 +95,18 @@ def paint_ground(canvas: Canvas, plan: Plan) -> None:
 
 
 def wrap(values: np.ndarray, period: float) -> np.ndarray:
-    """values modulo period; NumPy's own is many times slower on float32."""
+    """Return values modulo period.
+
+    NumPy's own is many times slower on float32.
+    """
     return values - np.floor(values * np.float32(1 / period)) * np.float32(period)
 
 
 def survey(plan: Plan, camera: Camera, s: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """The material (indices into GROUND) of the ground points at places (s, z), see Plan."""
+    """Return the material of ground points (s, z).
+
+    Indices into GROUND; for places see Plan.
+    """
     on_right = s > 0
     beyond = np.maximum(s - np.float32(plan.right), np.float32(plan.left) - s)  # metres outside the road
     paved = (s < np.float32(plan.right + plan.pavement[1])) & (s > np.float32(plan.left - plan.pavement[0]))

@@ -1,4 +1,7 @@
-"""The plan of a street: where road, pavements, crossings and plots lie, in metres."""
+"""The plan of a street, in metres.
+
+Where road, pavements, crossings and plots lie.
+"""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +26,10 @@ LAWN, PAVING, JOINT, KERB, ASPHALT, PATCH, IRON, WHITE, YELLOW = range(len(GROUN
 
 @dataclass(frozen=True)
 class Line:
-    """A painted line along the road at `s`; dash 0 is solid. Metres."""
+    """A painted line along the road at `s`.
+
+    dash 0 is solid. Metres.
+    """
 
     s: float
     width: float
@@ -34,8 +40,11 @@ class Line:
 
 
 class Plan:
-    """Where road, pavements and crossing lie. Places are (s, z): metres right of the camera's path, which
-    bends with the road, and ahead. `side` is -1 for left, 1 for right. Pairs are (left, right)."""
+    """Where road, pavements and crossing lie.
+
+    Places are (s, z): metres right of the camera's path, which bends with the road, and ahead. `side` is -1 for left, 1
+    for right. Pairs are (left, right).
+    """
 
     def __init__(self, rng: Rng):
         self.curve = rng.uniform(-0.0045, 0.0045) if rng.random() < 0.65 else 0.0
@@ -99,25 +108,28 @@ class Plan:
         return lines
 
     def at(self, s: float, z: float) -> np.ndarray:
-        """The world point (3,) of a place."""
+        """Return the world point (3,) of a place."""
         return np.array((s + self.curve / 2 * z * z, 0.0, z))
 
     def beside(self, side: int, out: float) -> float:
-        """s of a point `out` metres outside the road's edge."""
+        """Return s of a point `out` metres outside the road."""
         return self.left - out if side < 0 else self.right + out
 
     def heading(self, z: float) -> float:
-        """The road's direction at z, radians from straight ahead towards the right."""
+        """Return the road's direction at z.
+
+        Radians from straight ahead towards the right.
+        """
         return math.atan(self.curve * z)
 
     def crosses(self, side: int, z: float, margin: float = 0.0) -> bool:
-        """Whether the crossing street, with a margin, takes the side's pavement at z."""
+        """Tell whether the crossing street takes the pavement at z."""
         if self.crossing is None or self.crossed == ("left" if side > 0 else "right"):
             return False
         return self.crossing[0] - margin < z < self.crossing[1] + margin
 
     def stretches(self, side: int) -> list[tuple[float, float]]:
-        """The runs of z along which plots lie on one side."""
+        """Return the runs of z where plots lie on a side."""
         if self.crossing is None or not self.crosses(side, sum(self.crossing) / 2):
             return [(-4.0, FAR)]
         return [(-4.0, self.crossing[0] - self.corner), (self.crossing[1] + self.corner, FAR)]

@@ -119,7 +119,9 @@ PAINTS = (
 
 
 class Car(Thing):
-    """A car; its heading is in radians from straight away from the camera towards the right.
+    """A car, with its heading.
+
+    In radians from straight away from the camera towards the right.
 
     Its body is the outline drawn out to both sides. Points of the car are (along, across, up): metres ahead
     of its middle, right of it and above the ground. Faces are gathered first and projected together.
@@ -140,7 +142,10 @@ class Car(Thing):
         self.faces: list = []
 
     def half(self, along: float, up: float) -> float:
-        """Half the body's width: the cabin leans in, and the corners are drawn in."""
+        """Return half the body's width at a place.
+
+        The cabin leans in, and the corners are drawn in.
+        """
         lean, draw = (0.06, 0.03) if self.kind == "van" else (0.16, 0.09)
         high = min(max((up - self.belt) / (self.roof - self.belt), 0.0), 1.0)
         end = max(abs(along) / (self.length / 2) - 0.75, 0.0) * 4
@@ -152,7 +157,7 @@ class Car(Thing):
         return np.stack((x, up, z), axis=1)
 
     def turn(self, along: float, across: float, up: float) -> tuple[float, float, float]:
-        """A direction of the car's, in the world."""
+        """Return a direction of the car's in the world."""
         return along * self.sin + across * self.cos, up, along * self.cos - across * self.sin
 
     def shade(self, canvas: Canvas) -> None:
@@ -263,7 +268,7 @@ class Car(Thing):
         w0, w1 = self.half(l0, y0), self.half(l1, y1)
 
         def part(u0: float, u1: float, v0: float, v1: float, color: Color, glow: float = 0.0) -> None:
-            """A rectangle of the strip, in shares: u from left to right, v from one edge to the other."""
+            """Paint a rectangle of the strip, in shares of its sides."""
             self._add(
                 [
                     (l0 + (l1 - l0) * v, (2 * u - 1) * (w0 + (w1 - w0) * v), y0 + (y1 - y0) * v)
@@ -323,7 +328,7 @@ TROUSERS = ((44, 54, 82), (34, 36, 42), (84, 76, 66), (120, 112, 98), (60, 72, 9
 
 
 class Person(Thing):
-    """A person on foot, walking across the view or seen from before or behind."""
+    """A person on foot, seen from aside, before or behind."""
 
     def __init__(self, rng: Rng, point: np.ndarray, height: float | None = None):
         self.x, self.z = float(point[0]), float(point[2])
@@ -361,8 +366,10 @@ class Person(Thing):
         self.figure(up, self.height / 1.75, legs, arms, (0.0, 0.9), (0.0, 1.44), body)
 
     def figure(self, up: Upright, scale: float, legs, arms, hip, neck, body: float) -> None:
-        """Paint a person from the joints of legs and arms (the far ones first), hip and neck, and half the
-        width of the body; metres of one 1.75 m tall, times `scale`."""
+        """Paint a person from the joints of legs and arms.
+
+        The far ones first; hip and neck, and half the width of the body; metres of one 1.75 m tall, times `scale`.
+        """
 
         def stroke(points, width: float, color: Color) -> None:
             up.stroke(np.array(points) * scale, width * scale, color, PERSON, 2)
@@ -410,7 +417,10 @@ class Person(Thing):
 
 
 class Bicycle(Thing):
-    """A bicycle, parked or ridden. `turn` is its angle out of the picture plane, radians."""
+    """A bicycle, parked or ridden.
+
+    `turn` is its angle out of the picture plane, radians.
+    """
 
     PAINTS = (
         (190, 40, 40),

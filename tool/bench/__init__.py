@@ -1,4 +1,4 @@
-"""Measures an experiment: what it costs, and how much faster it is than a plain way.
+"""Measures what an experiment costs, and against plain ways.
 
     python -m tool.bench params DATASET EXPERIMENT [--size H W] [--json FILE] [section.key=value ...]
     python -m tool.bench data DATASET EXPERIMENT [--pictures FOLDER] [--baseline semseg|sfsegnets|pil] [--workers N] ...

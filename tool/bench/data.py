@@ -1,4 +1,7 @@
-"""`data`: the cost of a training sample, step by step and through the loader, against the older pipelines."""
+"""`data`: training samples against the older pipelines.
+
+Step by step, and through the loader.
+"""
 
 import argparse
 import itertools
@@ -65,7 +68,7 @@ def add(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Measure and print; return the exit status."""
     config = experiment_of(args)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
-    """All tables, one after the other."""
+    """Measure all tables, one after the other; return the report."""
     trial = Trial(args, config, folder)
     memory = {"memory_mib": memory_figures(trial)}
     tables = [sample_table(trial), stage_table(trial), loader_table(trial), growth_table(trial)]
@@ -128,7 +131,10 @@ class Trial:
         self.count, self.crop, self.batch = len(lines), tuple(self.config.augment.crop), min(args.batch, len(lines))
 
     def dataset(self, source: str = "files", crop: tuple[int, int] | None = None):
-        """The data set with the experiment's augmentation. source: files or packed."""
+        """Build the data set with the experiment's augmentation.
+
+        source: files or packed.
+        """
         data, augment = self.config.data, self.config.augment
         transform = TrainTransform(
             crop or augment.crop,
@@ -159,14 +165,14 @@ class Trial:
         return out
 
     def loader(self, source: str, pin_memory: bool = False):
-        """The loader of our data set."""
+        """Build the loader of our data set."""
         return build_loader(self.dataset(source), self.batch, workers=self.args.workers, pin_memory=pin_memory)
 
     def baseline_loader(self):
         return DataLoader(BaselineSamples(self), self.args.batch, num_workers=self.args.workers)
 
     def load_baseline(self, index: int, seed: int):
-        """A sample of the baseline."""
+        """Return a sample of the baseline."""
         paths, rng = self.files.samples[index], np.random.default_rng([seed, index])
         if self.baseline == "semseg":
             return data_semseg.load_sample(*paths, self.crop, rng, self.config.augment.scale)
@@ -182,7 +188,7 @@ class Trial:
 
 
 def nearest_baseline(config: Config) -> str:
-    """The older recipe whose augmentation is most like the experiment's."""
+    """Name the older recipe whose augmentation is nearest."""
     augment = config.augment
     if any(augment.jitter) or augment.photometric:
         return "sfsegnets"
@@ -191,7 +197,7 @@ def nearest_baseline(config: Config) -> str:
 
 @contextmanager
 def decoder(fast: bool):
-    """Files are decoded by kornia-rs, or by OpenCV alone."""
+    """Have files decoded by kornia-rs, or by OpenCV alone."""
     kept, image.fast_png = image.fast_png, image.fast_png if fast else None
     try:
         yield
@@ -200,7 +206,7 @@ def decoder(fast: bool):
 
 
 def sample_table(trial: Trial) -> Table:
-    """Processor time of a sample."""
+    """Measure the processor time of a sample."""
     rounds = itertools.count()
 
     def all_of_baseline():
@@ -228,7 +234,10 @@ def sample_table(trial: Trial) -> Table:
 
 
 def stage_table(trial: Trial) -> Table:
-    """Where the time of our sample goes; the first row is the picture's decoding by OpenCV."""
+    """Measure where the time of our sample goes.
+
+    The first row is the picture's decoding by OpenCV.
+    """
     dataset, transform = trial.dataset(), trial.dataset().transform
     samples = dataset.samples
     arrays = [dataset.source.open(index) for index in range(trial.count)]
@@ -276,7 +285,7 @@ class BaselineSamples(Dataset):
 
 
 def loader_table(trial: Trial) -> Table:
-    """Wall clock of a picture through the loader, batch after batch, once it runs."""
+    """Measure a picture's wall clock through the running loader."""
     args, seconds = trial.args, {}
     loaders: dict[str, tuple[Callable, bool, int]] = {
         f"baseline {trial.baseline}": (trial.baseline_loader, True, BASELINE_BATCHES)
@@ -311,7 +320,7 @@ def _steady(loader, batches: int) -> float:
 
 
 def growth_table(trial: Trial) -> Table:
-    """How the cost of a sample grows with the crop, from packed data and from files."""
+    """Measure how the cost of a sample grows with the crop."""
     runs = {}
     for source in ("packed", "files"):
         for side in (256, 512, 1024):
@@ -328,7 +337,7 @@ def _read_all(dataset, epochs) -> None:
 
 
 def memory_figures(trial: Trial) -> dict[str, float]:
-    """MiB that reading samples adds to a process at its peak."""
+    """Measure the MiB that reading samples adds to a process."""
 
     def twice(read: Callable[[int, int], object]) -> Callable:
         return lambda: [read(epoch, index) for epoch in range(2) for index in range(trial.count)]
@@ -341,7 +350,7 @@ def memory_figures(trial: Trial) -> dict[str, float]:
 
 
 def feeders(trial: Trial) -> dict[str, Callable]:
-    """Loaders for the training step, of each source."""
+    """Name the loaders for the training step, of each source."""
     gpu = torch.cuda.is_available()
     names = {source: name for name, (source, _) in trial.contenders().items()}  # of the files the faster decoder's
     return {name: partial(trial.loader, source, gpu) for source, name in names.items()}

@@ -1,4 +1,7 @@
-"""Whether a training step ever waits for its pictures: the real loop, fed by each of the loaders."""
+"""Whether a training step waits for its pictures.
+
+The real loop, fed by each of the loaders.
+"""
 
 import itertools
 import time
@@ -22,7 +25,9 @@ IN_PLACE = "a batch that is there already"
 def feed_table(
     config: Config, classes: tuple[str, ...], loaders: dict[str, Callable], steps: int, rounds: int, batch: int
 ) -> Table:
-    """Wall clock of a picture in the training loop; the first row does without a loader.
+    """Measure a picture's wall clock in the training loop.
+
+    The first row does without a loader.
 
     loaders: name -> a new loader of batches of `batch` pictures, as `build_loader` makes it.
     """
@@ -53,7 +58,7 @@ def feed_table(
 
 
 def build(config: Config, classes: tuple[str, ...], batch: int, device: torch.device) -> Training:
-    """A training of the experiment's network from random weights."""
+    """Build a training of the experiment's network, from random weights."""
     model = config.model.model_copy(update={"weights": "none", "init": None})
     train = config.train.model_copy(update={"batch_size": batch, "accumulate": 1})
     config = config.model_copy(update={"model": model, "train": train})
@@ -64,7 +69,10 @@ def build(config: Config, classes: tuple[str, ...], batch: int, device: torch.de
 
 
 def feed(training: Training, batches: Iterator[dict], steps: int) -> tuple[float, float]:
-    """Seconds of `steps` steps of the training loop, and how many of them the device waited for pictures."""
+    """Return the seconds of `steps` steps, and the seconds waited.
+
+    Waited: the device had no pictures.
+    """
     batches = Prefetch(batches, training.device)
     for number in range(WARM_STEPS + steps):
         if number == WARM_STEPS:

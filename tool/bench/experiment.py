@@ -1,4 +1,4 @@
-"""What the subcommands share: their arguments, and the experiment that these name."""
+"""Arguments and experiment that the subcommands share."""
 
 import argparse
 from collections.abc import Callable
@@ -14,7 +14,10 @@ from util.config.schema import Config
 
 
 def common_arguments(commands, name: str, run, text: str) -> argparse.ArgumentParser:
-    """The parser of a subcommand on one experiment; `run(args)` gives the exit status."""
+    """Add the parser of a subcommand on one experiment; return it.
+
+    `run(args)` gives the exit status.
+    """
     parser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("dataset")
     parser.add_argument("experiment")
@@ -29,7 +32,7 @@ def size_argument(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """`size`, if there is a pixel in it."""
+    """Return `size`, if there is a pixel in it."""
     if min(size) < 1:
         raise UserError(f"--size {size[0]} {size[1]}: a picture has at least one pixel")
     return size
@@ -52,25 +55,28 @@ def _positive(text: str) -> int:
 
 
 def experiment_of(args: argparse.Namespace) -> Config:
-    """The checked config of the experiment that a subcommand names."""
+    """Return the checked config that a subcommand names."""
     path = find_experiment(args.dataset, args.experiment)
     return load(path, args.overrides).config
 
 
 def class_count(config: Config) -> int:
-    """Number of classes, from the experiment or the data set's facts; no file of the data set is read."""
+    """Return the number of classes; no data is read."""
     classes = config.data.classes or dataset_class(config.data.name).classes
     check_classes(classes, config.data.name)
     return len(classes)
 
 
 def full_float32(full: bool) -> None:
-    """Has a GPU compute float32 in full, or in TF32."""
+    """Have a GPU compute float32 in full, or in TF32."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not full
 
 
 def in_precision(full: bool, function: Callable) -> Callable:
-    """`function`, run in full float32 or in TF32; afterwards it is full."""
+    """Return `function` run in full float32 or TF32.
+
+    Afterwards it is full.
+    """
 
     def run(*args):
         full_float32(full)

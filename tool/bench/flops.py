@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates (MACs), counted without computing anything."""
+"""Counts parameters and multiply-accumulates without computing."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,9 @@ class Cost:
 
 
 def count(model: nn.Module, size: tuple[int, int]) -> Cost:
-    """Cost of `model`, which maps (1,3,H,W) to {"out": logits}, for one picture of `size` (H, W).
+    """Return the cost of `model` for one picture of `size`.
+
+    It maps (1,3,H,W) to {"out": logits}; size is (H, W).
 
     The forward pass runs on meta tensors, which have a shape and no values, so that size costs neither time
     nor memory. The model is put in eval mode and else left as it is. The MACs are those of `COUNTED`.

@@ -1,4 +1,7 @@
-"""`params`: parameters and multiply-accumulates of an experiment's network; nothing is computed, no data is needed."""
+"""`params`: parameters and multiply-accumulates of a network.
+
+Nothing is computed, no data is needed.
+"""
 
 import argparse
 from pathlib import Path
@@ -16,7 +19,7 @@ def add(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Counts and prints."""
+    """Count and print; return the exit status."""
     config = experiment_of(args)
     size = check_size(tuple(args.size or config.augment.crop))
     model = network_of(config, class_count(config))
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def params_text(title: str, spec: dict, size: tuple[int, int], cost: Cost) -> str:
-    """The table that `params` prints."""
+    """Return the table that `params` prints."""
     on = f" on {spec['backbone']}" if spec["backbone"] else ""
     options = ", ".join(f"{key}={value}" for key, value in spec["options"].items())
     width = max(len("parts"), *(len(part.name) for part in cost.parts))
@@ -58,7 +61,7 @@ def _row(name: str, parameters: int, macs: int, width: int) -> str:
 
 
 def params_figures(args: argparse.Namespace, spec: dict, size: tuple[int, int], cost: Cost) -> dict:
-    """The same as plain types; numbers are exact."""
+    """Return the same as plain types; numbers are exact."""
     return {
         "dataset": args.dataset,
         "experiment": args.experiment,
@@ -78,6 +81,6 @@ def params_figures(args: argparse.Namespace, spec: dict, size: tuple[int, int], 
 
 
 def write_figures(path: str, figures: dict) -> None:
-    """Writes JSON, making its folder."""
+    """Write JSON, making its folder."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, figures)

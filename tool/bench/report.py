@@ -1,4 +1,4 @@
-"""The result of a measurement, under which conditions, as text, JSON and Markdown.
+"""A measurement as text, JSON and Markdown.
 
     python -m tool.bench page > docs/performance.md
 
@@ -30,7 +30,7 @@ shared with other work. A figure is a median with its quartiles in brackets."""
 
 @dataclass(frozen=True)
 class Table:
-    """Contenders that were measured in one run; the first row is what the others are compared with.
+    """Contenders of one run; the first row is the reference.
 
     unit: of the rows' figures, such as "ms a picture"; per_unit: units in a second of the rows (1000 for ms).
     facts: further columns, by the row's name.
@@ -43,7 +43,7 @@ class Table:
     facts: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def cells(self) -> list[list[str]]:
-        """List the head and each row: name, median, ratio to the first row, facts."""
+        """List head and rows: name, median, ratio, facts."""
         names = list(dict.fromkeys(name for facts in self.facts.values() for name in facts))
         lines = [[self.title, self.unit, "ratio", *names]]
         for row in self.rows:
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a reader needs to judge a figure, or to measure it again.
+    """What a reader needs to judge or repeat a figure.
 
     method: how it was measured. included: what the measured time holds, and what not. figures: tables of numbers
     that are no contenders. notes: what to keep in mind.
@@ -81,7 +81,10 @@ class Report:
         return [*(table.cells() for table in self.tables), *figures]
 
     def conditions(self, where: dict) -> dict[str, str]:
-        """Name how, on what (`where`: an `environment()`) and with which versions it was measured."""
+        """Name how, on what and with which versions it was measured.
+
+        where: an `environment()`.
+        """
         used = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         return {
             "Method": self.method,
@@ -97,7 +100,10 @@ class Report:
         return "\n\n".join(["\n".join(head), *("\n".join(aligned(cells)) for cells in self.cells())])
 
     def markdown(self, where: dict) -> str:
-        """Return the report as a section of the page; `where`: the environment it was measured in."""
+        """Return the report as a section of the page.
+
+        where: the environment it was measured in.
+        """
         conditions = [f"- {name}: {text}" for name, text in self.conditions(where).items()]
         blocks = [
             f"## {self.command} {self.experiment}",
@@ -162,7 +168,10 @@ def _cpu_name() -> str:
 
 
 def aligned(lines: list[list[str]]) -> list[str]:
-    """Return lines of columns of equal width: the first to the left, the others to the right."""
+    """Return lines of columns of equal width.
+
+    The first to the left, the others to the right.
+    """
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(

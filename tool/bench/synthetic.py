@@ -1,4 +1,7 @@
-"""Synthetic street pictures for measurements: large PNGs that take about as long to decode as real photographs."""
+"""Large synthetic street pictures for measurements.
+
+Their PNGs take about as long to decode as real photographs.
+"""
 
 from pathlib import Path
 
@@ -14,7 +17,10 @@ NOISE = 3.5  # grey levels; gives PNGs of about 2.3 MB at 1024 x 2048
 
 
 def write(folder: Path, count: int, size: tuple[int, int] = (1024, 2048), seed: int = 0) -> Path:
-    """`count` pictures and labels of `size` (height, width) and their train.txt; returns the folder."""
+    """Write pictures, labels and their train.txt; return the folder.
+
+    `count` of `size` (height, width).
+    """
     assert len(LABEL_IDS) == len(CLASSES)
     folder.mkdir(parents=True, exist_ok=True)
     table = np.zeros(256, np.uint8)

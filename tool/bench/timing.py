@@ -22,7 +22,10 @@ CLOCKS = ("cpu", "wall", "cuda")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender: seconds per unit, and how many times as fast as the reference; low and high are quartiles."""
+    """One contender: seconds per unit, speed against the reference.
+
+    low and high are quartiles.
+    """
 
     name: str
     median: float
@@ -40,7 +43,9 @@ def alternate(
     clock: str = "cpu",
     settle: Callable[[Callable[[], object]], object] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every round; each round runs all of them, in turn.
+    """Return each contender's seconds in each round.
+
+    Each round runs all of them, in turn.
 
     clock: "cpu" counts the processor seconds of this process, all its threads together, which neighbours disturb
     least; "wall" is what a clock shows; "cuda" the same, waiting for the GPU before and after. warmup: rounds that
@@ -61,7 +66,7 @@ def alternate(
 
 
 def now(clock: str) -> float:
-    """Seconds of one of the clocks of `alternate`."""
+    """Return the seconds of one of the clocks of `alternate`."""
     if clock == "cpu":
         return time.process_time()
     if clock == "cuda":
@@ -70,7 +75,9 @@ def now(clock: str) -> float:
 
 
 def summarise(seconds: Mapping[str, list[float]], units: float = 1) -> list[Row]:
-    """Medians and quartiles of `alternate`'s seconds, per unit of work; the first contender is the reference.
+    """Return medians and quartiles per unit of work.
+
+    Of `alternate`'s seconds; the first contender is the reference.
 
     units: what one run does, in pictures say.
     """
@@ -92,7 +99,9 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def peak_memory_added(function: Callable[[], object]) -> float:
-    """MiB of resident memory that `function` adds at its peak, measured in a forked process of its own.
+    """Return the MiB that `function` adds at its peak.
+
+    Resident memory, measured in a forked process of its own.
 
     Raises:
         RuntimeError: the function failed there.
@@ -107,7 +116,7 @@ def _measure_peak(function: Callable[[], object]) -> float:
 
 
 def in_own_process(function: Callable[[], object]) -> object:
-    """The result of `function()`, called in a forked process of its own.
+    """Return `function()`, called in a forked process.
 
     Raises:
         RuntimeError: the function failed there.

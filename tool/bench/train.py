@@ -1,4 +1,7 @@
-"""`train`: a step of the training loop against the obvious loop on the same network, loss and pictures."""
+"""`train`: the training step against the obvious loop.
+
+On the same network, loss and pictures.
+"""
 
 import argparse
 import multiprocessing
@@ -57,7 +60,7 @@ INCLUDED = (
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: the experiment, the number of classes, a batch size and the size of its pictures."""
+    """What is trained: experiment, classes, batch, size."""
 
     config: Config
     classes: int
@@ -90,7 +93,7 @@ def add(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Measure and print; return the exit status."""
     if args.batch < 2:
         raise UserError(f"--batch {args.batch}: batch norm behind global pooling needs 2 pictures")
     args.overrides += [
@@ -115,20 +118,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def contenders_of(device: str, compiled: bool) -> list[str]:
-    """Names of what is measured; a CPU knows no TF32, and compiles only if asked to."""
+    """Name what is measured.
+
+    A CPU knows no TF32, and compiles only if asked to.
+    """
     if device == "cuda":
         return [PLAIN, PLAIN_TF32, *OURS]
     return [PLAIN, *(name for name in OURS if compiled or "compile" not in name)]
 
 
 def set_kernels() -> None:
-    """What holds for all contenders on a GPU."""
+    """Set what holds for all contenders on a GPU."""
     torch.backends.cudnn.benchmark = True
     full_float32(True)
 
 
 def alternated(clock: str, steps: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict:
-    """Seconds of a step of each; on a GPU of one out of `GPU_STEPS` together, see `ON_A_GPU`."""
+    """Return the seconds of a step of each contender.
+
+    On a GPU of one out of `GPU_STEPS` together, see `ON_A_GPU`.
+    """
     if clock != "cuda":
         return alternate(steps, rounds, warmup, clock)
 
@@ -144,7 +153,7 @@ def alternated(clock: str, steps: Mapping[str, Callable[[], object]], rounds: in
 
 
 def report(args, task: Task, clock: str, kept: bool, table: Table) -> Report:
-    """Everything in one; says how it was measured."""
+    """Return the report, which says how it was measured."""
     memory = f"Freed memory is {'kept for the next tensor' if kept else 'handled as usual'}, on both sides alike"
     memory = ON_A_GPU if task.device == "cuda" else memory
     threads = f"{task.threads} thread{'s' if task.threads > 1 else ''}" if task.device == "cpu" else "one GPU"
@@ -159,7 +168,7 @@ def report(args, task: Task, clock: str, kept: bool, table: Table) -> Report:
 
 
 def measure(task: Task, names: list[str], rounds: int, clock: str) -> Table:
-    """Seconds of a step of each contender, with its memory."""
+    """Measure a step of each contender, with its memory."""
     seconds = alternated(clock, {name: build(task, name) for name in names}, rounds, 2)
     rows = summarise(seconds, task.batch)
     facts = {row.name: {} if clock == "cpu" else {"pictures/s": round(1 / row.median, 2)} for row in rows}
@@ -176,7 +185,10 @@ def build(task: Task, name: str) -> Callable[[], object]:
 
 
 def draw_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image uint8 (n, 3, h, w), channels last as the loader gives it, and label uint8 (n, h, w) with ignored rows."""
+    """Draw an image and a label with ignored rows.
+
+    image: uint8 (n, 3, h, w), channels last as the loader gives it. label: uint8 (n, h, w).
+    """
     generator = torch.Generator().manual_seed(0)
     n, (height, width) = task.batch, task.size
     image = torch.randint(0, 256, (n, height, width, 3), generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -187,7 +199,7 @@ def draw_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build_plain(task: Task) -> PlainLoop:
-    """The plain loop on a network as ours starts from.
+    """Build the plain loop on a network like ours.
 
     Raises:
         UserError: the experiment has a loss that the plain loop has not.
@@ -207,7 +219,7 @@ def build_plain(task: Task) -> PlainLoop:
 
 
 def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], object]]:
-    """The state that `tool.train` trains, and a step of its loop."""
+    """Build a training like `tool.train`'s; return it and its step."""
     options = dict(options)
     fused = options.pop("fused", False)
     train = task.config.train.model_copy(update=options)
@@ -229,7 +241,10 @@ def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], o
 
 
 def peak_of(task: Task, name: str) -> float:
-    """MiB that building a contender and running two steps adds at its peak: of a fresh process, or of the GPU."""
+    """Return the MiB of building a contender and two steps.
+
+    At the peak of a fresh process, or of the GPU.
+    """
     if task.device == "cuda":
         torch.cuda.empty_cache()
     with multiprocessing.get_context("spawn").Pool(1) as pool:

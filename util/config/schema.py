@@ -296,7 +296,7 @@ class TestConfig(Section):
         return self
 
     def resolved(self, crop: tuple[int, int], long_side: int | None) -> "TestConfig":
-        """Fill in what the protocol says of the keys that the experiment leaves open."""
+        """Fill in what the protocol says of the open keys."""
         sliding = {"window": crop, "base_size": long_side} if self.protocol != "whole" else {}
         preset = PROTOCOLS[self.protocol] | sliding
         return self.model_copy(update={key: value for key, value in preset.items() if getattr(self, key) is None})

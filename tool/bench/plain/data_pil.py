@@ -1,4 +1,4 @@
-"""The training samples of the PIL recipe of the classics, step by step on the whole picture, to compare with.
+"""The classics' PIL recipe of samples, step by step, to compare.
 
 What github.com/Tramac/Fast-SCNN-pytorch (and awesome-semantic-segmentation-pytorch) does (data_loader/cityscapes.py):
 decode with PIL, mirror, random scale of the short side, padding, crop, Gaussian blur, label ids mapped by search,
@@ -16,7 +16,10 @@ STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 def load_sample(image_path, label_path, crop, rng, mapping, scale=(0.5, 2.0)):
-    """Normalised picture float32 (3, h, w) and label int64 (h, w). mapping: id on disk -> training id."""
+    """Return a normalised picture and its label.
+
+    float32 (3, h, w) and int64 (h, w). mapping: id on disk -> training id.
+    """
     image = Image.open(image_path).convert("RGB")
     label = Image.open(label_path)
     if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""The training samples of the semseg recipe, step by step on the whole picture: a plain version to compare with.
+"""The semseg recipe of samples, step by step, to compare.
 
 What github.com/hszhao/semseg does (util/transform.py, config/cityscapes): decode, float32, random scale, rotation,
 blur, mirror, and only then the crop; to tensor, normalise. Written anew from its description, for measuring alone.
@@ -14,7 +14,10 @@ IGNORE = 255
 
 
 def load_sample(image_path, label_path, crop, rng, scale=(0.5, 2.0), rotate=(-10.0, 10.0)):
-    """Normalised picture float32 (3, h, w) and label int64 (h, w), ids as on disk."""
+    """Return a normalised picture and its label.
+
+    float32 (3, h, w) and int64 (h, w), ids as on disk.
+    """
     image = np.float32(cv2.cvtColor(cv2.imread(image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
     label = cv2.imread(label_path, cv2.IMREAD_GRAYSCALE)
     factor = rng.uniform(*scale)

@@ -1,4 +1,4 @@
-"""The training samples of the SFSegNets recipe, step by step, to compare with.
+"""The SFSegNets recipe of samples, step by step, to compare.
 
 What github.com/lxtGH/SFSegNets does (datasets/cityscapes.py, transforms/): decode with PIL, label ids mapped one
 after the other, random scale (bicubic), padding, crop, mirror, colour jitter by PIL in random order with hue in HSV,
@@ -16,7 +16,10 @@ STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 def load_sample(image_path, label_path, crop, rng, mapping, scale=(0.5, 2.0), jitter=0.25):
-    """Normalised picture float32 (3, h, w) and label int64 (h, w). mapping: id on disk -> training id."""
+    """Return a normalised picture and its label.
+
+    float32 (3, h, w) and int64 (h, w). mapping: id on disk -> training id.
+    """
     image = Image.open(image_path).convert("RGB")
     ids = np.array(Image.open(label_path))
     mapped = ids.copy()

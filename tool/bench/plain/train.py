@@ -1,4 +1,6 @@
-"""The obvious training loop: eager float32, N,C,H,W, `F.cross_entropy` on whole maps, an unfused optimiser.
+"""The obvious training loop.
+
+Eager float32, N,C,H,W, `F.cross_entropy` on whole maps, an unfused optimiser.
 
 What the training loops of semseg, SFNet and SFSegNets do in a step, without their per-step metrics, which would
 make them slower still: the picture is converted and normalised on the host's side of the step, the label widened
@@ -45,7 +47,10 @@ class PlainLoop:
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
     def step(self, image: Tensor, label: Tensor) -> Tensor:
-        """One step on image uint8 (N, 3, H, W) and label uint8 (N, H, W); the loss."""
+        """Train one step; return the loss.
+
+        image: uint8 (N, 3, H, W). label: uint8 (N, H, W).
+        """
         image = (image.contiguous().to(self.device).float() - self.mean) / self.std
         label = label.to(self.device).long()
         outputs = self.network(image)
@@ -56,7 +61,7 @@ class PlainLoop:
         return loss.detach()
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Mean over the pixels that count, or over the hard ones of them."""
+        """Return the mean over pixels, or over the hard ones."""
         if self.hard is None:
             return F.cross_entropy(logits, label, self.class_weights, ignore_index=IGNORE)
         threshold, least = self.hard
