@@ -1,4 +1,4 @@
-"""python -m tool.bench"""
+"""Runs `python -m tool.bench`."""
 
 from tool.bench import main
 from tool.shared import cli

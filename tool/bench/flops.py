@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """One multiplication and one addition for each MAC."""
+        """Count one multiplication and one addition for each MAC."""
         return 2 * self.macs
 
 
