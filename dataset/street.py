@@ -74,8 +74,10 @@ def prepare(root, size: tuple[int, int] = (192, 256), train: int = 400, val: int
 
     size: (height, width). train, val: the number of scenes. A scene depends on seed, split and index alone.
     The set is drawn beside `root` and renamed when complete, so `root` never holds half of one, whoever is
-    killed and however many draw at once. Any other street set in `root` is removed. Raises ValueError for
-    sizes and numbers that cannot be drawn, and for a folder that holds anything else than a street set.
+    killed and however many draw at once. Any other street set in `root` is removed.
+
+    Raises:
+        DataError: sizes or numbers that cannot be drawn, or a folder that holds anything else than a street set.
     """
     root = Path(root).expanduser()
     facts = {"version": scene.VERSION, "size": list(size), "train": train, "val": val, "seed": seed}
@@ -130,11 +132,12 @@ def _names(split: str, count: int) -> list[str]:
 
 
 def _refuse_foreign(root: Path) -> None:
-    """Raise ValueError for a root that must not be replaced, because others' files are in it."""
+    """Raise DataError for a root that must not be replaced, because others' files are in it."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root}: is a file; name a folder for the street scenes")
-    present = _files_in(root)
-    foreign = sorted(present - CONTENTS) if STAMP in present else sorted(present)
+    for _ in range(2):  # a set that another process is just removing looks foreign once
+        present = _files_in(root)
+        foreign = sorted(present - CONTENTS) if STAMP in present else sorted(present)
     if foreign:
         raise DataError(
             f"{root}: holds {foreign[0]}, which is not of the street scenes; name an empty or a "
