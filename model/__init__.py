@@ -16,6 +16,8 @@ from model.table import ModelError, complete, plain, resolve
 
 MODELS = {
     "ann": "model.ann.ANN",
+    "bisenet": "model.bisenet.BiSeNet",
+    "bisenetv2": "model.bisenetv2.BiSeNetV2",
     "cgnet": "model.cgnet.CGNet",
     "danet": "model.danet.DANet",
     "ddrnet": "model.ddrnet.DDRNet",
@@ -35,6 +37,8 @@ MODELS = {
     "fcn8s": "model.fcn_skip.FCN8s",
     "hrnet": "model.hrnet.HRNet",
     "hrnet_ocr": "model.hrnet.HRNetOCR",
+    "icnet": "model.icnet.ICNet",
+    "icnet_ppm": "model.icnet.ICNetPPM",
     "lednet": "model.lednet.LEDNet",
     "lraspp": "model.lraspp.LRASPP",
     "ocnet": "model.ocnet.OCNet",
@@ -45,6 +49,7 @@ MODELS = {
     "semanticflow": "model.semanticflow.SemanticFlow",
     "semanticflow_lite": "model.semanticflow.SemanticFlowLite",
     "sketchfill": "model.sketchfill.SketchFill",
+    "stdc": "model.stdc.STDCSeg",
     "upernet": "model.upernet.UPerNet",
 }
 

@@ -10,7 +10,10 @@ from tests.published_keys import key_list, meta
 
 # List of keys -> network and backbone that they are of.
 LISTS = {
+    "bisenet_resnet18": ("bisenet", "torchvision/resnet18"),
     "cgnet": ("cgnet", None),
+    "coincheung_bisenetv1": ("bisenet", "torchvision/resnet18"),
+    "coincheung_bisenetv2": ("bisenetv2", None),
     "danet_resnet50": ("danet", "resnet50_v1s"),
     "ddrnet_23": ("ddrnet", None),
     "ddrnet_23_slim": ("ddrnet", None),
@@ -36,8 +39,11 @@ LISTS = {
     "hrnet_ocr_w48": ("hrnet_ocr", "hrnet_w48"),
     "hrnet_w18_small_v2": ("hrnet", "hrnet_w18_small_v2"),
     "hrnet_w48": ("hrnet", "hrnet_w48"),
+    "icnet_resnet50": ("icnet", "resnet50_v1s"),
     "lednet": ("lednet", None),
     "mmseg_ann_r50-d8": ("ann", "resnet50_v1c"),
+    "mmseg_bisenetv1_r18": ("bisenet", "torchvision/resnet18"),
+    "mmseg_bisenetv2": ("bisenetv2", None),
     "mmseg_danet_r50-d8": ("danet", "resnet50_v1c"),
     "mmseg_ddrnet_23-slim": ("ddrnet", None),
     "mmseg_deeplabv3_r50-d8": ("deeplabv3", "resnet50_v1c"),
@@ -45,6 +51,7 @@ LISTS = {
     "mmseg_encnet_r50-d8": ("encnet", "resnet50_v1c"),
     "mmseg_fastscnn": ("fastscnn", None),
     "mmseg_fcn_r50-d8": ("fcn", "resnet50_v1c"),
+    "mmseg_icnet_r50": ("icnet_ppm", "resnet50_v1c"),
     "mmseg_pidnet-s": ("pidnet", None),
     "mmseg_pspnet_r50-d8": ("pspnet", "resnet50_v1c"),
     "mmseg_pspnet_r50-d8_769": ("pspnet", "resnet50_v1c"),
@@ -53,6 +60,7 @@ LISTS = {
     "mmseg_sfnet_r18": ("semanticflow", "resnet18"),
     "mmseg_sfnet_r18_dsn": ("semanticflow", "resnet18"),
     "mmseg_sfnet_r50": ("semanticflow", "resnet50"),
+    "mmseg_stdc1": ("stdc", "stdc1"),
     "mmseg_upernet_r50": ("upernet", "resnet50_v1c"),
     "nvlabs_segformer_b0": ("segformer", "mit_b0"),
     "nvlabs_segformer_b2": ("segformer", "mit_b2"),
@@ -82,6 +90,9 @@ LISTS = {
     "sketchfill_resnet50": ("sketchfill", "resnet50"),
     "sketchfill_resnet50_nof1": ("sketchfill", "resnet50"),
     "sketchfill_resnet50_os8": ("sketchfill", "resnet50"),
+    "stdc1_seg": ("stdc", "stdc1"),
+    "stdc1_seg_negative": ("stdc", "stdc1"),
+    "stdc2_seg": ("stdc", "stdc2"),
     "torchvision_deeplabv3_mobilenet_v3_large": ("deeplabv3", "mobilenet_v3_large"),
     "torchvision_deeplabv3_resnet50": ("deeplabv3", "torchvision/resnet50"),
     "torchvision_fcn_resnet50": ("fcn", "torchvision/resnet50"),
@@ -101,8 +112,9 @@ def test_published_keys_are_recognised_and_load_strictly(file):
         else:
             network = build_model(found.model, found.num_classes, found.backbone, **found.options)
     report = load_published(network, checkpoint)
-    assert report.missing == ()
-    assert set(report.mapped.values()) | set(report.zeroed) == set(network.state_dict())
+    # Norms that are no batch norms there, and files of before PyTorch 0.4.1, do not count their batches.
+    assert all(name.endswith(".num_batches_tracked") for name in report.missing)
+    assert {*report.mapped.values(), *report.zeroed, *report.missing} == set(network.state_dict())
 
 
 @pytest.mark.parametrize("file", ["hf_eomt_tiny", "hf_eomt_tiny_masked"])

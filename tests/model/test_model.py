@@ -24,6 +24,7 @@ BACKBONE_SAMPLE = ("resnet18", "mobilenet_v2", "timm/mobilenetv3_small_050")
 SIZES = ((33, 47), (65, 49))
 # Options that make a small instance of a network, which has the backbone of tests/model/tiny.py where it takes one.
 SMALL = {"psanet": {"cells": 5 * 6}, "segformer": {"width": 16}}
+BACKBONE = {"icnet_ppm": "resnet18_v1c"}  # of a network that cannot have that of tests/model/tiny.py
 # Networks that take pictures of one size alone: that of the small instance is SIZES[0], this that of the default one.
 ONE_SIZE = {"psanet": (480, 480)}
 # The deeper ResNets differ in the number of blocks alone.
@@ -46,7 +47,9 @@ def tiny_backbone(monkeypatch):
 def small(name: str, **options) -> SegModel:
     """A small instance of a network."""
     takes_backbone = "backbone" in inspect.signature(table.load(MODELS[name])).parameters
-    return build_model(name, CLASSES, "tiny" if takes_backbone else None, **SMALL.get(name, {}), **options)
+    return build_model(
+        name, CLASSES, BACKBONE.get(name, "tiny") if takes_backbone else None, **SMALL.get(name, {}), **options
+    )
 
 
 @functools.cache
@@ -152,7 +155,8 @@ def test_smallest_train_batch_is_what_training_needs(name):
 @every_network
 def test_auxiliary_outputs_can_be_left_out(name):
     options = inspect.signature(table.load(MODELS[name])).parameters
-    left_out = {option: False for option in ("auxiliary", "semantic_encoding", "deep_supervision") if option in options}
+    heads = ("auxiliary", "semantic_encoding", "deep_supervision", "detail")
+    left_out = {option: False for option in heads if option in options}
     if not left_out:
         pytest.skip(f"{name} has no such option")
     with torch.device("meta"):

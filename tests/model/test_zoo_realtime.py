@@ -2,19 +2,25 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from model import build_model
+from model.bisenetv2 import GuidedAggregation
+from model.icnet import CascadeFusion
+from model.layer.bilateral import AttentionRefinement, ContextPath, FeatureFusion
 from model.layer.branch import DAPPM, PAPPM, BasicBlock, basic_stage
 from model.pidnet import LightBoundaryFusion, PixelAttention
-from model.published import load_published, recognise_family
-from tests.published_keys import PARITY, key_list, numbered
+from model.published import layout_of, load_published, recognise_family
+from tests.published_keys import PARITY, key_list, meta, numbered
 from tests.published_logits import eval_norms, fill_module
 
 # Reference logits -> our names of the maps that stand beside them, as `decode` gives them.
 GOLDENS = {
     "pidnet_s": {"main_lowres": "out", "aux0": "aux", "aux1": "boundary"},
     "mmseg_pidnet-s": {"main_lowres": "out"},
+    "bisenet_resnet18": {"aux0": "aux1", "aux1": "aux0"},
+    "coincheung_bisenetv2": {f"aux{i}": f"aux{i}" for i in range(4)},
 }
 
 
@@ -84,10 +90,10 @@ def test_details_and_context_mix_by_their_likeness():
     with torch.no_grad():
         enlarged = F.interpolate(context, (6, 8), mode="bilinear")
         for part in (attend.detail, attend.context):
-            torch.nn.init.zeros_(part[1].weight)
-            torch.nn.init.constant_(part[1].bias, 5.0)  # embeddings alike everywhere: sigmoid(50) = 1
+            nn.init.zeros_(part[1].weight)
+            nn.init.constant_(part[1].bias, 5.0)  # embeddings alike everywhere: sigmoid(50) = 1
         torch.testing.assert_close(attend(detail, context), enlarged)
-        torch.nn.init.constant_(attend.detail[1].bias, 0.0)  # unrelated: half of each
+        nn.init.constant_(attend.detail[1].bias, 0.0)  # unrelated: half of each
         torch.testing.assert_close(attend(detail, context), (detail + enlarged) / 2)
 
 
@@ -120,3 +126,113 @@ def test_sizes_have_the_published_numbers_of_parameters(name, size, million):
 def test_an_unknown_size_is_named(name):
     with pytest.raises(ValueError, match=rf"unknown size of {name} 'xl'.*Known: "):
         build_model(name, 19, size="xl")
+
+
+def test_refinement_weights_channels_by_the_mean_of_the_map():
+    refine = AttentionRefinement(4, 3).eval()
+    x = torch.randn(2, 4, 5, 7)
+    with torch.no_grad():
+        y = refine.conv(x)
+        assert (refine(x) <= y).all()
+        nn.init.zeros_(refine.gate[1].weight)
+        torch.testing.assert_close(refine(x), y / 2)  # sigmoid(0)
+        nn.init.constant_(refine.gate[1].bias, 50.0)
+        torch.testing.assert_close(refine(x), y)
+
+
+@pytest.mark.parametrize("nearest", [True, False])
+def test_context_is_refined_from_coarse_to_fine(nearest):
+    path = ContextPath((4, 6), 5, nearest).eval()
+    fine, coarse = torch.randn(1, 4, 6, 8), torch.randn(1, 6, 3, 4)
+
+    def enlarge(x, size):
+        return F.interpolate(x, size) if nearest else F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+    with torch.no_grad():
+        first = path.refine[0](enlarge(path.attend[0](coarse) + path.mean(coarse.mean((2, 3), True)), (6, 8)))
+        second = path.refine[1](enlarge(path.attend[1](fine) + first, (12, 16)))
+        for found, expected in zip(path([fine, coarse], (12, 16)), (second, first), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_fusion_adds_the_weighted_map():
+    fuse = FeatureFusion(7, 6, nn.Conv2d(6, 6, 1)).eval()
+    detail, context = torch.randn(1, 3, 5, 5), torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        nn.init.zeros_(fuse.gate.weight)
+        nn.init.zeros_(fuse.gate.bias)
+        torch.testing.assert_close(fuse(detail, context), 1.5 * fuse.project(torch.cat([detail, context], 1)))
+
+
+@pytest.mark.parametrize("nearest", [True, False])
+def test_each_branch_is_weighted_by_the_other(nearest):
+    layer = GuidedAggregation(4, nearest).eval()
+    detail, semantic = torch.randn(1, 4, 16, 24), torch.randn(1, 4, 4, 6)
+    with torch.no_grad():
+        for gate in (layer.semantic_up[1], layer.semantic_keep[0][1]):  # no meaning: half of the details
+            nn.init.zeros_(gate.weight)
+        nn.init.zeros_(layer.semantic_keep[1].bias)
+        coarse = layer.enlarge(layer.detail_down(detail) / 2, (16, 24))
+        torch.testing.assert_close(layer(detail, semantic), layer.join(layer.detail_keep(detail) / 2 + coarse))
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+def test_cascade_fusion_adds_enlarged_context(rectified):
+    fuse = CascadeFusion(3, 2, 4, align_corners=True, rectified=rectified).eval()
+    coarse, fine = torch.randn(1, 3, 3, 4), torch.randn(1, 2, 6, 8)
+    with torch.no_grad():
+        joined, low = fuse(coarse, fine)
+        enlarged = F.interpolate(coarse, (6, 8), mode="bilinear", align_corners=True)
+        conv, norm, *_ = fuse.low
+        expected = norm(F.conv2d(enlarged, conv.weight, padding=2, dilation=2))
+        torch.testing.assert_close(low, expected.relu() if rectified else expected)
+        torch.testing.assert_close(joined, F.relu(low + fuse.high(fine)))
+
+
+def test_icnet_sees_the_image_at_three_sizes():
+    network = build_model("icnet", 4, "resnet18_v1s").eval()
+    seen = []
+    network.backbone.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[-2:]))
+    with torch.no_grad():
+        features = network.forward_features(torch.randn(1, 3, 128, 96))
+    assert seen == [(64, 48), (32, 24)]
+    assert [tuple(x.shape[-2:]) for x in features] == [(16, 12), (8, 6), (4, 3)]
+
+
+def test_icnet_in_one_pass_needs_a_backbone_in_parts():
+    with pytest.raises(ValueError, match="icnet_ppm runs its backbone in two parts, which 'vgg16' lacks"):
+        build_model("icnet_ppm", 4, "vgg16")
+
+
+@pytest.mark.parametrize("file", ["stdc1_seg", "stdc1_seg_negative"])
+def test_scales_of_in_place_norms_are_absolute(file):
+    checkpoint = numbered(key_list(file))
+    key, kept = "cp.arm16.bn_atten.weight", "cp.backbone.features.0.bn.weight"
+    checkpoint[key] = torch.linspace(-1, 1, 128)
+    checkpoint[kept] = torch.linspace(-1, 1, 32)
+    checkpoint["cp.backbone.x2.0.0.bn.weight"] = checkpoint[kept]
+    network = build_model("stdc", 19)
+    report = load_published(network, checkpoint)
+    torch.testing.assert_close(network.context.attend[1].gate[1].weight.detach(), checkpoint[key].abs() + 1e-5)
+    assert torch.equal(network.backbone.features[0][1].weight, checkpoint[kept])
+    assert not network.classifier[4].bias.any() and "classifier.4.bias" in report.zeroed
+
+
+@pytest.mark.parametrize(("classes", "data", "mean"), [(19, "cityscapes", 0.3257), (150, "ade20k", 0.4934323)])
+def test_preprocessing_of_bisenet_is_that_of_its_data(classes, data, mean):
+    golden = key_list("coincheung_bisenetv2")
+    checkpoint = meta(golden)
+    for key, value in checkpoint.items():
+        if "conv_out.1." in key and value.shape[0] == 19:
+            checkpoint[key] = torch.empty(classes, *value.shape[1:], device="meta")
+    found = recognise_family(checkpoint)
+    assert (found.num_classes, found.family) == (classes, f"BiSeNet V2, {data} (CoinCheung/BiSeNet)")
+    assert layout_of(found.family).preprocessing.mean[0] == pytest.approx(255 * mean)
+    assert layout_of(found.family).datasets[classes] == data
+
+
+def test_wider_bisenets_are_built_for_their_files():
+    with torch.device("meta"):
+        network = build_model("bisenet", 19, "torchvision/resnet50", width=512, head_width=1024, fusion_width=None)
+    assert [conv[0].out_channels for conv in network.spatial] == [256, 256, 256, 512]
+    assert network.fuse.project[0].out_channels == 1024

@@ -81,8 +81,11 @@ def detail(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
     the pictures. Ignored pixels are left out; the published code has them as a class of their own.
 
     Args:
-        logits: (N, 1, h, w). label: (N, H, W).
+        logits: (N, 1, h, w); or (N, 2, h, w), the logits of no detail and of one, as MMSegmentation's head has them.
+        label: (N, H, W).
     """
+    if logits.shape[1] == 2:
+        logits = logits[:, 1:] - logits[:, :1]
     truth, valid = details(label, ignore_label), label != ignore_label
     scores = _at_full_size(logits, label)
     loss = F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none")

@@ -83,6 +83,8 @@ def test_detail_loss_is_entropy_plus_dice(label, logits):
         p, g = score[counts], true[counts].double()
         expected = expected + (1 - (2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1)) / 2
     assert float(detail(logits, label)) == pytest.approx(float(expected), rel=1e-5)
+    none = torch.randn(2, 1, 6, 8)
+    assert float(detail(torch.cat([none, none + logits], 1), label)) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", [boundary, detail])
