@@ -53,7 +53,6 @@ setup(
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
     packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
-    package_data={"model.inference.cpu": ["*.cpp", "*.h"], "util.score.window": ["*.cpp"]},
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

@@ -59,18 +59,6 @@ def make_experiment(folder: Path, data: Path, /, **sections) -> Path:
     return path
 
 
-def in_layouts_and_threads(layer: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """What `layer` makes of maps x (N,C,H,W) as they lie and in channels_last, with one, two and three threads."""
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            found += [layer(x), layer(x.to(memory_format=torch.channels_last))]
-    finally:
-        torch.set_num_threads(threads)
-    return found
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,19 +75,6 @@ def failure(capsys, run, *arguments) -> str:
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     return error
-
-
-def both_ways(module):
-    """A fixture: the code of `module` compiled by its `kernel`, and as PyTorch does it where that gives None."""
-
-    @pytest.fixture(params=["compiled", "by PyTorch"])
-    def way(request, monkeypatch):
-        if request.param == "by PyTorch":
-            monkeypatch.setattr(module, "kernel", lambda: None)
-        else:
-            assert module.kernel() is not None
-
-    return way
 
 
 @pytest.fixture(autouse=True)

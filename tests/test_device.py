@@ -13,11 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from model import build_model
 from util.loss import LOSSES, SegLoss
+from util.score.coarse import CoarsePredictor
 from util.score.metric import ConfusionMatrix
-from util.score.window.coarse import GridSums, enlarged
-from util.score.window.kernel import first_argmax
-from util.score.window.maps import Memory, half_pixels
-from util.score.window.sums import DeviceScores, Grid
+from util.score.predict import Predictor
 
 CLASSES, GPU = 5, torch.device("cuda", 0)
 NETWORKS = [
@@ -55,7 +53,6 @@ def copies():
     """Tensors are fake inside of a test; the copies that it makes between devices."""
     with torch.backends.cudnn.flags(enabled=False), FakeTensorMode(), Copies() as copies:
         yield copies
-    half_pixels.cache_clear()  # what was made once, with tensors
 
 
 def test_what_would_fail_on_a_gpu_is_found(copies):
@@ -90,40 +87,26 @@ def test_losses(copies, name, weights):
     assert total.device == terms["se"].device == GPU and total.shape == () and not copies.found
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_sums_of_windows(copies, flip):
-    blocks = []
-    scores = DeviceScores(Memory(GPU), CLASSES, (48, 64), flip, 2, lambda rows, block: blocks.append((rows, block)))
-    for size in ((48, 64), (24, 32)):
-        grid = Grid([0, size[0] - 20], [0, size[1] - 20], size, (20, 20), (slice(0, size[0]), slice(0, size[1])))
-        sums = scores.scale(grid)
-        sums.add(grid.corners, zeros(2 if flip else 1, 4, CLASSES, 20, 20, dtype=torch.bfloat16))
-        sums.close()
-    scores.close()
-    ((rows, block),) = blocks
-    assert rows == slice(0, 48) and block.shape == (CLASSES, 48, 64) and block.device == GPU
-    assert not copies.found
-
-
-def test_fast_windows(copies):
-    """Where the pixels lie on the grid is copied once, for the first picture."""
-    memory = Memory(GPU)
-    for _ in range(2):
-        copies.found.clear()
-        sums = GridSums(memory, "scale", CLASSES, (33, 49), (slice(0, 30), slice(2, 47)), 8)
-        sums.add([(0, 0), (0, 16)], zeros(2, 2, CLASSES, 5, 5, dtype=torch.bfloat16))
-        ((rows, block),) = enlarged(memory, [sums], (31, 44))
-        assert rows == slice(0, 31) and block.shape == (CLASSES, 31, 44) and block.device == GPU
-    assert not copies.found
+@pytest.mark.parametrize("settings", [{}, {"window": (20, 20)}, {"scales": (0.5, 1.0), "flip": True}], ids=str)
+@pytest.mark.parametrize("kind", [Predictor, CoarsePredictor])
+def test_predictions(copies, monkeypatch, kind, settings):
+    """But for whether the network's output is finite, which the host asks once a picture (once a scale)."""
+    monkeypatch.setattr(torch, "isfinite", lambda value: True)
+    with GPU:
+        network, image = build_model("fcn", CLASSES, "resnet18"), zeros(3, 48, 64, dtype=torch.uint8)
+    monkeypatch.setattr(network, "to", lambda device: network)  # it is there; fake parameters cannot be swapped
+    predictor = kind(network, CLASSES, (0, 0, 0), (1, 1, 1), amp=torch.bfloat16, **settings)
+    copies.found.clear()
+    probabilities, classes = predictor.probabilities(image), predictor(image)
+    assert probabilities.device == classes.device == GPU and classes.dtype == torch.uint8
+    assert probabilities.shape == (CLASSES, 48, 64) and classes.shape == (48, 64) and not copies.found
 
 
 def test_predictions_are_counted_where_they_are(copies):
     """The check of the values is what reads them."""
     confusion = ConfusionMatrix(CLASSES, device=GPU)
-    prediction = first_argmax(zeros(CLASSES, 20, 30))
-    assert prediction.device == GPU and prediction.dtype == torch.uint8
     with pytest.raises(NEEDS_VALUES):
-        confusion.update(prediction, zeros(20, 30, dtype=torch.uint8))
+        confusion.update(zeros(20, 30, dtype=torch.uint8), zeros(20, 30, dtype=torch.uint8))
 
 
 @pytest.mark.gpu

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from dataset.read.image import read_image
-from model.inference.adapt import Adapted, adapt
+from model.inference.adapt import Adapted
 from tool.shared import cli
-from tool.shared.network import rebuild
+from tool.shared.network import build_predictor, rebuild, whole_pictures
 from util import UserError, checkpoint, dist
 from util.checkpoint.facts import MEAN, STD, facts_of
 from util.record.log import log, open_log
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--longest {args.longest}: a picture has at least one pixel")
     targets = name_results(args.pictures, Path(args.out))
     state = load_state(args.checkpoint)
-    predictor = build_predictor(state, args.checkpoint, dist.init())
+    predictor = predictor_of(state, args.checkpoint, dist.init())
     if args.flow:
         check_flow(predictor.model, args.checkpoint)
     for target, path in targets.items():
@@ -117,11 +117,11 @@ def load_state(file: str) -> dict:
     return state
 
 
-def build_predictor(state: dict, file: str, device: torch.device) -> Predictor:
+def predictor_of(state: dict, file: str, device: torch.device) -> Predictor:
     """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
     model, known = rebuild(state, file), facts_of(state)
-    network = adapt(model.eval(), known.channel_order)
-    return Predictor(network, model.spec["num_classes"], known.mean or MEAN, known.std or STD, device=device)
+    mean, std = known.mean or MEAN, known.std or STD
+    return build_predictor(model, model.spec["num_classes"], mean, std, known.channel_order, whole_pictures(), device)
 
 
 def check_flow(model: nn.Module, file: str) -> None:

@@ -25,7 +25,7 @@ from util.report.result import PredictionWriter, score_predictions, write_result
 from util.report.visual import triptych
 from util.score.evaluate import Timing, compare, evaluate, shard
 from util.score.metric import ConfusionMatrix
-from util.score.predict import WINDOWS
+from util.score.predict import Predictor
 from util.train.loop import AMP_TYPES
 
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if config.test.optimize != "none":
         model = optimize_for_inference(model, AMP_TYPES[config.test.amp], config.test.optimize == "compile")
         log.info("network: %s", model.summary)
-    predictor = build_predictor(config, model, len(data.classes), device)
+    predictor = predictor_of(config, model, len(data.classes), device)
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
     record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
@@ -69,10 +69,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def predictor_of(config: Config, model, num_classes: int, device, windows: str | None = None) -> Predictor:
+    """Build the predictor of the experiment's protocol; windows: instead of its own."""
+    test, data = config.test, config.data
+    if windows is not None:
+        test = test.model_copy(update={"windows": windows})
+    channels_last = config.train.channels_last
+    return build_predictor(model, num_classes, data.mean, data.std, data.channel_order, test, device, channels_last)
+
+
 def compare_ways(config: Config, model, data, indices, device) -> dict:
     """What windows fast changes, on the first pictures of the selection; on all processes."""
     chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
-    fast, exact = (build_predictor(config, model, len(data.classes), device, windows) for windows in WINDOWS[::-1])
+    fast, exact = (predictor_of(config, model, len(data.classes), device, windows) for windows in ("fast", "exact"))
     samples = build_eval_loader(data, chosen, loader_workers(config))
     found = compare(fast, exact, samples, len(data.classes), data.ignore_label)
     log.info("windows fast against exact: %s", found)

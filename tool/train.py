@@ -15,10 +15,9 @@ import torch
 from tensorboardX import SummaryWriter
 
 from dataset import build_eval_loader
-from model.inference.adapt import adapt
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
-from tool.shared.network import build_training, make_deterministic
+from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
 from util import dist
 from util.checkpoint.store import CheckpointWriter
 from util.config.load import Experiment, RunPaths, describe, load
@@ -31,8 +30,7 @@ from util.record.memory import keep_memory
 from util.report.visual import triptych
 from util.score.evaluate import evaluate, shard
 from util.score.metric import ConfusionMatrix, Scores
-from util.score.predict import Predictor
-from util.train.loop import AMP_TYPES, Training, train_epoch
+from util.train.loop import Training, train_epoch
 from util.train.losslog import NotFinite
 from util.train.progress import Progress
 from util.train.replay import leave_record
@@ -203,15 +201,15 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
     """
     config = training.config
     dist.share_buffers(training.eval_model)  # every process has seen other pictures
-    predictor = Predictor(
-        adapt(training.eval_model, config.data.channel_order),
+    predictor = build_predictor(
+        training.eval_model,
         len(val_set.classes),
         config.data.mean,
         config.data.std,
-        scales=(config.train.val_scale,),
-        amp=AMP_TYPES[config.train.amp],
-        device=training.device,
-        channels_last=config.train.channels_last,
+        config.data.channel_order,
+        whole_pictures(config.train.val_scale, config.train.amp),
+        training.device,
+        config.train.channels_last,
     )
     confusion = ConfusionMatrix(len(val_set.classes), val_set.ignore_label, training.device)
     indices = shard(range(len(val_set)), dist.rank(), dist.world_size())

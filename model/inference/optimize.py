@@ -1,4 +1,4 @@
-"""A trained network made ready for inference: norms folded, fewer multiplications, half precision, compiled."""
+"""A trained network made ready for inference: norms folded, half precision, compiled."""
 
 import copy
 from contextlib import ExitStack, contextmanager
@@ -8,11 +8,6 @@ from torch import nn
 from torch._inductor import config as inductor
 from torch.utils._pytree import tree_map
 
-from model.inference.cpu.enlarge import enlarge
-from model.inference.cpu.inverted import use_fused_blocks
-from model.inference.cpu.split import amx_is_there, use_split
-from model.inference.cpu.strips import use_strips
-from model.inference.cpu.winograd import use_winograd
 from model.inference.fold import _constant, fold_norms
 from model.layer.basic import resize
 from model.table import ModelError
@@ -42,8 +37,7 @@ class InferenceNetwork(nn.Module):
         """Map normalised pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W), float32 with amp too."""
         if not self.gives_coarse:
             return tree_map(self._own, self._call(x))
-        coarse = self._call(x).float()
-        return {"out": enlarge(coarse, *x.shape[-2:]) if x.device.type == "cpu" else resize(coarse, x.shape[-2:])}
+        return {"out": resize(self._call(x).float(), x.shape[-2:])}
 
     @property
     def gives_coarse(self) -> bool:
@@ -88,10 +82,7 @@ def optimize_for_inference(
     """A copy of `model` for inference; the original stays as it is.
 
     Every batch norm that alone receives the output of a convolution is folded into it, and the weights lie in
-    channels_last order. On a CPU with AMX, inverted residual blocks are one operation each (cpu/inverted.py), and
-    convolutions in float32 are computed from numbers of 16 bits (cpu/split.py); on another, such blocks in strips
-    (cpu/strips.py), and convolutions of 3x3 by Winograd's method (cpu/winograd.py). In float32 the logits differ
-    from the original's by rounding, on AMX ten times as much.
+    channels_last order. In float32 the logits differ from the original's by rounding.
 
     Args:
         model: any network of `build_model`, on the device where it will run.
@@ -109,39 +100,12 @@ def optimize_for_inference(
     network = copy.deepcopy(model).eval().requires_grad_(False)
     done = [f"{fold_norms(network, example)} batch norms folded"]
     network.to(memory_format=torch.channels_last)
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    if on_cpu:
-        done += _with_faster_layers(network, amp)
     if amp is not None:
         _store_weights(network, amp)
         done.append(f"convolutions in {str(amp).removeprefix('torch.')}")
     if compile:
         done.append("compiled")
     return InferenceNetwork(network, amp, compile, ", ".join(done))
-
-
-def _with_faster_layers(network: nn.Module, amp: torch.dtype | None) -> list[str]:
-    """Replaces blocks and convolutions as this processor can; what was done, or why not."""
-    done, amx = [], False
-    try:
-        amx = amx_is_there() and amp in (None, torch.bfloat16)
-        if amx and (blocks := use_fused_blocks(network, amp or torch.float32)):
-            done.append(f"{blocks} blocks as one operation each")
-    except ValueError as reason:
-        if amp is not None:  # else the convolutions say it
-            done.append(f"no C++ of our own ({reason})")
-    if blocks := use_strips(network, join_zeros=amp is None):
-        done.append(f"{blocks} blocks in strips")
-    return done if amp is not None else [*done, _with_faster_convolutions(network, amx)]
-
-
-def _with_faster_convolutions(network: nn.Module, amx: bool) -> str:
-    try:
-        if amx:
-            return f"{use_split(network)} convolutions on AMX, numbers in halves"
-        return f"{use_winograd(network)} convolutions by Winograd's method"
-    except ValueError as reason:
-        return f"convolutions as they are ({reason})"
 
 
 def _store_weights(network: nn.Module, dtype: torch.dtype) -> None:

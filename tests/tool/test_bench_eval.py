@@ -25,7 +25,9 @@ def test_semsegs_way_gives_our_probabilities(classes, scales, size):
     image = torch.from_numpy(picture).permute(2, 0, 1)
     found = ours.probabilities(image).permute(1, 2, 0).numpy()
     assert np.abs(found - expected).max() < 3e-6
-    assert np.array_equal(ours(image).numpy(), expected.argmax(2))
+    ordered = np.sort(expected, 2)
+    decided = ordered[..., -1] - ordered[..., -2] > 1e-5
+    assert np.array_equal(ours(image).numpy()[decided], expected.argmax(2)[decided]) and decided.mean() > 0.99
 
 
 def test_the_sliding_way_gives_the_logits_of_a_network_without_neighbourhood():

@@ -58,7 +58,7 @@ def test_photo_beside_prediction_in_the_colours_of_the_checkpoint(tmp_path, weig
 def test_normalisation_of_the_checkpoint(tmp_path):
     data = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
     file = write_checkpoint(tmp_path / "w.pth", config={"data": data})
-    predictor = demo.build_predictor(demo.load_state(str(file)), str(file), torch.device("cpu"))
+    predictor = demo.predictor_of(demo.load_state(str(file)), str(file), torch.device("cpu"))
     assert predictor.mean.flatten().tolist() == data["mean"]
     assert predictor.std.flatten().tolist() == data["std"]
 

@@ -55,7 +55,7 @@ def test_an_experiment_builds_and_runs(path):
     label = torch.randint(0, len(classes), (2, 65, 97), dtype=torch.uint8)
     total, _ = criterion_of(config, len(classes))(outputs, label)
     assert torch.isfinite(total)
-    predictor = test.build_predictor(config, model, len(classes), torch.device("cpu"))
+    predictor = test.predictor_of(config, model, len(classes), torch.device("cpu"))
     if config.test.protocol != "whole":
         assert predictor.window == config.augment.crop and predictor.flip
     weights = config.model.weights

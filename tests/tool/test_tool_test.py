@@ -1,7 +1,7 @@
 """The command that scores: which checkpoint, which pictures, what it writes."""
 
 import json
-import threading
+import time
 import zipfile
 
 import cv2
@@ -74,44 +74,41 @@ def test_fast_windows_are_reported_with_their_difference(trained):
     assert "compared" not in folded["protocol"] and folded["mIoU"] == pytest.approx(fast["mIoU"], abs=1e-3)
 
 
-def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch):
-    """Each waits for what only comes in time if it runs beside the network."""
-    experiment, run = trained
-    started, read, late = [], [], []
-    changed = threading.Condition()
+def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch, tmp_path):
+    """Each waits for what only comes if it runs beside the network; a worker, another process, tells by files."""
+    started: list[int] = []
+    late: list[str] = []
 
-    def note(events: list, name: str) -> None:
-        with changed:
-            events.append(name)
-            changed.notify_all()
+    def wait(happened, what: str) -> None:
+        for _ in range(3000):  # half a minute: after that it does not run beside
+            if happened():
+                return
+            time.sleep(0.01)
+        late.append(what)
 
-    def wait(events: list, number: int, what: str) -> None:
-        with changed:
-            if not changed.wait_for(lambda: len(events) >= min(number, 5), 10):
-                late.append(what)
+    predict, load, write = Predictor.__call__, SegDataset.__getitem__, test.PredictionWriter.__call__
 
-    whole, ready, write = Predictor.__call__, SegDataset.__getitem__, test.PredictionWriter.__call__
+    def predict_when_the_next_is_read(self, image):
+        started.append(1)
+        number = min(len(started) + 1, 5)
+        wait(lambda: len(list(tmp_path.iterdir())) >= number, "reading while a picture is predicted")
+        return predict(self, image)
 
-    def predict(self, image):
-        note(started, "")
-        wait(read, len(started) + 1, "reading the next picture while this one is predicted")
-        return whole(self, image)
-
-    def load(self, index):
-        sample = ready(self, index)
-        note(read, sample["name"])
+    def load_and_tell(self, index):
+        sample = load(self, index)
+        (tmp_path / sample["name"]).touch()
         return sample
 
-    def record(self, sample, prediction):
-        number = read.index(sample["name"])
-        wait(started, number + 2, "predicting the next picture while this one is written")
+    def write_when_the_next_is_predicted(self, sample, prediction):
+        number = min(int(sample["name"].removeprefix("val_")) + 2, 5)
+        wait(lambda: len(started) >= number, "predicting while a picture is written")
         write(self, sample, prediction)
 
-    monkeypatch.setattr(Predictor, "__call__", predict)
-    monkeypatch.setattr(SegDataset, "__getitem__", load)
-    monkeypatch.setattr(test.PredictionWriter, "__call__", record)
-    score(experiment, run, "loader.workers=1")
-    assert (len(started), len(read), late) == (5, 5, [])
+    monkeypatch.setattr(Predictor, "__call__", predict_when_the_next_is_read)
+    monkeypatch.setattr(SegDataset, "__getitem__", load_and_tell)
+    monkeypatch.setattr(test.PredictionWriter, "__call__", write_when_the_next_is_predicted)
+    score(*trained, "loader.workers=1")
+    assert len(started) == len(list(tmp_path.iterdir())) == 5 and late == []
 
 
 def test_a_split_without_labels_is_predicted_not_scored(trained):

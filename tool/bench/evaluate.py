@@ -22,6 +22,7 @@ from tool.bench.experiment import (
 from tool.bench.plain import evaluate as eval_plain
 from tool.bench.report import Report, Table
 from tool.bench.timing import alternate, peak_memory_added, summarise
+from util.score.coarse import CoarsePredictor
 from util.score.metric import ConfusionMatrix
 from util.score.predict import Predictor
 
@@ -212,17 +213,8 @@ def plain(task: Task, net: Points, scales: Sequence[float]) -> np.ndarray:
 
 def predictor(task: Task, net: Points, scales: Sequence[float], fast: bool) -> Predictor:
     """Ours on the same windows."""
-    return Predictor(
-        net,
-        task.classes,
-        task.mean,
-        task.std,
-        scales,
-        flip=True,
-        window=(task.crop, task.crop),
-        stride_rate=task.rate,
-        windows="fast" if fast else "exact",
-    )
+    kind, window = CoarsePredictor if fast else Predictor, (task.crop, task.crop)
+    return kind(net, task.classes, task.mean, task.std, scales, True, window, task.rate)
 
 
 def outside(title: str, contenders: dict, nets: dict[str, Points], rounds: int, facts: dict) -> Table:

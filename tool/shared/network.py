@@ -1,6 +1,7 @@
 """From an experiment to its network: built, filled with weights, ready to train or to predict."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +12,11 @@ from model import build_model
 from model.inference.adapt import adapt
 from model.published import imagenet_weights, load_backbone_weights, load_published
 from util import checkpoint, dist
-from util.config.schema import Config
+from util.config.schema import Config, Precision, TestConfig
 from util.loss import SegLoss
 from util.record.log import log
-from util.score.predict import Predictor, protocol_settings
+from util.score.coarse import CoarsePredictor
+from util.score.predict import Predictor
 from util.train import random_state
 from util.train.compile import compile_regions
 from util.train.loop import AMP_TYPES, Training
@@ -181,27 +183,35 @@ def check_batch(config: Config, model: nn.Module) -> None:
         )
 
 
-def build_predictor(config: Config, model, num_classes: int, device, windows: str | None = None) -> Predictor:
-    """The predictor of the experiment's protocol, its single keys put over the preset; windows: instead of its own."""
-    test, data = config.test, config.data
-    settings = protocol_settings(
-        test.protocol,
-        config.augment.crop,
-        scales=test.scales,
-        flip=test.flip,
-        window=test.window,
-        stride_rate=test.stride_rate,
-        base_size=test.base_size,
-    )
-    return Predictor(
-        adapt(model, data.channel_order),
+def build_predictor(
+    model: nn.Module,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+    test: TestConfig,
+    device: torch.device,
+    channels_last: bool = False,
+) -> Predictor:
+    """The predictor of a protocol; `test` is that of an experiment, whose preset is resolved, or says every key."""
+    kind = CoarsePredictor if test.windows == "fast" else Predictor
+    return kind(
+        adapt(model, channel_order),
         num_classes,
-        data.mean,
-        data.std,
-        **settings,
-        window_batch=test.window_batch,
-        amp=AMP_TYPES[test.amp],
-        device=device,
-        channels_last=config.train.channels_last,
-        windows=windows or test.windows,
+        mean,
+        std,
+        test.scales,
+        test.flip,
+        None if test.window == "none" else test.window,
+        test.stride_rate,
+        test.base_size,
+        test.window_batch,
+        AMP_TYPES[test.amp],
+        device,
+        channels_last,
     )
+
+
+def whole_pictures(scale: float = 1.0, amp: Precision = "off") -> TestConfig:
+    """The protocol of a validation and of the demo: each whole picture at one scale."""
+    return TestConfig(scales=(scale,), amp=amp).resolved((1, 1), None)

@@ -275,8 +275,7 @@ class TestConfig(Section):
     amp: Precision = Field("off", description="precision of the forward pass")
     optimize: Literal["none", "fold", "compile"] = Field(
         "none",
-        description="fold: norms joined with convolutions, and these faster on a CPU (scores change by rounding); "
-        "compile: and torch.compile",
+        description="fold: norms joined with convolutions (scores change by rounding); compile: and torch.compile",
     )
     keep_memory: bool = Field(True, description="on a CPU: keep freed memory, in huge pages; faster, larger")
     save_gray: bool = Field(True, description="write predictions as class ids")

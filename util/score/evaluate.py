@@ -13,9 +13,7 @@ import torch
 
 from util.dist import barrier, gather_objects
 from util.score.metric import ConfusionMatrix, Scores
-from util.score.predict import PROTOCOLS, Predictor, protocol_settings
-
-__all__ = ["PROTOCOLS", "Predictor", "Timing", "compare", "evaluate", "protocol_settings", "shard"]
+from util.score.predict import Predictor
 
 WRITERS = 2  # threads that take finished predictions; OpenCV encodes without holding the interpreter's lock
 WAITING = 8  # predictions that may wait for a writer before the next picture is predicted

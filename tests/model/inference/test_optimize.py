@@ -9,7 +9,6 @@ from torch._inductor.cudagraph_trees import CUDAGraphTreeManager
 
 from model import build_model
 from model.base import SegModel
-from model.inference.cpu.split import amx_is_there
 from model.inference.fold import fold_norms
 from model.inference.optimize import optimize_for_inference
 from model.layer.basic import ConvBNReLU
@@ -18,7 +17,7 @@ CLASSES = 5
 SAMPLE = ("fcn", "pspnet", "semanticflow", "semanticflow_lite", "sketchfill")
 NETWORKS = [(name, backbone) for name in SAMPLE for backbone in ("resnet18", "timm/mobilenetv3_small_050")]
 NETWORKS += [("sketchfill", "mobilenet_v2"), ("semanticflow", "stdc1"), ("fcn", "timm/convnext_atto")]
-ROUNDING = 2e-3 if amx_is_there() else 2e-4  # of the largest logit: on AMX numbers have 16 bits
+ROUNDING = 2e-4  # of the largest logit
 HEADS_OF_TRAINING = ("aux", "dsn")
 
 

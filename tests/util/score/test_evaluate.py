@@ -89,7 +89,7 @@ def test_shards_add_up_to_the_whole(world):
 PROCESS = """
 import sys
 import torch
-from test_evaluate import ConfusionMatrix, evaluate, make_predictor, make_samples, shard
+from tests.util.score.test_evaluate import ConfusionMatrix, evaluate, make_predictor, make_samples, shard
 from util import dist
 torch.set_num_threads(1)
 dist.init()
@@ -103,11 +103,10 @@ dist.close()
 
 def test_two_processes_agree_with_one(tmp_path):
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NGPU": "0"}
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-c", PROCESS, str(tmp_path)]
     running = [
         subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": path}
+            command, cwd=ROOT, env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)}
         )
         for rank in "01"
     ]

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from tests.slow_predict import CASES, CLASSES, MEAN, STD, SmallNet, random_picture, slow_probabilities, slow_starts
-from util.score import predict
-from util.score.predict import PROTOCOLS, Predictor, protocol_settings
-from util.score.window import kernel as scores
-from util.score.window import maps
+from util.score import window as arithmetic
+from util.score.predict import Predictor
 
 
 class PerPixel(nn.Module):
@@ -42,12 +40,12 @@ def slow_case(name, size):
     return slow_probabilities(SmallNet(), random_picture(*size), **CASES[name])
 
 
-@pytest.mark.parametrize("cached", [None, 250, 2000])
-@pytest.mark.parametrize("size", [(30, 41), (41, 30), (16, 16), (9, 60)], ids=str)
+@pytest.mark.parametrize("cached", [None, 250])
+@pytest.mark.parametrize("size", [(30, 41), (9, 60)], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_probabilities_equal_the_slow_prediction(name, size, cached, monkeypatch):
     if cached:  # floats in a block: of one row, and of a few
-        monkeypatch.setattr(maps, "CACHED_NUMBERS", cached)
+        monkeypatch.setattr(arithmetic, "CACHED_NUMBERS", cached)
     net, image = SmallNet(), random_picture(*size)
     expected = slow_case(name, size)
     predictor = Predictor(net, CLASSES, MEAN, STD, window_batch=3, **CASES[name])
@@ -60,27 +58,6 @@ def test_probabilities_equal_the_slow_prediction(name, size, cached, monkeypatch
     decided = ordered[-1] - ordered[-2] > 1e-4
     assert decided.mean() > 0.99
     assert np.array_equal(prediction.numpy()[decided], expected.argmax(0)[decided])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_code_for_accelerators_gives_the_same(name, monkeypatch):
-    net, image = SmallNet(), random_picture(37, 52)
-    predictor = Predictor(net, CLASSES, MEAN, STD, **CASES[name])
-    prediction, probabilities = predictor(image), predictor.probabilities(image)
-    for module in (maps, predict, scores):
-        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
-    assert torch.allclose(predictor.probabilities(image), probabilities, atol=2e-5)
-    assert (predictor(image) == prediction).float().mean() > 0.999
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_same_without_a_compiler(name, monkeypatch):
-    net, image = SmallNet(), random_picture(37, 52)
-    predictor = Predictor(net, CLASSES, MEAN, STD, **CASES[name])
-    expected = predictor.probabilities(image)
-    monkeypatch.setattr(scores, "kernel", lambda: None)
-    assert torch.allclose(predictor.probabilities(image), expected, atol=2e-6)
-    assert torch.equal(predictor(image), expected.argmax(0).byte())
 
 
 @pytest.mark.gpu
@@ -124,7 +101,7 @@ def test_windows_end_at_the_edge_and_leave_no_gap():
     for window in (5, 7, 16):
         for rate in (1 / 2, 2 / 3, 1.0):
             for length in range(window, 60):
-                starts = predict._window_starts(length, window, rate)
+                starts = arithmetic.window_starts(length, window, rate)
                 assert starts == slow_starts(length, window, rate)
                 assert (starts[0], starts[-1]) == (0, length - window)
                 assert all(0 < after - before <= window for before, after in pairwise(starts))
@@ -236,21 +213,3 @@ def test_description_is_plain():
     }
     whole = Predictor(SmallNet(), CLASSES, MEAN, STD).describe()
     assert (whole["window"], whole["stride_rate"], whole["amp"]) == (None, None, None)
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_builds_a_predictor(name):
-    Predictor(SmallNet(), CLASSES, MEAN, STD, **protocol_settings(name, crop=(16, 16)))
-
-
-def test_protocols_take_what_the_experiment_changes():
-    semseg = protocol_settings("semseg", (713, 713), base_size=2048, scales=(0.5, 1.0), flip=None)
-    assert semseg == {"scales": (0.5, 1.0), "flip": True, "window": (713, 713), "stride_rate": 2 / 3, "base_size": 2048}
-    assert protocol_settings("sketchfill", (713, 713))["stride_rate"] == 1 / 2
-    assert protocol_settings("sketchfill", (713, 713), window="none")["window"] is None
-    assert protocol_settings("whole", (713, 713)) == PROTOCOLS["whole"]
-    assert protocol_settings("whole", (713, 713), window=(64, 65))["window"] == (64, 65)
-    with pytest.raises(ValueError, match="unknown protocol 'slide'; there are whole, semseg, sketchfill"):
-        protocol_settings("slide", (713, 713))
-    with pytest.raises(ValueError, match="no stride;"):
-        protocol_settings("whole", (713, 713), stride=2)

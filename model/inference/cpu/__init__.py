@@ -1,1 +1,0 @@
-"""Hand-written kernels for inference on a CPU."""

@@ -1,1 +1,0 @@
-"""The arithmetic of sliding windows on a CPU."""
