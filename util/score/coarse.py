@@ -56,12 +56,11 @@ class CoarsePredictor(Predictor):
             wide.append(torch.lerp(means[..., before], means[..., after], share))
             down.append(_taps(inside[0], stride, means.shape[1], height, self.device))
         for rows in bands((self.num_classes, height, width), self.device):
-            total: Tensor | None = None
-            for means, (before, after, share) in zip(wide, down, strict=True):
-                above, below = means.index_select(1, before[rows]), means.index_select(1, after[rows])
-                enlarged = above.lerp_(below, share[rows, None])
-                total = enlarged if total is None else total.add_(enlarged)
-            yield total
+            enlarged = [
+                torch.lerp(means.index_select(1, before[rows]), means.index_select(1, after[rows]), share[rows, None])
+                for means, (before, after, share) in zip(wide, down, strict=True)
+            ]
+            yield torch.stack(enlarged).sum(0) if len(enlarged) > 1 else enlarged[0]
 
     def _grid_mean(self, picture: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[slice, slice], int]:
         """Mean logits (C, h, w) of one scale on its grid, the picture's rows and columns in pixels, and S."""
@@ -78,7 +77,7 @@ class CoarsePredictor(Predictor):
             sums.add([(y // stride, x // stride) for y, x in chunk], logits.unflatten(0, (-1, len(chunk))))
         return sums.mean(), inside, stride
 
-    def _stride(self, window: tuple[int, int]) -> int:
+    def _stride(self, window: tuple[int, ...]) -> int:
         """Pixels between two points of the network's coarse grid, found by a first forward pass."""
         if self._output_stride is None:
             sides = [snap(side, LARGEST_STRIDE) for side in window]

@@ -94,12 +94,13 @@ def compare(
     for confusion in ways:
         confusion.reduce()
     number, same, pixels = (sum(values) for values in zip(*gather_objects((number, same, pixels)), strict=True))
-    scores = [None if math.isnan(score) else score for score in (way.result().mIoU for way in ways)]
+    first_score, second_score = (way.result().mIoU for way in ways)
+    defined = not math.isnan(first_score) and not math.isnan(second_score)
     return {
         "num_images": number,
-        "mIoU": scores[0],
-        "mIoU_exact": scores[1],
-        "mIoU_difference": None if None in scores else scores[0] - scores[1],
+        "mIoU": first_score if defined else None,
+        "mIoU_exact": second_score if defined else None,
+        "mIoU_difference": first_score - second_score if defined else None,
         "agreement": same / pixels if pixels else None,
     }
 
@@ -122,6 +123,7 @@ def _background(function: Callable | None) -> Iterator[Callable]:
         def submit(*arguments) -> None:
             if len(pending) >= WAITING:
                 pending.popleft().result()
+            assert function is not None
             pending.append(pool.submit(function, *arguments))
 
         yield submit

@@ -6,6 +6,7 @@ Axes: C classes, H and W the picture's height and width; every map of scores is 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class Predictor:
         if device is None:
             device = next((parameter.device for parameter in model.parameters()), "cpu")
         self.device = torch.device(device)
-        self.model = model.to(self.device)
+        self.model: Any = model.to(self.device)  # a Module that may have `coarse`
         self.num_classes = num_classes
         self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(3, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32, device=self.device).view(3, 1, 1)
@@ -88,14 +89,12 @@ class Predictor:
     def probabilities(self, image: Tensor) -> Tensor:
         """Probability of each class, uint8 (3, H, W), RGB -> float32 (C, H, W); device and errors as above."""
         picture, sizes = self._prepared(image)
-        total = None
-        for size in sizes:
+        height, width = picture.shape[1:]
+        total = resize(self._windows_mean(picture, sizes[0]), (height, width))
+        for size in sizes[1:]:
             mean = self._windows_mean(picture, size)
-            if total is None:
-                total = resize(mean, picture.shape[1:])
-                continue
             for planes, more in zip(total.split(PLANES_AT_ONCE), mean.split(PLANES_AT_ONCE), strict=True):
-                planes += resize(more, picture.shape[1:])
+                planes += resize(more, (height, width))
         # softmax spreads a NaN over all classes of its pixel, so that one class tells
         if not torch.isfinite(total[0].sum()):
             raise ValueError(NOT_FINITE)
@@ -118,7 +117,8 @@ class Predictor:
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"a picture must be uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
         self.model.eval()
-        return image.to(self.device).float(), [self._scaled_size(*image.shape[1:], scale) for scale in self.scales]
+        height, width = image.shape[1:]
+        return image.to(self.device).float(), [self._scaled_size(height, width, scale) for scale in self.scales]
 
     def _scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         if self.base_size is None:
@@ -167,7 +167,7 @@ class Predictor:
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-            logits = self.model.coarse(batch) if coarse else self.model(batch)["out"]
+            logits: Tensor = self.model.coarse(batch) if coarse else self.model(batch)["out"]
         if tuple(logits.shape) != (expected := (len(batch), self.num_classes, *(sides or logits.shape[2:]))):
             raise ValueError(f"the network's output is {tuple(logits.shape)}, expected {expected}")
         return logits
