@@ -138,11 +138,12 @@ def _refuse_foreign(root: Path) -> None:
     for _ in range(2):  # a set that another process is just removing looks foreign once
         present = _files_in(root)
         foreign = sorted(present - CONTENTS) if STAMP in present else sorted(present)
-    if foreign:
-        raise DataError(
-            f"{root}: holds {foreign[0]}, which is not of the street scenes; name an empty or a "
-            "new folder for them, or move that away"
-        )
+        if not foreign:
+            return
+    raise DataError(
+        f"{root}: holds {foreign[0]}, which is not of the street scenes; name an empty or a "
+        "new folder for them, or move that away"
+    )
 
 
 def _draw(folder: Path, facts: dict) -> None:

@@ -79,6 +79,11 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
     if chosen is not None:
         backbone = chosen.default if backbone is None else backbone
     options = complete("model", name, builder, options, reserved=("num_classes", "backbone"))
-    model = builder(num_classes, **({} if chosen is None else {"backbone": backbone}), **options)
+    try:
+        model = builder(num_classes, **({} if chosen is None else {"backbone": backbone}), **options)
+    except ModelError:
+        raise
+    except ValueError as error:  # PyTorch's layers refuse a width, say
+        raise ModelError(f"model {name!r} cannot have these options: {error}") from error
     model.spec = {"name": name, "num_classes": num_classes, "backbone": backbone, "options": plain(options)}
     return model

@@ -90,7 +90,9 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
             _write(lists[split], text)
     head = f"{name} in {root} (licence: {layout.licence})"
     lines = [
-        _told(split, splits[split], found[split], layout.splits[split].count, lists[split].name, present.get(split))
+        _describe_split(
+            split, splits[split], found[split], layout.splits[split].count, lists[split].name, present.get(split)
+        )
         for split in layout.splits
     ]
     return [head, *lines, *_where({split: lists[split] for split in texts} if out else {})]
@@ -199,7 +201,7 @@ def _count(text: str) -> int:
     return sum(bool(line.strip()) for line in text.split("\n"))
 
 
-def _told(split: str, pairs: Lines, found: Found, expected: int, list_name: str, present: bool | None) -> str:
+def _describe_split(split: str, pairs: Lines, found: Found, expected: int, list_name: str, present: bool | None) -> str:
     """The line of the summary about one split."""
     if not pairs:
         return f"  {split:5} absent" + (", which is fine for training" if split == "test" else "")

@@ -11,9 +11,9 @@ import re
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -35,11 +35,11 @@ class Parser(argparse.ArgumentParser):
     The line says what to type.
     """
 
-    def __init__(self, *args, example: str = "", **kwargs):
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
         self.example = example
 
-    def parse_intermixed_args(self, args=None, namespace=None) -> argparse.Namespace:
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else [*args]
         for word, following in pairwise([*words, "VALUE"]):
             slip = re.fullmatch(r"--(\w+\.\w+)(?:=(.*))?", word)
@@ -91,7 +91,7 @@ def command(main: Callable[[], int]) -> None:
             raise
         code = known
     finally:
-        dist.close(_told[-1] if code and _told else dist.DONE)
+        dist.close(_reasons[-1] if code and _reasons else dist.DONE)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if code == dist.PEER_LOST:
@@ -100,7 +100,7 @@ def command(main: Callable[[], int]) -> None:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """Tells what ended a command, in one message, and gives its exit status; None for a defect of ours."""
+    """Say in one message what ended a command; return its exit status, None for a defect of ours."""
     stop = signals.cause(error)  # it may come up in the middle of other code, whose clean-up then fails
     if stop is not None:
         _report(f"stopped by {stop} before there was anything to save; the same command starts again", "stopped")
@@ -114,7 +114,7 @@ def _status_of(error: BaseException) -> int | None:
         )
         return 2
     if isinstance(error, USER_ERRORS):
-        if not dist.is_told(error):
+        if not dist.is_printed(error):
             _report(_message(error))
         return 2
     if isinstance(error, RuntimeError):
@@ -135,14 +135,14 @@ def lost(reason: str) -> None:
     sys.stderr.flush()
 
 
-_told: list[str] = []  # what this process ends with, for the others
+_reasons: list[str] = []  # what this process ends with, for the others
 
 
 def _unexpected(error: BaseException) -> None:
-    """Records a defect; its traceback goes to the console as well."""
+    """Record a defect; its traceback goes to the console as well."""
     _log_file_only(traceback.format_exc())
     text = f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
-    _told.append(text)
+    _reasons.append(text)
     status.end("failed", text)
 
 
@@ -159,7 +159,7 @@ def _report(text: str, state: str = "failed") -> None:
     prefix = f"error (rank {os.environ['RANK']} on {socket.gethostname()}): " if several else "error: "
     print(prefix + text, file=sys.stderr, flush=True)
     _log_file_only(prefix + text)
-    _told.append(text)
+    _reasons.append(text)
     status.end(state, text)
 
 

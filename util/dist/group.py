@@ -30,7 +30,7 @@ class _Group:
 
     peers: Peers | None = None
     meetings = 0
-    told: BaseException | None = None
+    printed: BaseException | None = None  # by rank 0
 
     def meet(self, announce: bool, name: str, everybody: list[str]) -> None:
         """Announce `name` at this meeting, and wait for `everybody`."""
@@ -226,10 +226,10 @@ def main_tells(error: E) -> E:
     All processes are going to raise it.
     """
     if not is_main():
-        _group.told = error
+        _group.printed = error
     return error
 
 
-def is_told(error: BaseException) -> bool:
+def is_printed(error: BaseException) -> bool:
     """Tell whether `error` is one that rank 0 prints."""
-    return error is _group.told
+    return error is _group.printed
