@@ -16,4 +16,5 @@ esac
 "$PYTHON" -m mypy || exit
 # Tests of one file need not run in the same process: a few files take most of the time.
 [ "$tier" = gpu ] || set -- -n logical --maxprocesses 4 --dist worksteal "$@"
+[ "$tier" != fast ] || tier="fast and not slow and not faults and not gpu"
 exec "$PYTHON" -m pytest -q ${tier:+-m "$tier"} "$@"

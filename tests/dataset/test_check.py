@@ -14,6 +14,8 @@ from dataset.read import DataError
 from tests.paths import SHARED
 from tests.three_pictures import build, fails, picture, save, save_palette
 
+pytestmark = pytest.mark.fast
+
 CAMVID = SHARED / "data" / "camvid"
 needs_camvid = pytest.mark.skipif(not (CAMVID / "train.txt").is_file(), reason=f"no CamVid in {CAMVID}")
 

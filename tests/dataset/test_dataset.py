@@ -10,6 +10,8 @@ from dataset.read.labelmap import LabelMap
 from dataset.read.listfile import read_list, unique_names
 from tests.three_pictures import build, fails, picture, save
 
+pytestmark = pytest.mark.fast
+
 
 def test_samples_and_tensors(tree):
     dataset = build(tree)

@@ -7,6 +7,8 @@ from tests.conftest import failure
 from tool import config
 from util.config.load import load
 
+pytestmark = pytest.mark.fast
+
 
 def test_it_prints_yaml_that_is_the_experiment_and_says_where_each_value_is_from(capsys, tmp_path):
     assert config.main(["camvid", "semflow50", "train.epochs=3"]) == 0

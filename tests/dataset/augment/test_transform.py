@@ -8,6 +8,8 @@ import pytest
 
 from dataset.augment.transform import Drawn, Photometric, TrainTransform, color_matrix, scaled_point
 
+pytestmark = pytest.mark.fast
+
 MEAN = (123.675, 116.28, 103.53)
 NO_JITTER = (1.0, 1.0, 1.0, 0.0)
 OFF = {"scale": (1, 1), "rotate": (0, 0), "rotate_prob": 0, "blur_prob": 0, "flip_prob": 0}

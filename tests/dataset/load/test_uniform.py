@@ -18,6 +18,8 @@ from tests.conftest import CLASSES, make_experiment
 from tool import train
 from util import checkpoint
 
+pytestmark = pytest.mark.fast
+
 COUNT, SIZE = 12, (60, 100)
 
 

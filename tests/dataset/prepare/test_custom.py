@@ -5,6 +5,8 @@ import pytest
 from dataset.prepare.custom import choose_classes, divide, pair_folders, pair_table
 from tests.official_trees import save
 
+pytestmark = pytest.mark.fast
+
 
 def tree(root, *paths):
     for path in paths:

@@ -13,6 +13,8 @@ from dataset.prepare import download
 from dataset.prepare.download import fetch, unpack
 from dataset.prepare.layout import Archive
 
+pytestmark = pytest.mark.fast
+
 CONTENTS = bytes(range(256)) * 2000
 
 

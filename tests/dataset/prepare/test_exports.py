@@ -12,6 +12,8 @@ from dataset.prepare.custom import list_images
 from dataset.prepare.exports import draw, read_export
 from tests.official_trees import save
 
+pytestmark = pytest.mark.fast
+
 SIZE = 20, 30  # height, width
 SQUARE = [[2.0, 2.0], [10.0, 2.0], [10.0, 10.0], [2.0, 10.0]]  # the pixels of rows and columns 2 to 9
 

@@ -9,6 +9,8 @@ import pytest
 from dataset.prepare.raster import coco_mask, compressed_counts, draw_outlines, run_length_mask
 from tests.paths import SHARED
 
+pytestmark = pytest.mark.fast
+
 INSTANCES = SHARED / "real/data/coco/annotations/instances_val2017.json"
 
 

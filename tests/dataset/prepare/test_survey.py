@@ -6,6 +6,8 @@ from PIL import Image
 
 from dataset.prepare.survey import Survey, count_values, survey
 
+pytestmark = pytest.mark.fast
+
 
 def test_sums_over_files(tmp_path):
     rng = np.random.default_rng(0)

@@ -15,6 +15,8 @@ from dataset.read.image import read_header, read_image, read_label
 from dataset.read.source import sample_size
 from tests.three_pictures import build, fails, picture, save
 
+pytestmark = pytest.mark.fast
+
 EXIF_ORIENTATION = 0x0112
 
 

@@ -13,6 +13,8 @@ from dataset.read.labelmap import LabelMap
 from dataset.read.source import read_mapped
 from tests.three_pictures import build, fails, save, save_palette
 
+pytestmark = pytest.mark.fast
+
 IDS = np.random.default_rng(1).integers(0, 3, (12, 16)).astype(np.uint8)
 COLORS = np.array([[10, 20, 30], [200, 0, 7], [0, 0, 1]], np.uint8)
 

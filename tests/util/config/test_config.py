@@ -8,6 +8,8 @@ from util.config.check import valid_keys
 from util.config.load import describe, hand_over, load, saved_config
 from util.config.yamltext import ConfigError
 
+pytestmark = pytest.mark.fast
+
 SHIPPED = sorted(Path("config").glob("*/*.yaml"))
 SMALL = """
 data: {name: camvid, root: somewhere}

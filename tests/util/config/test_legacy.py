@@ -8,6 +8,8 @@ import yaml
 from util.config.load import load
 from util.config.yamltext import ConfigError
 
+pytestmark = pytest.mark.fast
+
 OLD = {  # every key of the older repositories' files
     "DATA": {
         "data_root": "/data/cityscapes",

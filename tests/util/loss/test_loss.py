@@ -11,6 +11,8 @@ from util.loss import cross_entropy
 from util.loss.pixel import nearby_classes, ohem_cross_entropy, relaxed_cross_entropy
 from util.loss.region import dice, lovasz_softmax, presence
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -10,6 +10,8 @@ from util.loss import LOSSES
 from util.loss.pixel import ohem_cross_entropy
 from util.loss.region import dice, lovasz_softmax, presence
 
+pytestmark = pytest.mark.fast
+
 CASES = [
     *((loss, {}) for loss in LOSSES.values()),
     (ohem_cross_entropy, {"average": "all", "min_kept": 0}),

@@ -15,6 +15,8 @@ from util.loss import LOSSES, SegLoss
 from util.loss.pixel import ohem_cross_entropy
 from util.loss.region import dice, lovasz_softmax, presence
 
+pytestmark = pytest.mark.fast
+
 
 def in_parts(criterion, outputs, label):
     normaliser = sum(criterion.normaliser(label[i : i + 1]) for i in range(len(label)))

@@ -6,6 +6,8 @@ import pytest
 from dataset.base import distinct_palette
 from util.report.visual import colorize, confusion_picture, triptych
 
+pytestmark = pytest.mark.fast
+
 
 def random_label(size=(20, 30), classes=5, seed=0):
     label = np.random.default_rng(seed).integers(0, classes, size, dtype=np.uint8)

@@ -9,6 +9,8 @@ import torch
 from util.score import metric
 from util.score.metric import ConfusionMatrix
 
+pytestmark = pytest.mark.fast
+
 
 def random_maps(classes, seed=0, size=(37, 53)):
     rng = np.random.default_rng(seed)

@@ -5,6 +5,8 @@ import torch
 
 from util.train.optim import build_optimizer, build_schedule, poly
 
+pytestmark = pytest.mark.fast
+
 
 def groups():
     backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
