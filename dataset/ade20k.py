@@ -381,9 +381,8 @@ class ADE20K(SegDataset):
 def read_full(path: Path) -> np.ndarray:
     """Read a `*_seg.png` of the full release as benchmark ids.
 
-    The ids are 0 to 150, uint8 (H, W).
-
-    Red and green hold the class, red // 10 * 256 + green; blue tells instances apart.
+    The ids are 0 to 150, uint8 (H, W). Red and green hold the class, red // 10 * 256 + green; blue tells instances
+    apart.
     """
     coded = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if coded is None:

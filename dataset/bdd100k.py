@@ -1,9 +1,7 @@
 """BDD100K: driving in the United States, 7,000 / 1,000 / 2,000 pictures.
 
-Frames of a dashboard camera, labelled with Cityscapes' 19 classes.
-
-Yu et al., "BDD100K: A Diverse Driving Dataset for Heterogeneous Multitask Learning", CVPR 2020. On disk 0 to 18 are
-the training ids, and 255 is ignored.
+Frames of a dashboard camera, labelled with Cityscapes' 19 classes. Yu et al., "BDD100K: A Diverse Driving Dataset for
+Heterogeneous Multitask Learning", CVPR 2020. On disk 0 to 18 are the training ids, and 255 is ignored.
 """
 
 from dataset.base import SegDataset

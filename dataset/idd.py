@@ -1,10 +1,9 @@
 """IDD: traffic on Indian roads, 6,993 / 981 / 2,029 pictures.
 
-Classes of level 3; the lite form too.
-
-Varma et al., "IDD: A Dataset for Exploring Problems of Autonomous Navigation in Unconstrained Environments", WACV
-2019; ids and colours from the official scripts (github.com/AutoNUE/public-code). The labels are outlines, which are
-drawn; `*_labellevel3Ids.png`, which the official scripts can make, are taken where they are.
+Classes of level 3; the lite form too. Varma et al., "IDD: A Dataset for Exploring Problems of Autonomous Navigation in
+Unconstrained Environments", WACV 2019; ids and colours from the official scripts (github.com/AutoNUE/public-code). The
+labels are outlines, which are drawn; `*_labellevel3Ids.png`, which the official scripts can make, are taken where they
+are.
 
 `idd_lite` has 7 classes (level 1) at 320 x 227, as label pictures, 1,403 / 204 / 404.
 """

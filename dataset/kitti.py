@@ -1,10 +1,9 @@
 """KITTI: streets around Karlsruhe.
 
-200 pictures with Cityscapes' classes (`kitti`), 289 in which the road is marked (`kitti_road`).
-
-Alhaija et al., "Augmented Reality Meets Computer Vision", IJCV 2018, and Fritsch et al., "A New Performance Measure
-and Evaluation Benchmark for Road Detection Algorithms", ITSC 2013. Neither has an official val split: every fifth
-picture in the order of the names is held out. The labels of the test pictures stay on the server.
+200 pictures with Cityscapes' classes (`kitti`), 289 in which the road is marked (`kitti_road`). Alhaija et al.,
+"Augmented Reality Meets Computer Vision", IJCV 2018, and Fritsch et al., "A New Performance Measure and Evaluation
+Benchmark for Road Detection Algorithms", ITSC 2013. Neither has an official val split: every fifth picture in the order
+of the names is held out. The labels of the test pictures stay on the server.
 """
 
 import numpy as np

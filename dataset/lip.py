@@ -1,10 +1,9 @@
 """LIP: parts of bodies, 30,462 / 10,000 / 10,000 pictures.
 
-Persons cut out of COCO, with 19 parts of body and clothing.
-
-Gong et al., "Look into Person: Self-supervised Structure-sensitive Learning and a New Benchmark for Human Parsing",
-CVPR 2017. On disk 0 is background, a class like the others; nothing is ignored. Left and right are the person's:
-a mirrored picture would need these classes exchanged, so training does not mirror (`augment.flip_prob: 0`).
+Persons cut out of COCO, with 19 parts of body and clothing. Gong et al., "Look into Person: Self-supervised
+Structure-sensitive Learning and a New Benchmark for Human Parsing", CVPR 2017. On disk 0 is background, a class like
+the others; nothing is ignored. Left and right are the person's: a mirrored picture would need these classes exchanged,
+so training does not mirror (`augment.flip_prob: 0`).
 """
 
 import numpy as np

@@ -1,11 +1,9 @@
 """Mapillary Vistas: street views worldwide, 18,000 / 2,000 / 5,000 pictures.
 
-Pictures have 2 to 22 megapixels.
-
-Neuhold et al., "The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes", ICCV 2017; names and
-colours from the `config_*.json` of the releases. One download holds the labels of release 1.2 (65 classes) and of
-release 2.0 (123 classes), as palette pictures whose indices are the ids. The last id of each is "Unlabeled", which
-is no class here: it is ignored.
+Pictures have 2 to 22 megapixels. Neuhold et al., "The Mapillary Vistas Dataset for Semantic Understanding of Street
+Scenes", ICCV 2017; names and colours from the `config_*.json` of the releases. One download holds the labels of release
+1.2 (65 classes) and of release 2.0 (123 classes), as palette pictures whose indices are the ids. The last id of each is
+"Unlabeled", which is no class here: it is ignored.
 """
 
 from pathlib import Path

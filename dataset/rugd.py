@@ -1,11 +1,9 @@
 """RUGD: unstructured outdoor terrain, 24 classes, 4,779 / 733 / 1,924 frames.
 
-Seen by a ground robot; void is a class of its own on disk.
-
-Wigness et al., "A RUGD Dataset for Autonomous Navigation and Visual Perception in Unstructured Outdoor
-Environments", IROS 2019. The labels are colour pictures; the split goes by video sequence, as in the paper.
-Labels converted to single-channel ids by the published colour table (0 void, 1 dirt, ... 24 picnic-table) are
-read too.
+Seen by a ground robot; void is a class of its own on disk. Wigness et al., "A RUGD Dataset for Autonomous Navigation
+and Visual Perception in Unstructured Outdoor Environments", IROS 2019. The labels are colour pictures; the split goes
+by video sequence, as in the paper. Labels converted to single-channel ids by the published colour table (0 void, 1
+dirt, ... 24 picnic-table) are read too.
 """
 
 import numpy as np

@@ -1,9 +1,7 @@
 """Street: the embedded default data set of drawn street scenes.
 
-This project draws them itself: no download, no licence.
-
-The scenes are drawn once into the data root, as ordinary PNG files and list files, and read from there like
-any other data set. How they are drawn stands in `dataset/scene/`.
+This project draws them itself: no download, no licence. The scenes are drawn once into the data root, as ordinary PNG
+files and list files, and read from there like any other data set. How they are drawn stands in `dataset/scene/`.
 """
 
 import json
@@ -50,9 +48,8 @@ COLORS = (
 class Street(SegDataset):
     """400 scenes for training and 80 for validation, in 12 classes.
 
-    Pictures of 192 x 256, drawn when the root has none.
-
-    A root that holds a finished set of this version, of whatever size and number, is used as it is.
+    Pictures of 192 x 256, drawn when the root has none. A root that holds a finished set of this version, of whatever
+    size and number, is used as it is.
     """
 
     name = "street"
@@ -70,11 +67,9 @@ class Street(SegDataset):
 def prepare(root, size: tuple[int, int] = (192, 256), train: int = 400, val: int = 80, seed: int = 0) -> Path:
     """Draw the data set into `root` and return that folder.
 
-    Nothing is drawn where just this set stands there already.
-
-    size: (height, width). train, val: the number of scenes. A scene depends on seed, split and index alone.
-    The set is drawn beside `root` and renamed when complete, so `root` never holds half of one, whoever is
-    killed and however many draw at once. Any other street set in `root` is removed.
+    Nothing is drawn where just this set stands there already. size: (height, width). train, val: the number of scenes.
+    A scene depends on seed, split and index alone. The set is drawn beside `root` and renamed when complete, so `root`
+    never holds half of one, whoever is killed and however many draw at once. Any other street set in `root` is removed.
 
     Raises:
         DataError: sizes or numbers that cannot be drawn, or a folder that holds anything else than a street set.

@@ -1,11 +1,9 @@
 """UDS (unified driving segmentation): four data sets as one.
 
-Cityscapes, Mapillary, IDD and BDD100K, with Cityscapes' 19 classes.
-
-Li et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow", IJCV 2023; 34,968 / 4,481 pictures:
-2,975 / 500 of Cityscapes, 18,000 / 2,000 of Mapillary (release 1.2), 6,993 / 981 of IDD (part I) and 7,000 / 1,000 of
-BDD100K. The maps of classes are those of its authors (github.com/lxtGH/SFSegNets). Everything is written as training
-ids, 0 to 18 and 255.
+Cityscapes, Mapillary, IDD and BDD100K, with Cityscapes' 19 classes. Li et al., "SFNet: Faster and Accurate Semantic
+Segmentation via Semantic Flow", IJCV 2023; 34,968 / 4,481 pictures: 2,975 / 500 of Cityscapes, 18,000 / 2,000 of
+Mapillary (release 1.2), 6,993 / 981 of IDD (part I) and 7,000 / 1,000 of BDD100K. The maps of classes are those of its
+authors (github.com/lxtGH/SFSegNets). Everything is written as training ids, 0 to 18 and 255.
 """
 
 from collections.abc import Iterator

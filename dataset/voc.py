@@ -1,9 +1,8 @@
 """PASCAL VOC 2012: 20 kinds of objects, 1,464 / 1,449 pictures (`voc`).
 
-Background is a class too. With SBD's labels `voc_aug`.
-
-Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 2015. Labels are palette
-pictures whose indices are the ids; 255, the border of each object, is ignored.
+Background is a class too. With SBD's labels `voc_aug`. Everingham et al., "The PASCAL Visual Object Classes Challenge:
+A Retrospective", IJCV 2015. Labels are palette pictures whose indices are the ids; 255, the border of each object, is
+ignored.
 
 `voc_aug` trains on 10,582 pictures: those that Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV
 2011 (SBD), have labelled, without VOC's val pictures, and VOC's own train pictures with VOC's own labels.

@@ -13,10 +13,8 @@ from model.table import ModelError
 class SegModel(nn.Module):
     """Backbone plus decoder.
 
-    A network sets its layers in `__init__` and implements `decode`.
-
-    `spec` is set by `model.build_model`: name, num_classes, backbone and options, from which the same network
-    can be built again.
+    A network sets its layers in `__init__` and implements `decode`. `spec` is set by `model.build_model`: name,
+    num_classes, backbone and options, from which the same network can be built again.
     """
 
     spec: dict[str, Any]
@@ -27,9 +25,8 @@ class SegModel(nn.Module):
     def __init__(self, backbone: Backbone | None = None):
         """Take the backbone.
 
-        It maps (N,3,H,W) to a list of features and has `channels` and `strides`.
-
-        A network without a separable backbone passes None and implements `forward_features`.
+        It maps (N,3,H,W) to a list of features and has `channels` and `strides`. A network without a separable backbone
+        passes None and implements `forward_features`.
         """
         super().__init__()
         self.backbone = backbone  # type: ignore[assignment]  # None only where a network never reads it

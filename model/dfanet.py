@@ -63,9 +63,8 @@ class ChannelAttention(nn.Module):
 class Encoder(nn.Module):
     """Three stages of blocks with attention.
 
-    Maps (N,in,H,W) to maps of 48, 96, 192 and 192 channels.
-
-    `joined` gives the channels of a map that is joined to the input of each stage, 0 for none.
+    Maps (N,in,H,W) to maps of 48, 96, 192 and 192 channels. `joined` gives the channels of a map that is joined to the
+    input of each stage, 0 for none.
     """
 
     def __init__(self, in_channels: int, joined: tuple[int, int, int] = (0, 0, 0)):

@@ -12,9 +12,7 @@ from model.table import ModelError
 class PointwiseAttention(nn.Module):
     """Gives each pixel a mean of all, weighted as it says.
 
-    Maps (N,in,H,W) to (N,width,H,W).
-
-    H * W must be `cells`.
+    Maps (N,in,H,W) to (N,width,H,W). H * W must be `cells`.
     """
 
     def __init__(self, in_channels: int, width: int, cells: int):

@@ -117,10 +117,8 @@ class SemanticFlow(SegModel):
     def flow_fields(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Map images (N,3,H,W) to their flow fields (N,2,h,w).
 
-        From coarse to fine, x before y.
-
-        Each says, at the size of a level, where the next coarser level is read; for the unit see
-        `model.layer.flow.warp`.
+        From coarse to fine, x before y. Each says, at the size of a level, where the next coarser level is read; for
+        the unit see `model.layer.flow.warp`.
         """
         return self._aligned(self.forward_features(x))[2]
 
@@ -207,9 +205,8 @@ class SemanticFlowLite(SegModel):
     def flow_fields(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Map images (N,3,H,W) to two flow fields (N,2,h,w).
 
-        Of the coarsest and of the finest level, x before y.
-
-        Both have the size of the finest level; for the unit see `model.layer.flow.warp`.
+        Of the coarsest and of the finest level, x before y. Both have the size of the finest level; for the unit see
+        `model.layer.flow.warp`.
         """
         return self._aligned(self.forward_features(x))[1]
 

@@ -31,10 +31,8 @@ class Widths(NamedTuple):
 class CFABlock(nn.Module):
     """One step of the coarse-to-fine aggregation.
 
-    Detail from a skip connection is filled into the hidden state.
-
-    With s the skip features and h the hidden state, both (N,width,H,W): h + gate(s,h) * (s * transform(s,h)),
-    where the transform ends in tanh and the gate in a sigmoid.
+    Detail from a skip connection is filled into the hidden state. With s the skip features and h the hidden state, both
+    (N,width,H,W): h + gate(s,h) * (s * transform(s,h)), where the transform ends in tanh and the gate in a sigmoid.
     """
 
     def __init__(self, width: int):

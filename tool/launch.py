@@ -69,9 +69,8 @@ def restarts(count: int, resume: str) -> int:
 def start(module: str, arguments: list[str], count: int, again: int) -> int:
     """Run `python -m module arguments` in processes; return the status.
 
-    `count` processes on this machine.
-
-    Signals that stop this process are passed on; `again`: how often processes that died are started again.
+    `count` processes on this machine. Signals that stop this process are passed on; `again`: how often processes that
+    died are started again.
     """
     if count == 1 and os.environ.get("NNODES", "1") == "1" and not again:
         os.environ["LAUNCHER_PID"] = str(os.getpid())

@@ -101,9 +101,8 @@ def with_replay(error: NotFinite, config: Config, run: RunPaths, checkpoints: Ch
 def open_run(experiment: Experiment, device: torch.device, step: int) -> SummaryWriter:
     """Write config.yaml and env.json into the run's folder; return the TensorBoard writer.
 
-    The writer is a dummy off rank 0.
-
-    step: where the run continues; TensorBoard leaves out what was recorded after it before.
+    The writer is a dummy off rank 0. step: where the run continues; TensorBoard leaves out what was recorded after it
+    before.
     """
     folder = experiment.run.folder
     if dist.is_main():

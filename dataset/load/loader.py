@@ -36,7 +36,6 @@ class Loader(DataLoader):
     """DataLoader that raises the error of a sample as it was.
 
     DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
-
     DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     """
 

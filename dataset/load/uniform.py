@@ -1,12 +1,10 @@
 """Class-uniform sampling: every class has as many crops.
 
-Of a share of each epoch, the rest is drawn as always.
-
-As in Zhu et al., "Improving semantic segmentation via video propagation and label relaxation", CVPR 2019, and
-the recipes of SFSegNets: every label is cut into tiles; in every tile each class has one point, near the
-centre of its pixels; the uniform share of an epoch takes the classes in turn, a point of each, and crops the
-image so that the point is inside. The rest of the epoch are random crops of random images. So a rare class is
-seen as often as a frequent one, which the published numbers of these recipes need.
+A share of each epoch is drawn so, the rest as always. As in Zhu et al., "Improving semantic segmentation via video
+propagation and label relaxation", CVPR 2019, and the recipes of SFSegNets: every label is cut into tiles; in every tile
+each class has one point, near the centre of its pixels; the uniform share of an epoch takes the classes in turn, a
+point of each, and crops the image so that the point is inside. The rest of the epoch are random crops of random images.
+So a rare class is seen as often as a frequent one, which the published numbers of these recipes need.
 
 Four differences from the published code. The point is the pixel of the class that is nearest to the centre
 of mass, not the centre itself, which may lie on another class. The tiles cover the whole picture, also one

@@ -27,10 +27,8 @@ def read_json(path: str | Path) -> Any:
 def stream_json(path: str | Path, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Yield (key, element) for the elements of a JSON object's arrays.
 
-    Only those of `keys` are given, one at a time.
-
-    The annotations of COCO would take several GiB as one Python object; read this way only the file's text is
-    held.
+    Only those of `keys` are given, one at a time. The annotations of COCO would take several GiB as one Python object;
+    read this way only the file's text is held.
 
     Raises:
         DataError: naming the file, where it is no JSON object.
@@ -81,10 +79,8 @@ def _after_comma(text: str, at: int, end: str) -> int:
 def draw_polygons(path: str | Path, ids: Mapping[str, int], background: int, skip_unknown: bool = False) -> np.ndarray:
     """Draw a `*_polygons.json` of Cityscapes or IDD; return its ids.
 
-    As the official scripts do; ids uint8 (H, W).
-
-    The outlines lie one over the other in the order of the file. A deleted object is not drawn, and a group
-    ("cargroup") is drawn as its class.
+    As the official scripts do; ids uint8 (H, W). The outlines lie one over the other in the order of the file. A
+    deleted object is not drawn, and a group ("cargroup") is drawn as its class.
 
     Args:
         ids: class name -> id; a negative one is not drawn.

@@ -1,9 +1,7 @@
 """Converts labels in other forms to pictures of ids, once.
 
-Outlines, run lengths and codes in colours.
-
-The pictures go to a folder of their own, each under a temporary name first: a conversion that is stopped goes on
-with the same command, and the originals are only read.
+Outlines, run lengths and codes in colours. The pictures go to a folder of their own, each under a temporary name first:
+a conversion that is stopped goes on with the same command, and the originals are only read.
 """
 
 import os

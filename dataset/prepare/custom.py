@@ -45,9 +45,7 @@ _AFFIX = re.compile(rf"^(?:{_WORDS})[ _.-]+|[ _.-]+(?:{_WORDS})$")
 class Pairs:
     """Pictures with their masks, and what has found no partner.
 
-    Paths are relative to the root.
-
-    splits: the split of each pair that its folder or the table says, or None.
+    Paths are relative to the root. splits: the split of each pair that its folder or the table says, or None.
     """
 
     pairs: list[tuple[str, str]]
@@ -131,9 +129,8 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
 def pair_table(root: Path, table: Path) -> Pairs:
     """Read the pairs of a CSV file.
 
-    Each line is `picture,mask` or `picture,mask,split`.
-
-    A first line whose files are not there is taken for the names of the columns.
+    Each line is `picture,mask` or `picture,mask,split`. A first line whose files are not there is taken for the names
+    of the columns.
 
     Raises:
         DataError, FileNotFoundError: naming table and line.
@@ -177,9 +174,8 @@ def split_of(image: str) -> str | None:
 def divide(splits: Sequence[str | None], val: float, seed: int) -> list[str | None]:
     """Give each pair a split.
 
-    The one it has where train and val both occur, else one drawn at random.
-
-    Pairs that the folders give no split stay without one. Test pairs stay test pairs either way.
+    The one it has where train and val both occur, else one drawn at random. Pairs that the folders give no split stay
+    without one. Test pairs stay test pairs either way.
 
     Args:
         val: share of the pairs for validation, where it is drawn; at least one pair, and at most all but one.

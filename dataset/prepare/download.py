@@ -38,9 +38,8 @@ MAX_SMALL = 1 << 30  # bytes that any archive may unpack to
 def fetch(archive: Archive, root: Path, quiet: bool | None = None) -> Path:
     """Download an archive and return its path.
 
-    It goes to ROOT/downloads unless it is there.
-
-    A download that breaks off is resumed where it stopped, at once or with the next call.
+    It goes to ROOT/downloads unless it is there. A download that breaks off is resumed where it stopped, at once or
+    with the next call.
 
     Args:
         quiet: no progress bar; None: none unless a person is looking.
@@ -84,10 +83,8 @@ def is_unpacked(archive: Archive, root: Path) -> bool:
 def unpack(path: Path, archive: Archive, root: Path, quiet: bool | None = None) -> int:
     """Unpack an archive below `root`; return the number of files.
 
-    Only what is in `archive.folder` is unpacked.
-
-    Files that are there with the right size are kept. Only ordinary files inside the root are written: links and
-    devices are left out, and so are hidden files.
+    Only what is in `archive.folder` is unpacked. Files that are there with the right size are kept. Only ordinary files
+    inside the root are written: links and devices are left out, and so are hidden files.
 
     Raises:
         DataError: no archive, damaged, a path that leads outside the root, or far larger than it can be.

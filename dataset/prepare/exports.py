@@ -1,9 +1,8 @@
 """Exports of annotation tools, drawn as masks of ids.
 
-COCO, LabelMe, CVAT, Label Studio and YOLO outlines.
-
-Whatever the tool, the masks hold 0 for background and 1, 2, ... for the tool's classes. Later shapes lie on earlier
-ones, as the tools show them; of COCO, whose order says nothing, smaller ones lie on larger ones.
+COCO, LabelMe, CVAT, Label Studio and YOLO outlines. Whatever the tool, the masks hold 0 for background and 1, 2, ...
+for the tool's classes. Later shapes lie on earlier ones, as the tools show them; of COCO, whose order says nothing,
+smaller ones lie on larger ones.
 """
 
 import base64

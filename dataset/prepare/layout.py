@@ -129,9 +129,8 @@ class Layout:
 class Found:
     """The pictures of a split and where their labels are.
 
-    labels: paths, or how they are `Drawn`, or None where there are none.
-
-    left_out: pictures that have no label, where these may be left out.
+    labels: paths, or how they are `Drawn`, or None where there are none. left_out: pictures that have no label, where
+    these may be left out.
     """
 
     images: list[str]
@@ -149,9 +148,8 @@ class MissingFiles(DataError):
 def collect(root: Path, split: str, files: Files, partial: bool = False) -> Found:
     """Find the pictures of one split and their labels.
 
-    Both are sorted POSIX paths relative to `root`.
-
-    No pictures where a split that is not required is absent. Hidden files are no pictures.
+    Both are sorted POSIX paths relative to `root`. No pictures where a split that is not required is absent. Hidden
+    files are no pictures.
 
     Args:
         partial: leave out pictures without a label, and listed pictures that are not there.

@@ -1,9 +1,8 @@
 """Writes the packed form of a data set.
 
-For good or for one run; for the form see `dataset/read/packed.py`.
-
-Each file gets its name when all of it is on the disk, the image's after the label's. So the names tell what is done,
-and a packing that was killed goes on with the same command.
+For good or for one run; for the form see `dataset/read/packed.py`. Each file gets its name when all of it is on the
+disk, the image's after the label's. So the names tell what is done, and a packing that was killed goes on with the same
+command.
 """
 
 import atexit
@@ -33,9 +32,7 @@ def pack(
 ) -> int:
     """Pack what is missing, remove what is old; return all bytes.
 
-    Old is what belongs to other samples.
-
-    A second process that packs the same split waits for the first.
+    Old is what belongs to other samples. A second process that packs the same split waits for the first.
 
     Args:
         dataset: its `source` is read, its transform is not applied.
@@ -118,10 +115,8 @@ def verify(dataset: SegDataset, folder: str | Path) -> None:
 def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Path:
     """Let data sets read from memory during a run; return the folder.
 
-    What was packed there is gone after the run.
-
-    They are in shared memory, or, where that is too small, in the temporary folder, whose files the system keeps in
-    memory as long as there is room.
+    What was packed there is gone after the run. They are in shared memory, or, where that is too small, in the
+    temporary folder, whose files the system keeps in memory as long as there is room.
 
     Args:
         run: a number that the processes of this run on this machine have in common: they share the packed data.

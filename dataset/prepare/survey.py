@@ -52,10 +52,8 @@ class Survey:
     def class_weights(self, values: Sequence[Sequence[Key]]) -> list[float]:
         """Weigh each class by median frequency.
 
-        Classes that do not occur have weight 0.
-
-        The frequency of a class is its share of the pixels of the masks that hold it, and its weight the median of
-        all frequencies over its own (Eigen and Fergus, ICCV 2015, section 6.3.2).
+        Classes that do not occur have weight 0. The frequency of a class is its share of the pixels of the masks that
+        hold it, and its weight the median of all frequencies over its own (Eigen and Fergus, ICCV 2015, section 6.3.2).
 
         Args:
             values: the values on disk of each class.

@@ -46,9 +46,8 @@ def draw_scene(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarra
 def draw_share(folder: str, height: int, width: int, train: int, val: int, seed: int, share: int, of: int):
     """Draw every `of`-th scene into a folder's PNG files.
 
-    From number `share` on, into folder/image and folder/label.
-
-    Scene i of a split depends on (seed, split, i) alone. Raises OSError where a file cannot be written.
+    From number `share` on, into folder/image and folder/label. Scene i of a split depends on (seed, split, i) alone.
+    Raises OSError where a file cannot be written.
     """
     scenes = [(split, i) for split, count in enumerate((train, val)) for i in range(count)]
     for split, i in scenes[share::of]:

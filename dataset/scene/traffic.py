@@ -121,10 +121,9 @@ PAINTS = (
 class Car(Thing):
     """A car, with its heading.
 
-    In radians from straight away from the camera towards the right.
-
-    Its body is the outline drawn out to both sides. Points of the car are (along, across, up): metres ahead
-    of its middle, right of it and above the ground. Faces are gathered first and projected together.
+    In radians from straight away from the camera towards the right. Its body is the outline drawn out to both sides.
+    Points of the car are (along, across, up): metres ahead of its middle, right of it and above the ground. Faces are
+    gathered first and projected together.
     """
 
     def __init__(self, rng: Rng, point: np.ndarray, heading: float, braking: bool = False):

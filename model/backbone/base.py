@@ -8,9 +8,8 @@ from torch import nn
 class Backbone(nn.Module):
     """Maps images to a list of maps, from fine to coarse.
 
-    Images (N,in_channels,H,W) of any size to maps (N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])).
-
-    `spec` is set by `model.backbone.build_backbone`: name and options, from which the same backbone can be built again.
+    Images (N,in_channels,H,W) of any size to maps (N,channels[i],ceil(H/strides[i]),ceil(W/strides[i])). `spec` is set
+    by `model.backbone.build_backbone`: name and options, from which the same backbone can be built again.
     """
 
     output_strides: ClassVar[tuple[int, ...]]  # strides that the coarsest map can have, from fine to coarse

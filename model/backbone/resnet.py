@@ -162,10 +162,8 @@ class ResNet(Backbone):
 class ResNetV1s(ResNet):
     """ResNet whose dilated stages begin with the dilation before.
 
-    The stem is deep.
-
-    The form of PyTorch-Encoding (Zhang et al., "Context Encoding for Semantic Segmentation", CVPR 2018): the
-    first 3x3 convolution of a stage that loses its stride does not have the stage's dilation yet.
+    The stem is deep. The form of PyTorch-Encoding (Zhang et al., "Context Encoding for Semantic Segmentation", CVPR
+    2018): the first 3x3 convolution of a stage that loses its stride does not have the stage's dilation yet.
     """
 
     def __init__(
@@ -191,9 +189,7 @@ class ResNetV1s(ResNet):
 class ResNetV1c(ResNetV1s):
     """ResNet-V1c of MMSegmentation: a stem of 32, 32, 64 channels.
 
-    Dilated like `ResNetV1s`.
-
-    Of a BasicBlock only `conv1` is dilated.
+    Dilated like `ResNetV1s`. Of a BasicBlock only `conv1` is dilated.
     """
 
     stem_widths = (32, 32, 64)

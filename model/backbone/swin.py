@@ -57,10 +57,9 @@ def relative_positions(window: int) -> torch.Tensor:
 class Block(nn.Module):
     """Attention in windows and a feed-forward network, beside shortcuts.
 
-    Each behind a norm. Maps (N,H,W,C) to (N,H,W,C).
-
-    The windows of a shifted block begin `WINDOW // 2` rows and columns later, cyclically. Tokens that come together
-    over the border do not attend to each other. Maps are padded with zeros to whole windows.
+    Each behind a norm. Maps (N,H,W,C) to (N,H,W,C). The windows of a shifted block begin `WINDOW // 2` rows and columns
+    later, cyclically. Tokens that come together over the border do not attend to each other. Maps are padded with zeros
+    to whole windows.
     """
 
     def __init__(self, channels: int, heads: int, shifted: bool, drop_path: float):
@@ -93,9 +92,8 @@ class Block(nn.Module):
 def across_border(rows: int, columns: int, shift: int, device: torch.device) -> torch.Tensor:
     """Make what is added to the attention of a shifted map.
 
-    (rows*columns,49,49): -100 for pairs across the border, else 0.
-
-    After the shift the last `shift` rows and columns of the last windows come from the other side of the map.
+    (rows*columns,49,49): -100 for pairs across the border, else 0. After the shift the last `shift` rows and columns of
+    the last windows come from the other side of the map.
     """
     sides = []
     for count in (rows, columns):

@@ -29,11 +29,9 @@ UNSUPPORTED = (TypeError, AssertionError, NotImplementedError, RuntimeError)
 class TimmBackbone(Backbone):
     """A timm network through `features_only`.
 
-    Widths and strides are those that timm declares.
-
-    A network of a single stride (ViT, DINOv2, EVA) gets a simple feature pyramid, `pyramid`, so that it has the strides
-    from 4 to `output_stride` like any other. Where its patches have no power of two as side, the picture is resized so
-    that a patch covers the nearest one (14 pixels: 16).
+    Widths and strides are those that timm declares. A network of a single stride (ViT, DINOv2, EVA) gets a simple
+    feature pyramid, `pyramid`, so that it has the strides from 4 to `output_stride` like any other. Where its patches
+    have no power of two as side, the picture is resized so that a patch covers the nearest one (14 pixels: 16).
 
     Pictures are padded with zeros on the right and below to a multiple of the coarsest stride, since some of these
     networks take nothing else, and the features are cut to ceil(H/stride) x ceil(W/stride) again.

@@ -129,10 +129,8 @@ class Classifier(nn.Sequential):
 class FCNHead(nn.Sequential):
     """Classifier of a feature map.
 
-    3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution.
-
-    (N,in,H,W) -> logits (N,num_classes,H,W). Source: the heads of Zhao et al., PSPNet (CVPR 2017). `bias` is
-    that of the 3x3 convolution.
+    3x3 convolution with norm and ReLU, channel dropout, 1x1 convolution. (N,in,H,W) -> logits (N,num_classes,H,W).
+    Source: the heads of Zhao et al., PSPNet (CVPR 2017). `bias` is that of the 3x3 convolution.
     """
 
     def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float = 0.1, bias: bool = False):

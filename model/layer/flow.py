@@ -50,11 +50,9 @@ def _axis(size: int, like: torch.Tensor) -> torch.Tensor:
 class FlowAlign(nn.Module):
     """Flow Alignment Module (ECCV 2020): moves a coarse map.
 
-    It is brought to the place and size of a fine one.
-
-    The flow comes from both maps, each reduced to half its width; what is warped is the coarse map as it
-    came. The convolutions have neither bias nor norm and start as PyTorch starts them: the fan-out rule would
-    give two flow channels a field of many pixels.
+    It is brought to the place and size of a fine one. The flow comes from both maps, each reduced to half its width;
+    what is warped is the coarse map as it came. The convolutions have neither bias nor norm and start as PyTorch starts
+    them: the fan-out rule would give two flow channels a field of many pixels.
     """
 
     def __init__(self, width: int, align_corners: bool = True):
@@ -77,9 +75,8 @@ class FlowAlign(nn.Module):
 class DualFlowAlign(nn.Module):
     """Gated Dual Flow Alignment Module (IJCV 2023).
 
-    Both maps are warped, and a gate chooses at each pixel.
-
-    With the gate g between 0 and 1: g * warp(coarse) + (1 - g) * warp(fine).
+    Both maps are warped, and a gate chooses at each pixel. With the gate g between 0 and 1: g * warp(coarse) + (1 - g)
+    * warp(fine).
 
     Args:
         width: channels of both maps.
@@ -107,9 +104,8 @@ class DualFlowAlign(nn.Module):
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Map a fine and a coarse map to one, and two flows.
 
-        fine (N,width,H,W), coarse (N,width,h,w) to (N,width,H,W) and flows (N,2,H,W).
-
-        The first flow is that of the coarse map, the second that of the fine one.
+        fine (N,width,H,W), coarse (N,width,h,w) to (N,width,H,W) and flows (N,2,H,W). The first flow is that of the
+        coarse map, the second that of the fine one.
         """
         reduced = resize(self.reduce_coarse(coarse), fine.shape[-2:])
         both = torch.cat([reduced, self.reduce_fine(fine)], 1)

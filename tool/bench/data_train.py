@@ -27,9 +27,8 @@ def feed_table(
 ) -> Table:
     """Measure a picture's wall clock in the training loop.
 
-    The first row does without a loader.
-
-    loaders: name -> a new loader of batches of `batch` pictures, as `build_loader` makes it.
+    The first row does without a loader. loaders: name -> a new loader of batches of `batch` pictures, as `build_loader`
+    makes it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = build(config, classes, batch, device)

@@ -41,10 +41,9 @@ class Cost:
 def count(model: nn.Module, size: tuple[int, int]) -> Cost:
     """Return the cost of `model` for one picture of `size`.
 
-    It maps (1,3,H,W) to {"out": logits}; size is (H, W).
-
-    The forward pass runs on meta tensors, which have a shape and no values, so that size costs neither time
-    nor memory. The model is put in eval mode and else left as it is. The MACs are those of `COUNTED`.
+    It maps (1,3,H,W) to {"out": logits}; size is (H, W). The forward pass runs on meta tensors, which have a shape and
+    no values, so that size costs neither time nor memory. The model is put in eval mode and else left as it is. The
+    MACs are those of `COUNTED`.
     """
     model.eval()
     parameters = {

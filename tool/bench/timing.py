@@ -45,11 +45,10 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Return each contender's seconds in each round.
 
-    Each round runs all of them, in turn.
-
-    clock: "cpu" counts the processor seconds of this process, all its threads together, which neighbours disturb
-    least; "wall" is what a clock shows; "cuda" the same, waiting for the GPU before and after. warmup: rounds that
-    are run and not counted. settle: called with the contender before each of its runs, not timed.
+    Each round runs all of them, in turn. clock: "cpu" counts the processor seconds of this process, all its threads
+    together, which neighbours disturb least; "wall" is what a clock shows; "cuda" the same, waiting for the GPU before
+    and after. warmup: rounds that are run and not counted. settle: called with the contender before each of its runs,
+    not timed.
     """
     assert clock in CLOCKS and rounds >= 1 and contenders
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -77,9 +76,7 @@ def now(clock: str) -> float:
 def summarise(seconds: Mapping[str, list[float]], units: float = 1) -> list[Row]:
     """Return medians and quartiles per unit of work.
 
-    Of `alternate`'s seconds; the first contender is the reference.
-
-    units: what one run does, in pictures say.
+    Of `alternate`'s seconds; the first contender is the reference. units: what one run does, in pictures say.
     """
     reference = next(iter(seconds.values()))
     rows = []

@@ -74,9 +74,8 @@ def parser(description: str) -> Parser:
 def command(main: Callable[[], int]) -> None:
     """Run a command and exit with its status.
 
-    A user's mistake is one message and status 2, without traceback.
-
-    The loss of another process is one message too, and status `dist.PEER_LOST`.
+    A user's mistake is one message and status 2, without traceback. The loss of another process is one message too, and
+    status `dist.PEER_LOST`.
     """
     code = 1
     try:

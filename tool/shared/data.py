@@ -36,9 +36,8 @@ def files_of(config: Config, split: str, transform: Transform | None = None) -> 
 def dataset_of(config: Config, split: str, transform: Transform | None = None) -> SegDataset:
     """Build the data set of one split, packed if asked for.
 
-    `loader.packed` asks for it.
-
-    A split without packed data is read from its files, except when a folder was named and this is the training split.
+    `loader.packed` asks for it. A split without packed data is read from its files, except when a folder was named and
+    this is the training split.
 
     Raises:
         FileNotFoundError, DataError: the packed data are missing, damaged, or do not fit the files.
@@ -132,9 +131,7 @@ def plain_label_map(dataset: SegDataset) -> dict[str, int]:
 def check_labels(sets: list, run: RunPaths) -> list[str]:
     """Read every label once; return what looks wrong.
 
-    What was read is remembered in the run's folder.
-
-    It is remembered in the run's folder.
+    What was read is remembered in the run's folder. It is remembered in the run's folder.
 
     Raises:
         DataError: names the files that cannot be used.

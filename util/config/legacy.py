@@ -1,9 +1,8 @@
 """The older flat YAML of semseg and Sketch-and-Fill, read unchanged.
 
-Its sections are DATA, TRAIN, Distributed, TEST.
-
-`translate` turns it into the mapping that `util.config.check_config` checks, and says in one note per key what no
-longer means anything. Their launch keys (ports, ranks, GPU lists) belong to the launcher today.
+Its sections are DATA, TRAIN, Distributed, TEST. `translate` turns it into the mapping that `util.config.check_config`
+checks, and says in one note per key what no longer means anything. Their launch keys (ports, ranks, GPU lists) belong
+to the launcher today.
 """
 
 import difflib

@@ -1,9 +1,7 @@
 """Starts the processes of a run, and starts them again.
 
-Through torchrun's agent.
-
-Restarts up to RESTARTS times after faults that a restart can fix (a killed process, a lost host), from the last
-checkpoint. Never after a user's mistake, a loss that is not finite, or a requested stop.
+Through torchrun's agent. Restarts up to RESTARTS times after faults that a restart can fix (a killed process, a lost
+host), from the last checkpoint. Never after a user's mistake, a loss that is not finite, or a requested stop.
 """
 
 import logging
@@ -76,10 +74,9 @@ class Meeting:
 class Agent(LocalElasticAgent):
     """torchrun's agent; restarts only what a restart can mend.
 
-    It lets the processes answer a signal.
-
-    The method it overrides is one that PyTorch names for extending an agent. How many restarts are left has no public
-    name: PyTorch's own agent, too, sets `_remaining_restarts` to 0 where a restart would be of no use.
+    It lets the processes answer a signal. The method it overrides is one that PyTorch names for extending an agent. How
+    many restarts are left has no public name: PyTorch's own agent, too, sets `_remaining_restarts` to 0 where a restart
+    would be of no use.
     """
 
     def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, patience: float):
@@ -153,10 +150,8 @@ def first_cause(statuses: dict[int, int]) -> tuple[int, int]:
 def launch(processes: int, module: str, arguments: list[str], restarts: int) -> int:
     """Run `python -m module arguments` in several processes; return the status.
 
-    `processes` on each machine.
-
-    Several machines, NODE_RANK each, meet at RDZV_ENDPOINT (host:port of the one with NODE_RANK 0). A machine that
-    is missing, at the start or after a fault, is waited for JOIN_TIMEOUT seconds.
+    `processes` on each machine. Several machines, NODE_RANK each, meet at RDZV_ENDPOINT (host:port of the one with
+    NODE_RANK 0). A machine that is missing, at the start or after a fault, is waited for JOIN_TIMEOUT seconds.
 
     Raises:
         UserError: the environment does not say where to meet, or the port there is in use.

@@ -58,11 +58,8 @@ class Agreement:
 def share_buffers(module: nn.Module) -> None:
     """Give every process the buffers of rank 0.
 
-    They are the running means of batch norm.
-
-    They are those that a checkpoint holds.
-
-    A training step does not read them, so they are shared where they are, not at every step.
+    They are the running means of batch norm. They are those that a checkpoint holds. A training step does not read
+    them, so they are shared where they are, not at every step.
     """
     if world_size() > 1:
         for buffer in module.buffers():

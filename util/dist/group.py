@@ -199,9 +199,7 @@ def barrier() -> None:
 def main_first(function: Callable[[], T]) -> T:
     """Return `function()` of rank 0, run there alone.
 
-    The others wait, as long as it takes.
-
-    An error of it reaches every process.
+    The others wait, as long as it takes. An error of it reaches every process.
     """
     if world_size() == 1:
         return function()

@@ -1,11 +1,9 @@
 """Watches whether the other processes of a run are alive.
 
-One that falls silent is named.
-
-A collective operation waits for its slowest process and cannot say which that is: where a cable is cut it waits for
-its whole timeout, and then names a socket. Here a thread of each process writes a beat into the group's store and
-reads those of all others, whatever the main thread is doing. So a process that has died, or a host that cannot be
-reached, is told apart from one that is only slow.
+One that falls silent is named. A collective operation waits for its slowest process and cannot say which that is: where
+a cable is cut it waits for its whole timeout, and then names a socket. Here a thread of each process writes a beat into
+the group's store and reads those of all others, whatever the main thread is doing. So a process that has died, or a
+host that cannot be reached, is told apart from one that is only slow.
 """
 
 import json
@@ -24,9 +22,8 @@ DONE = "done"
 def give_up_after(limit: float) -> None:
     """Have the system break silent connections (Linux).
 
-    Silent: nothing came for `limit` seconds.
-
-    By itself it goes on sending for a quarter of an hour, and an operation of the store or of gloo waits as long.
+    Silent: nothing came for `limit` seconds. By itself it goes on sending for a quarter of an hour, and an operation of
+    the store or of gloo waits as long.
     """
     folder = "/proc/self/fd"
     for number in os.listdir(folder) if os.path.isdir(folder) else []:
@@ -96,9 +93,7 @@ class Peers:
     def explain(self) -> str | None:
         """Name the process that failed or fell silent.
 
-        After a collective operation failed here.
-
-        Waits some beats for it.
+        After a collective operation failed here. Waits some beats for it.
         """
         end = time.monotonic() + 5 * self.interval
         while time.monotonic() < end:

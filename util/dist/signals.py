@@ -75,11 +75,8 @@ class Stop:
     def poll(self) -> int:
         """Return the exit status that the processes agree on, or 0.
 
-        It is called at a step boundary.
-
-        Called by all processes at every one.
-
-        With several processes a signal is answered one step later, by all at the same step.
+        It is called at a step boundary. Called by all processes at every one. With several processes a signal is
+        answered one step later, by all at the same step.
         """
         return self._agreement.poll(STATUS[self.noted] if self.noted else 0)
 

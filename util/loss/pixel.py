@@ -66,11 +66,10 @@ def relaxed_cross_entropy(
 ) -> Tensor:
     """Cross entropy with boundary label relaxation.
 
-    Near a boundary, any of the classes that meet is right.
-
-    A pixel's loss is -log of the summed probability of all classes within `border` pixels of it (Zhu et al.,
-    "Improving semantic segmentation via video propagation and label relaxation", CVPR 2019), averaged over
-    the pixels that count. Inside a region, and with border 0, this is the cross entropy.
+    Near a boundary, any of the classes that meet is right. A pixel's loss is -log of the summed probability of all
+    classes within `border` pixels of it (Zhu et al., "Improving semantic segmentation via video propagation and label
+    relaxation", CVPR 2019), averaged over the pixels that count. Inside a region, and with border 0, this is the cross
+    entropy.
 
     An ignored pixel stays ignored, and makes no boundary. The published code trains it as the classes within
     reach, weights the classes by their share of each picture, and can narrow the border in late epochs; these
@@ -109,10 +108,9 @@ def ohem_cross_entropy(
 ) -> Tensor:
     """Return the cross entropy of the hard pixels alone.
 
-    Online hard example mining (Shrivastava et al., CVPR 2016).
-
-    A pixel is kept if its true class has a probability of at most `threshold`; where these are fewer than the
-    minimum, the least probable ones up to the minimum (equal ones together), all if no more are valid.
+    Online hard example mining (Shrivastava et al., CVPR 2016). A pixel is kept if its true class has a probability of
+    at most `threshold`; where these are fewer than the minimum, the least probable ones up to the minimum (equal ones
+    together), all if no more are valid.
 
     The minimum counts the pixels of one call: of all pictures that one process sees in one forward pass. With
     more processes or parts, a smaller share of the batch fills it, and the loss is another one.

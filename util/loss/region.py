@@ -1,10 +1,8 @@
 """Losses of regions and whole images.
 
-They count how a class's area is covered.
-
-Every function takes logits of any float type, computes in float32, leaves ignored pixels out, and is zero,
-with a zero gradient, where no pixel counts. They are no means over pixels: each is computed on what one
-process sees in one forward pass, so it does depend on how a batch is shared out.
+They count how a class's area is covered. Every function takes logits of any float type, computes in float32, leaves
+ignored pixels out, and is zero, with a zero gradient, where no pixel counts. They are no means over pixels: each is
+computed on what one process sees in one forward pass, so it does depend on how a batch is shared out.
 """
 
 import torch
@@ -26,11 +24,10 @@ def dice(
 ) -> Tensor:
     """Return the soft Dice loss, the mean over the classes that occur.
 
-    That of a class: 1 - (2 sum(pg) + smooth) / (sum(p) + sum(g) + smooth).
-
-    p is the probability of a class and g whether the label says so, summed over the valid pixels of one call
-    (one process, one forward pass), or of each picture. A class that their labels do not hold has no term.
-    Milletari et al., "V-Net", 3DV 2016 (squared); Sudre et al., DLMIA 2017.
+    That of a class: 1 - (2 sum(pg) + smooth) / (sum(p) + sum(g) + smooth). p is the probability of a class and g
+    whether the label says so, summed over the valid pixels of one call (one process, one forward pass), or of each
+    picture. A class that their labels do not hold has no term. Milletari et al., "V-Net", 3DV 2016 (squared); Sudre et
+    al., DLMIA 2017.
 
     Args:
         logits: (N, C, H, W). label: (N, H, W).
@@ -64,10 +61,8 @@ def lovasz_softmax(
 ) -> Tensor:
     """Return the Lovasz-softmax loss, a surrogate of 1 - IoU.
 
-    It is averaged over the classes that occur.
-
-    Berman et al., CVPR 2018. The IoU is that of the valid pixels of one call (one process, one forward pass),
-    or of each picture. A class that their labels do not hold has no term.
+    It is averaged over the classes that occur. Berman et al., CVPR 2018. The IoU is that of the valid pixels of one
+    call (one process, one forward pass), or of each picture. A class that their labels do not hold has no term.
 
     Args:
         logits: (N, C, H, W). label: (N, H, W).
@@ -94,9 +89,8 @@ def lovasz_softmax(
 def _jaccard(probability: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Return the Lovasz extension of one class's Jaccard loss.
 
-    At the pixels' errors (Berman et al., algorithm 1).
-
-    probability (P,) of the class; truth, valid: bool (P,). At least one pixel must be of the class.
+    At the pixels' errors (Berman et al., algorithm 1). probability (P,) of the class; truth, valid: bool (P,). At least
+    one pixel must be of the class.
     """
     errors, order = torch.where(valid, (truth.float() - probability).abs(), -1).sort(descending=True)
     truth = truth[order]
@@ -111,10 +105,8 @@ def _jaccard(probability: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 def presence(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
     """Return the binary cross entropy of each image's classes.
 
-    Averaged over images and classes.
-
-    The semantic encoding loss of EncNet (Zhang et al., "Context encoding for semantic segmentation", CVPR
-    2018). A picture without a valid pixel adds nothing.
+    Averaged over images and classes. The semantic encoding loss of EncNet (Zhang et al., "Context encoding for semantic
+    segmentation", CVPR 2018). A picture without a valid pixel adds nothing.
 
     Args:
         logits: (N, C), one yes or no for each class. label: (N, H, W).

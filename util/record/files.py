@@ -16,9 +16,8 @@ TEMPORARY = ".part"  # end of the name of a file that is being written; a killed
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary name that takes the place of `path` afterwards.
 
-    Not if something is raised.
-
-    durable: the new name survives a power cut, too; the content does once the caller has synced it.
+    Not if something is raised. durable: the new name survives a power cut, too; the content does once the caller has
+    synced it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -43,9 +42,7 @@ def _sync_folder(folder: Path) -> None:
 def read_text(path: str | Path, limit: int) -> str:
     """Return the UTF-8 text of an ordinary file.
 
-    It has at most `limit` bytes.
-
-    A pipe without a writer cannot block it.
+    It has at most `limit` bytes. A pipe without a writer cannot block it.
 
     Raises:
         OSError: the file is missing, or the system refuses it.

@@ -13,11 +13,10 @@ LARGEST = 2**31 - 1
 def keep_memory() -> bool:
     """Keep freed memory for later tensors; return whether that works.
 
-    It is up to the C library.
-
-    Without it glibc fetches fresh pages for every tensor above some megabytes, and the kernel clears them: on a CPU a
-    tenth to a third of the time of a network. The process stays as large as it once was. Huge pages, of which the
-    processor has to look up 512 times as few, PyTorch asks for if this is called before the first tensor is made.
+    It is up to the C library. Without it glibc fetches fresh pages for every tensor above some megabytes, and the
+    kernel clears them: on a CPU a tenth to a third of the time of a network. The process stays as large as it once was.
+    Huge pages, of which the processor has to look up 512 times as few, PyTorch asks for if this is called before the
+    first tensor is made.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by PyTorch, once
     library = _glibc()

@@ -1,9 +1,8 @@
 """status.json: the state of a run.
 
-For people and programs that watch it.
-
-Rank 0 writes it at every log line and, from a thread, every few seconds, so that a heartbeat that is old means that
-the process is gone and not that a step is slow. The file is at every moment whole: it is replaced, never rewritten.
+For people and programs that watch it. Rank 0 writes it at every log line and, from a thread, every few seconds, so that
+a heartbeat that is old means that the process is gone and not that a step is slow. The file is at every moment whole:
+it is replaced, never rewritten.
 """
 
 import json
@@ -130,9 +129,7 @@ def end(state: str, error: str | None = None) -> None:
 def read(file: Path, now: float | None = None) -> dict:
     """Read a status file; return its values.
 
-    `state` may turn out to be "lost" or "stale".
-
-    That is where the run says that it goes on, but does not.
+    `state` may turn out to be "lost" or "stale". That is where the run says that it goes on, but does not.
 
     Raises:
         UserError: the file is damaged; names it.

@@ -28,10 +28,8 @@ SMALLEST_PANEL, LARGEST_PANEL = 800, 1600  # width of photo and prediction on a 
 def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
     """Colour vectors: the hue is the direction, saturation the length.
 
-    White where there is none.
-
-    flow: float (2, H, W), x to the right before y downwards. Vectors of length `longest` or more have full
-    colour. ValueError if a vector is not finite.
+    White where there is none. flow: float (2, H, W), x to the right before y downwards. Vectors of length `longest` or
+    more have full colour. ValueError if a vector is not finite.
     """
     if not np.isfinite(flow).all():
         raise UserError("the flow field is not finite")
@@ -56,9 +54,7 @@ def wheel(size: int) -> np.ndarray:
 def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Colour numbers (H, W) from dark blue to yellow.
 
-    Dark blue at `low`, yellow at `high`.
-
-    uint8 (H, W, 3).
+    Dark blue at `low`, yellow at `high`. uint8 (H, W, 3).
     """
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     colors = cv2.applyColorMap(np.round(255 * share).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
@@ -68,12 +64,9 @@ def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def feature_colors(features: np.ndarray) -> np.ndarray:
     """Show features (C, h, w) as three numbers a pixel.
 
-    float32 (3, h, w).
-
-    There are at least 3 channels; the numbers lie within 0..1.
-
-    The numbers are the first three principal components, largest variance first, each stretched so that 98 %
-    of the pixels fill 0..1; pixels of like features get like colours.
+    float32 (3, h, w). There are at least 3 channels; the numbers lie within 0..1. The numbers are the first three
+    principal components, largest variance first, each stretched so that 98 % of the pixels fill 0..1; pixels of like
+    features get like colours.
     """
     channels = features.reshape(len(features), -1).astype(np.float64)
     channels -= channels.mean(1, keepdims=True)
@@ -95,9 +88,7 @@ def enlarge(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def titled_row(panels: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarray:
     """Put panels of one size side by side under titles.
 
-    uint8 (?, width, 3).
-
-    The panels are those that `panel_size` gives for their number.
+    uint8 (?, width, 3). The panels are those that `panel_size` gives for their number.
     """
     zoom = width / SHEET
     line, gap = round(30 * zoom), _gap(width)

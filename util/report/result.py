@@ -1,10 +1,8 @@
 """What an evaluation leaves in its result folder.
 
-Also the scoring of predictions that are already there.
-
-metrics.json, metrics.csv, table.txt        the scores (IoU, accuracy, pixels of each class; means)
-confusion.csv, confusion.png                the confusion matrix as numbers and as a picture
-gray/NAME.png, color/NAME.png               predictions: train ids, one byte a pixel; the classes' colours
+Also the scoring of predictions that are already there. metrics.json, metrics.csv, table.txt        the scores (IoU,
+accuracy, pixels of each class; means) confusion.csv, confusion.png                the confusion matrix as numbers and
+as a picture gray/NAME.png, color/NAME.png               predictions: train ids, one byte a pixel; the classes' colours
 """
 
 import csv
@@ -54,10 +52,9 @@ def score_predictions(
 ) -> int:
     """Count predictions that are already there; return their number.
 
-    samples: (name, label (H, W)); the prediction is folder/gray/NAME.png.
-
-    FileNotFoundError naming the file that is missing. ValueError naming the file that cannot be read, is not
-    one byte a pixel, is of another size than its label, or holds a value that is no class.
+    samples: (name, label (H, W)); the prediction is folder/gray/NAME.png. FileNotFoundError naming the file that is
+    missing. ValueError naming the file that cannot be read, is not one byte a pixel, is of another size than its label,
+    or holds a value that is no class.
     """
     number = 0
     for number, (name, label) in enumerate(samples, start=1):  # noqa: B007
@@ -84,10 +81,9 @@ def write_results(
 ) -> str:
     """Write the files of a result; return the table.
 
-    They are metrics.json, metrics.csv, table.txt, confusion.csv and confusion.png.
-
-    protocol: Predictor.describe(). checkpoint: the file that was scored. Both are None where predictions that
-    were already on disk are scored. Undefined values are null in JSON and empty in CSV. For one process only.
+    They are metrics.json, metrics.csv, table.txt, confusion.csv and confusion.png. protocol: Predictor.describe().
+    checkpoint: the file that was scored. Both are None where predictions that were already on disk are scored.
+    Undefined values are null in JSON and empty in CSV. For one process only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,10 +147,9 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
 def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) -> int:
     """Zip ids for a test server; return their number.
 
-    items: (name, ids uint8 (H, W)), written as NAME.png.
-
-    The ids are the server's (SegDataset.to_label_ids). The zip appears complete or not at all, and equal
-    predictions give an equal file. ValueError if a name comes twice or the ids are not bytes.
+    items: (name, ids uint8 (H, W)), written as NAME.png. The ids are the server's (SegDataset.to_label_ids). The zip
+    appears complete or not at all, and equal predictions give an equal file. ValueError if a name comes twice or the
+    ids are not bytes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

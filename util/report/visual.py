@@ -18,9 +18,8 @@ INK, SOFT_INK, PAPER, RULE = (35, 35, 40), (110, 110, 118), (255, 255, 255), (20
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Colour a label, black where it is 255.
 
-    uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3).
-
-    ValueError if the label holds a value that is neither a colour's index nor 255.
+    uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3). ValueError if the label holds a value that is neither a
+    colour's index nor 255.
     """
     if label.dtype != np.uint8 or label.ndim != 2:
         raise UserError(f"a label must be uint8 (H, W), not {label.dtype} {label.shape}")
@@ -44,11 +43,9 @@ def triptych(
 ) -> np.ndarray:
     """Put photo, truth and prediction side by side.
 
-    Without a truth only photo and prediction.
-
-    image: uint8 (H, W, 3); truth and prediction: uint8 (H, W); colors: uint8 (C, 3).
-    names: of the C classes, for a legend below of those that occur; None for no legend.
-    ValueError if a map is not of the picture's size or holds a value without a colour.
+    Without a truth only photo and prediction. image: uint8 (H, W, 3); truth and prediction: uint8 (H, W); colors: uint8
+    (C, 3). names: of the C classes, for a legend below of those that occur; None for no legend. ValueError if a map is
+    not of the picture's size or holds a value without a colour.
     """
     labels = [prediction] if truth is None else [truth, prediction]
     for label in labels:
@@ -71,9 +68,8 @@ def triptych(
 def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Draw a confusion matrix, integers (C, C), rows = truth.
 
-    Each row is drawn as shares of its pixels.
-
-    Up to 40 classes the shares stand in the cells as percentages; a row without a pixel is hatched.
+    Each row is drawn as shares of its pixels. Up to 40 classes the shares stand in the cells as percentages; a row
+    without a pixel is hatched.
     """
     classes = len(names)
     cell = int(np.clip(1300 // classes, 14, 64))

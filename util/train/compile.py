@@ -1,10 +1,9 @@
 """Compiles a network by regions.
 
-Each block is a graph, not the whole network.
-
-Equal blocks share their graph, so compiling takes as long as the different ones do, and what is compiled stays the
-same module: names of parameters, copies, hooks and checkpoints are those of the plain network. The idea is that of
-PyTorch's recipe "Reducing torch.compile cold start compilation time with regional compilation".
+Each block is a graph, not the whole network. Equal blocks share their graph, so compiling takes as long as the
+different ones do, and what is compiled stays the same module: names of parameters, copies, hooks and checkpoints are
+those of the plain network. The idea is that of PyTorch's recipe "Reducing torch.compile cold start compilation time
+with regional compilation".
 """
 
 from collections.abc import Iterator

@@ -144,10 +144,8 @@ def to_device(batch: dict, training: Training) -> tuple[Tensor, Tensor]:
 def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Train one step on its micro-batches; return its loss terms.
 
-    The terms stay on the device.
-
-    The loss is the mean over all valid pixels of the whole batch, of every process and micro-batch, so that neither
-    the number of processes nor that of the micro-batches moves it.
+    The terms stay on the device. The loss is the mean over all valid pixels of the whole batch, of every process and
+    micro-batch, so that neither the number of processes nor that of the micro-batches moves it.
     """
     optim, amp = training.config.optim, AMP_TYPES[training.config.train.amp]
     counts = torch.zeros(2, device=training.device)
@@ -185,10 +183,8 @@ def optimizer_step(training: Training, micro_batches: list[tuple[Tensor, Tensor]
 def update_scale(training: Training) -> None:
     """Adapt the scale of fp16 gradients; count the overflows.
 
-    On the device.
-
-    The optimiser has left such a step out; the schedule goes on all the same, since it is a function of the step's
-    number. The scale is read as what a one becomes, since `get_scale` makes the host wait for the device.
+    On the device. The optimiser has left such a step out; the schedule goes on all the same, since it is a function of
+    the step's number. The scale is read as what a one becomes, since `get_scale` makes the host wait for the device.
     """
     scaler = training.scaler
     one = torch.ones((), device=training.device)

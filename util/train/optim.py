@@ -9,9 +9,8 @@ from util import UserError
 def poly(step: int, steps: int, power: float = 0.9, warmup: int = 0) -> float:
     """Return the poly factor of the learning rate at a step.
 
-    (1 - step/steps)^power, step from 0.
-
-    The poly schedule of DeepLab (Chen et al., TPAMI 2018, section 4.1), with `warmup` steps of linear rise before.
+    (1 - step/steps)^power, step from 0. The poly schedule of DeepLab (Chen et al., TPAMI 2018, section 4.1), with
+    `warmup` steps of linear rise before.
     """
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     return rise * (1 - min(step, steps) / steps) ** power
@@ -28,9 +27,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimiser with two learning rates.
 
-    `lr` for the backbone, `lr * head_factor` for the head.
-
-    A network without backbone learns at `lr`.
+    `lr` for the backbone, `lr * head_factor` for the head. A network without backbone learns at `lr`.
 
     Args:
         groups: {"backbone": parameters, "head": parameters}, as `SegModel.parameter_groups()` gives them.

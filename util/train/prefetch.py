@@ -13,11 +13,10 @@ MOVED = ("image", "label")
 class Prefetch:
     """Yields the micro-batches of one optimiser step after the other.
 
-    Image and label are on the device.
-
-    On a GPU these are copied from pinned memory on a stream of their own, so that the copy and the step before run at
-    once; `stage` fetches and copies the next step's batches while the GPU still computes. On the CPU nothing is
-    copied or fetched ahead. `waits` tells how long the device had nothing to do but to wait for them.
+    Image and label are on the device. On a GPU these are copied from pinned memory on a stream of their own, so that
+    the copy and the step before run at once; `stage` fetches and copies the next step's batches while the GPU still
+    computes. On the CPU nothing is copied or fetched ahead. `waits` tells how long the device had nothing to do but to
+    wait for them.
 
     Args:
         batches: micro-batches, with their tensors `MOVED`.

@@ -25,7 +25,6 @@ class Record(BaseModel):
     """A failed step.
 
     step: the first whose loss was not finite. ranks: each process's loss terms (as text: nan, inf) and samples.
-
     checkpoint: the file beside the record from which the steps begin; None: they begin with the initial weights.
     """
 

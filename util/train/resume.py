@@ -219,9 +219,8 @@ def _restore_optimizer(training: Training, state: dict) -> None:
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
     """Give what belongs to a parameter its memory format.
 
-    It may be another one than in the checkpoint.
-
-    The fused kernels go through the memory of both: on a CPU they would mix up the numbers, on a GPU they refuse.
+    It may be another one than in the checkpoint. The fused kernels go through the memory of both: on a CPU they would
+    mix up the numbers, on a GPU they refuse.
     """
     for parameter, values in optimizer.state.items():
         for key, value in values.items():

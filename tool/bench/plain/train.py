@@ -1,10 +1,9 @@
 """The obvious training loop.
 
-Eager float32, N,C,H,W, `F.cross_entropy` on whole maps, an unfused optimiser.
-
-What the training loops of semseg, SFNet and SFSegNets do in a step, without their per-step metrics, which would
-make them slower still: the picture is converted and normalised on the host's side of the step, the label widened
-to int64, hard pixels found by sorting all probabilities.
+Eager float32, N,C,H,W, `F.cross_entropy` on whole maps, an unfused optimiser. What the training loops of semseg, SFNet
+and SFSegNets do in a step, without their per-step metrics, which would make them slower still: the picture is converted
+and normalised on the host's side of the step, the label widened to int64, hard pixels found by sorting all
+probabilities.
 """
 
 from collections.abc import Callable, Mapping
