@@ -65,10 +65,10 @@ def _from_timm(name: str) -> ImageNetWeights:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise ModelError(f"timm has no weights for {name!r}; start from random ones with model.weights=none")
-    place = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    place = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
     tensors = _fetch(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm/{name}", place)
-    scaled = (tuple(255 * value for value in values) for values in (config.mean, config.std))
-    return ImageNetWeights(f"timm/{config.architecture}.{config.tag}", tensors, Preprocessing(*scaled))
+    mean, std = (tuple(255 * value for value in values) for values in (config.mean, config.std))
+    return ImageNetWeights(f"timm/{config.architecture}.{config.tag}", tensors, Preprocessing(mean, std))
 
 
 def _from_torchvision(name: str) -> ImageNetWeights:

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 
 import torch
 from timm.models import adapt_input_conv
-from torch import nn
 
+from model.backbone.base import Backbone
+from model.base import SegModel
 from model.published.layout import COUNTER, Layout, Tensors, rename, same
 from model.published.recognise import attempt, shorten, unwrap
 from model.published.table import LAYOUTS
 from model.table import ModelError
+
+Network = SegModel | Backbone
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class LoadReport:
         return text
 
 
-def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_missing: Iterable[str] = ()) -> LoadReport:
+def load_published(model: Network, state_dict: Mapping[str, object], allow_missing: Iterable[str] = ()) -> LoadReport:
     """Load a checkpoint that is in a published repository's own key names, strictly.
 
     Args:
@@ -83,7 +86,7 @@ def load_published(model: nn.Module, state_dict: Mapping[str, object], allow_mis
     return LoadReport(layout.source, given.mapped, tuple(given.dropped), tuple(missing), tuple(zeroed))
 
 
-def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object]) -> LoadReport:
+def load_backbone_weights(backbone: Backbone, state_dict: Mapping[str, object]) -> LoadReport:
     """Load ImageNet weights into a backbone, strictly; only the declared classifier keys may be left over.
 
     Known files: the deep-stem ResNets of semseg and of SFSegNets, its DFNets and STDC networks, torchvision's
@@ -93,7 +96,7 @@ def load_backbone_weights(backbone: nn.Module, state_dict: Mapping[str, object])
     """
     if "num_classes" in backbone.spec:
         raise ModelError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
-    return load_published(backbone, state_dict, getattr(backbone, "own_parts", ()))
+    return load_published(backbone, state_dict, backbone.own_parts)
 
 
 @dataclass
@@ -122,7 +125,7 @@ class Translation:
             self.dropped.extend(inside)
 
 
-def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
+def _choose_layout(model: Network, tensors: Tensors) -> Layout:
     """The layout for this model that the checkpoint fits best.
 
     Raises:
@@ -138,7 +141,7 @@ def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
         _check_options(model, layout, tensors)
         return layout
     if not whole and backbone.startswith("timm/"):
-        names, unused = model.published_names()
+        names, unused = model.published_names()  # type: ignore[union-attr,operator]  # a TimmBackbone
         return Layout(f"{backbone} (timm)", None, next(iter(names)), names, backbone, unused=tuple(unused))
     if set(model.state_dict()) <= set(tensors):
         raise ModelError("the checkpoint is in this project's own key names: use model.load_state_dict")
@@ -151,7 +154,7 @@ def _choose_layout(model: nn.Module, tensors: Tensors) -> Layout:
     raise ModelError(f"the checkpoint is in no layout known for {_describe(model)}: it lacks {wanted}, and has {kind}")
 
 
-def _check_options(model: nn.Module, layout: Layout, tensors: Tensors) -> None:
+def _check_options(model: Network, layout: Layout, tensors: Tensors) -> None:
     """Raise where the model was built with another option than the checkpoint's network."""
     for option, value in layout.read_options(layout.converted(tensors)).items():
         built = model.spec["options"][option]
@@ -162,7 +165,7 @@ def _check_options(model: nn.Module, layout: Layout, tensors: Tensors) -> None:
             )
 
 
-def _translate(model: nn.Module, layout: Layout, tensors: Tensors) -> Translation:
+def _translate(model: Network, layout: Layout, tensors: Tensors) -> Translation:
     """Put the tensors under our names; the values of one tensor's several names must be equal."""
     ours = set(model.state_dict())
     absent = tuple(f"{head}." for head in layout.heads if getattr(model, head) is None)
@@ -202,7 +205,7 @@ def _may_miss(name: str, values: Tensors, heads: Iterable[str]) -> bool:
     return name.startswith(tuple(f"{head}." for head in absent))
 
 
-def _check_shapes(model: nn.Module, target: Tensors, given: Translation) -> None:
+def _check_shapes(model: Network, target: Tensors, given: Translation) -> None:
     """Raise where a tensor has another shape than the parameter it is meant for."""
     pairs = {key: (given.values[name], target[name]) for key, name in given.mapped.items()}
     wrong = {key: pair for key, pair in pairs.items() if pair[0].shape != pair[1].shape}
@@ -219,6 +222,6 @@ def _check_shapes(model: nn.Module, target: Tensors, given: Translation) -> None
     raise ModelError(message)
 
 
-def _describe(model: nn.Module) -> str:
+def _describe(model: Network) -> str:
     backbone = model.spec.get("backbone")
     return f"{model.spec['name']!r} on {backbone!r}" if backbone else f"{model.spec['name']!r}"

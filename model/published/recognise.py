@@ -73,8 +73,9 @@ def recognise_family(checkpoint: Mapping[str, object]) -> Recognised:
     for layout in LAYOUTS:
         if layout.marks(tensors):
             attempts.append(attempt(layout, tensors))
-            if not attempts[-1].problems:
-                return attempts[-1].found
+            found = attempts[-1].found
+            if found is not None and not attempts[-1].problems:
+                return found
     if name := timm_backbone(tensors):
         return Recognised(f"{name} (timm)", None, None, f"timm/{name}", {})
     raise ModelError(_refusal(tensors, attempts))
@@ -94,19 +95,17 @@ def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
         ValueError: there is something else than tensors with names.
     """
     for wrapper in WRAPPERS:
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
-            checkpoint = checkpoint[wrapper]
+        inner = checkpoint.get(wrapper) if isinstance(checkpoint, Mapping) else None
+        checkpoint = inner if isinstance(inner, Mapping) else checkpoint
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise ModelError(f"a checkpoint maps names to tensors; this is {type(checkpoint).__name__}, or empty")
-    strange = [
-        str(key) for key, value in checkpoint.items() if not isinstance(value, torch.Tensor) or not isinstance(key, str)
-    ]
-    if strange:
+    tensors = {k: value for k, value in checkpoint.items() if isinstance(k, str) and isinstance(value, torch.Tensor)}
+    if strange := [str(key) for key in checkpoint if key not in tensors]:
         raise ModelError(f"the checkpoint has entries that are no tensors with a name: {shorten(strange)}")
     for prefix in ("module.", "model."):
-        if all(key.startswith((prefix, *LOSSES)) for key in checkpoint):
-            checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
-    return dict(checkpoint)
+        if all(key.startswith((prefix, *LOSSES)) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
 
 
 def attempt(layout: Layout, tensors: Tensors) -> Attempt:
@@ -154,6 +153,7 @@ def attempt(layout: Layout, tensors: Tensors) -> Attempt:
 
 def build_on_meta(found: Recognised) -> nn.Module:
     """The network without memory for its weights."""
+    assert found.model is not None and found.num_classes is not None, "a backbone alone is no model"
     with shapes_only():
         return build_model(found.model, found.num_classes, found.backbone, **found.options)
 
@@ -184,7 +184,7 @@ def nearest_model(tensors: Tensors) -> str | None:
     for name in (name for name in MODELS if name in known):
         shapes = shapes_of_model(name)
         shares[name] = (given & shapes).total() / max(given.total(), shapes.total())
-    best = max(shares, key=shares.get)
+    best = max(shares, key=lambda name: shares[name])
     return best if shares[best] >= LEAST_SHARE else None
 
 

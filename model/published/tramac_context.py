@@ -1,9 +1,12 @@
 """Keys of the networks of context of Tramac/awesome-semantic-segmentation-pytorch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from model.published.backbone import STAGES
-from model.published.layout import Layout, inside
+from model.published.layout import Layout, Tensors, inside
 
 REPOSITORY = "Tramac/awesome-semantic-segmentation-pytorch"
 DATASETS = {19: "cityscapes", 20: "lip", 21: "voc", 150: "ade20k", 2: "sbu"}
@@ -162,7 +165,9 @@ PSANET = {
 }
 
 
-def _on_resnet(name: str, model: str, marker: str, table: dict, classes: str, **more) -> Layout:
+def _on_resnet(
+    name: str, model: str, marker: str, table: dict, classes: str | Callable[[Tensors], int], **more: Any
+) -> Layout:
     """A network of theirs on the ResNets of PyTorch-Encoding."""
     return Layout(
         source=f"{name} ({REPOSITORY})",
