@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,14 @@ FLOORS = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(path: Path) -> set[str]:
     """Dotted names of the modules that a file imports, but for annotations alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     annotations = {
         inner
         for node in ast.walk(tree)
@@ -94,7 +100,7 @@ def test_functions_fit_on_a_screen():
     long = [
         f"{path.relative_to(ROOT)}: {node.name}"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and node.end_lineno - node.lineno >= LONGEST_FUNCTION
     ]
@@ -103,7 +109,7 @@ def test_functions_fit_on_a_screen():
 
 def test_every_public_module_says_what_it_is_for():
     for path in SOURCES:
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+        assert ast.get_docstring(tree_of(path)), path
 
 
 def test_no_error_is_swallowed():
@@ -155,7 +161,7 @@ def test_docstrings_begin_with_a_short_line():
     wrong = []
     for path in SOURCES:
         name = path.relative_to(ROOT).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) or name.startswith(LATER):
                 continue
             first = (ast.get_docstring(node) or "").partition("\n")[0]

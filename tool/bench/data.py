@@ -28,7 +28,7 @@ from tool.bench import data_train, synthetic
 from tool.bench.experiment import common_arguments, experiment_of, rounds_argument
 from tool.bench.plain import data_pil, data_semseg, data_sfsegnets
 from tool.bench.report import Report, Table
-from tool.bench.timing import alternate, peak_memory_added, summarise
+from tool.bench.timing import alternate, summarise
 from util.config.schema import Config
 
 BASELINES = ("semseg", "sfsegnets", "pil")
@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
     """Measure all tables, one after the other; return the report."""
     trial = Trial(args, config, folder)
-    memory = {"memory_mib": memory_figures(trial)}
-    tables = [sample_table(trial), stage_table(trial), loader_table(trial), growth_table(trial)]
+    tables = [sample_table(trial), stage_table(trial), loader_table(trial)]
     if args.train:
         tables.append(
             data_train.feed_table(config, trial.files.classes, feeders(trial), args.train, args.rounds, trial.batch)
@@ -106,7 +105,6 @@ def report(args: argparse.Namespace, config: Config, folder: Path) -> Report:
         "and normalises on the device, which is not in the time",
         precision="uint8 pictures and labels; the baseline float32 and int64",
         tables=tables,
-        figures=memory,
         notes=tuple(notes),
     )
 
@@ -317,36 +315,6 @@ def _steady(loader, batches: int) -> float:
     for _ in range(batches):
         next(iterator)
     return time.perf_counter() - begin
-
-
-def growth_table(trial: Trial) -> Table:
-    """Measure how the cost of a sample grows with the crop."""
-    runs = {}
-    for source in ("packed", "files"):
-        for side in (256, 512, 1024):
-            dataset = trial.dataset(source, (side, side))
-            runs[f"{source}, crop {side}"] = partial(_read_all, dataset, itertools.count())
-    rows = summarise(alternate(runs, trial.args.rounds), trial.count)
-    return Table("How the cost grows with the crop, one core", rows, "ms a picture", 1000.0)
-
-
-def _read_all(dataset, epochs) -> None:
-    epoch = next(epochs)
-    for index in range(len(dataset)):
-        dataset[Key(epoch, index)]
-
-
-def memory_figures(trial: Trial) -> dict[str, float]:
-    """Measure the MiB that reading samples adds to a process."""
-
-    def twice(read: Callable[[int, int], object]) -> Callable:
-        return lambda: [read(epoch, index) for epoch in range(2) for index in range(trial.count)]
-
-    out = {"baseline": peak_memory_added(twice(lambda epoch, index: trial.load_baseline(index, epoch)))}
-    for source in ("files", "packed"):
-        dataset = trial.dataset(source)
-        out[source] = peak_memory_added(twice(lambda epoch, index, dataset=dataset: dataset[Key(epoch, index)]))
-    return {name: round(value, 1) for name, value in out.items()}
 
 
 def feeders(trial: Trial) -> dict[str, Callable]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
 from statistics import median, quantiles
 
 import torch
@@ -103,38 +103,25 @@ def peak_memory_added(function: Callable[[], object]) -> float:
     Raises:
         RuntimeError: the function failed there.
     """
-    return in_own_process(partial(_measure_peak, function))
-
-
-def _measure_peak(function: Callable[[], object]) -> float:
-    before = _resident()
-    function()
-    return max(peak_resident() / 2**20 - before, 0.0)
-
-
-def in_own_process(function: Callable[[], object]) -> object:
-    """Return `function()`, called in a forked process.
-
-    Raises:
-        RuntimeError: the function failed there.
-    """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_call_and_send, args=(function, sender))
+    child = context.Process(target=_send_peak, args=(function, sender))
     child.start()
     sender.close()
-    results = []
+    added = None
     with suppress(EOFError):
-        results.append(receiver.recv())
+        added = receiver.recv()
     child.join()
-    if not results or child.exitcode:
+    if added is None or child.exitcode:
         raise RuntimeError(f"the measured function failed in its process (exit status {child.exitcode})")
-    return results[0]
+    return added
 
 
-def _call_and_send(function: Callable[[], object], sender) -> None:
+def _send_peak(function: Callable[[], object], sender: Connection) -> None:
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-    sender.send(function())
+    before = _resident()
+    function()
+    sender.send(max(peak_resident() / 2**20 - before, 0.0))
     sender.close()
 
 
