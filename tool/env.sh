@@ -30,7 +30,8 @@ install_env() {
     find_env "$2" && return 0
     base=python3
     command -v "$base" >/dev/null 2>&1 || { echo "error: python3 is needed" >&2; exit 2; }
-    if [ -n "${VIRTUAL_ENV:-}" ]; then
+    # conda's base holds conda itself and is active in most shells: only an environment that was chosen is installed into
+    if [ -n "${VIRTUAL_ENV:-}" ] || { [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; }; then
         PYTHON=python
     else
         [ -x .venv/bin/python ] || "$base" -m venv .venv || {

@@ -144,12 +144,14 @@ def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0
 def _start_worker(worker: int) -> None:
     # Ctrl-C and a scheduler's signals reach the whole process group; the parent alone answers them and ends
     # the workers when it is done.
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = multiprocessing.parent_process()
-    assert parent is not None and parent.pid is not None
-    threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows, where the workers poll for their parent
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        parent = multiprocessing.parent_process()
+        assert parent is not None and parent.pid is not None
+        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
     cv2.setNumThreads(0)
     gc.freeze()  # a collection would write to every object of the parent, and so copy its memory
 

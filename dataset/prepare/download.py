@@ -4,7 +4,6 @@ With a checksum, in several sittings if need be, and without harm to what is the
 """
 
 import errno
-import fcntl
 import gzip
 import hashlib
 import http.client
@@ -25,6 +24,7 @@ from typing import IO
 from tqdm import tqdm
 
 from dataset.prepare.layout import Archive
+from dataset.prepare.lock import lock
 from dataset.read import DataError
 
 DOWNLOADS = "downloads"  # folder below the root
@@ -241,7 +241,7 @@ def _reason(error: Exception) -> str:
 def _locked(path: Path, name: str) -> Iterator[None]:
     with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), wait=False)
         except BlockingIOError:
             raise OSError(f"{name} is being downloaded by another process") from None
         yield

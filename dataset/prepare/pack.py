@@ -7,7 +7,6 @@ command.
 
 import atexit
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 
 from dataset.base import SegDataset
 from dataset.load.loader import build_eval_loader
+from dataset.prepare.lock import lock
 from dataset.read import DataError
 from dataset.read.files import replacing
 from dataset.read.identity import facts
@@ -46,8 +46,8 @@ def pack(
     """
     manifest = manifest_file(folder, dataset.split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    with open(manifest.with_name("lock"), "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(manifest.with_name("lock"), "w", encoding="ascii") as guard:
+        lock(guard.fileno())
         stems = packed_stems(folder, dataset)
         missing = [index for index, stem in enumerate(stems) if not os.path.isfile(stem + IMAGE)]
         _check_room(manifest.parent, sum(_bytes(dataset, index) for index in missing))
@@ -128,11 +128,11 @@ def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Pa
     needed = sum(_bytes(dataset, index) for dataset in datasets for index in range(len(dataset)))
     places = [Path(place) for place in ("/dev/shm", tempfile.gettempdir()) if os.path.isdir(place)]
     place = next((place for place in places if shutil.disk_usage(place).total > 2 * needed), places[-1])
-    prefix = f"segmentation-{os.getuid()}-"
+    prefix = f"segmentation-{os.getuid() if hasattr(os, 'getuid') else 0}-"
     folder = place / f"{prefix}{run}"
     folder.mkdir(exist_ok=True, mode=0o700)
     users = os.open(folder / "users", os.O_CREAT | os.O_RDWR)  # open, and so locked, as long as this process lives
-    fcntl.flock(users, fcntl.LOCK_SH)
+    lock(users, shared=True)
     atexit.register(_remove_unused, folder)  # what is registered last runs first: then the lock is given back
     atexit.register(os.close, users)
     for other in place.glob(f"{prefix}*"):
@@ -146,7 +146,7 @@ def pack_for_a_run(datasets: Sequence[SegDataset], run: int, workers: int) -> Pa
 def _remove_unused(folder: Path) -> None:
     try:
         with open(folder / "users", encoding="ascii") as users:
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(users.fileno(), wait=False)
             shutil.rmtree(folder)
     except (BlockingIOError, FileNotFoundError):
         pass  # a process reads there, or another one has removed it

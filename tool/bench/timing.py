@@ -4,8 +4,8 @@ The contenders take turns, so that a neighbour's load meets all of them alike, a
 ratios within the rounds: only ratios mean something on a shared machine, and only within one run.
 """
 
+import mmap
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -129,6 +129,6 @@ def _resident() -> float:
     """MiB resident now; where the system does not tell, the most so far."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+            return int(file.read().split()[1]) * mmap.PAGESIZE / 2**20
     except FileNotFoundError:
         return peak_resident() / 2**20

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
@@ -96,8 +97,7 @@ def _with_space(error: OSError, path: Path, state: dict) -> OSError:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     needed = sum(value.nbytes for _, value in tensors(state)) / 2**20
-    usage = os.statvfs(path.parent)
-    free = usage.f_bavail * usage.f_frsize / 2**20
+    free = shutil.disk_usage(path.parent).free / 2**20
     return OSError(
         errno.ENOSPC,
         f"{path}: no space left for the checkpoint (about {needed:.0f} MiB needed, {free:.0f} MiB free); "

@@ -36,7 +36,9 @@ from util.dist.peers import give_up_after, reachable
 RESTARTS = 3
 LINGER = 10.0  # seconds that the host of the rendezvous stays, so that the others learn how it ended
 NO_RESTART = (2, signals.PREEMPTED, signals.INTERRUPTED)
-PASSED_ON: dict[int, int] = {**signals.STATUS, signal.SIGHUP: signals.PREEMPTED}
+HANGUP = getattr(signal, "SIGHUP", None)  # these two are not on Windows
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+PASSED_ON: dict[int, int] = {**signals.STATUS, **({HANGUP: signals.PREEMPTED} if HANGUP else {})}
 
 
 class Place(NamedTuple):
@@ -111,14 +113,14 @@ class Agent(LocalElasticAgent):
             self.stopping, self._deadline = number, time.monotonic() + self._patience
         for worker in self.get_worker_group().workers:
             try:
-                os.kill(worker.id, signal.SIGTERM if number == signal.SIGHUP else number)
+                os.kill(worker.id, signal.SIGTERM if number == HANGUP else number)
             except ProcessLookupError:
                 continue
 
     def _monitor_workers(self, worker_group):
         if self.stopping and time.monotonic() > self._deadline:
             _print_error(f"not ended {self._patience:.0f} s after {signal.Signals(self.stopping).name}: killed")
-            self._shutdown(signal.SIGKILL)
+            self._shutdown(KILL)
         result = super()._monitor_workers(worker_group)
         if result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY):
             self._decide({rank: failure.exitcode for rank, failure in result.failures.items()})
@@ -129,7 +131,7 @@ class Agent(LocalElasticAgent):
         rank, status = first_cause(statuses)
         if status < 0 and not self.stopping:  # the process could not say so itself
             name = signal.Signals(-status).name
-            hint = " (the system may have run out of memory)" if -status == signal.SIGKILL else ""
+            hint = " (the system may have run out of memory)" if -status == KILL else ""
             _print_error(f"killed by {name}{hint}", rank)
         if self.stopping or status in NO_RESTART:
             self._remaining_restarts = 0
@@ -249,7 +251,7 @@ def run(agent: Agent, place: Place) -> int:
     if place.own and place.nodes > 1:
         time.sleep(LINGER)
     _, status = first_cause({rank: failure.exitcode for rank, failure in result.failures.items()})
-    if agent.stopping and status in (-agent.stopping, -signal.SIGTERM, -signal.SIGKILL):
+    if agent.stopping and status in (-agent.stopping, -signal.SIGTERM, -KILL):
         return PASSED_ON[agent.stopping]
     return status if status > 0 else 128 - status
 

@@ -17,7 +17,9 @@ from util import dist
 
 PREEMPTED = 75
 INTERRUPTED = 130
-STATUS: dict[int, int] = {signal.SIGTERM: PREEMPTED, signal.SIGUSR1: PREEMPTED, signal.SIGINT: INTERRUPTED}
+STATUS: dict[int, int] = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
+if hasattr(signal, "SIGUSR1"):  # not on Windows
+    STATUS[signal.SIGUSR1] = PREEMPTED
 # One Ctrl-C may arrive twice, from the terminal and from the launcher that passes it on.
 SAME_KEYSTROKE = 1.0
 

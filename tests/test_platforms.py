@@ -1,0 +1,150 @@
+"""The modules import where a system lacks what POSIX has; conda's environments are used by the launchers."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataset.prepare import lock
+from dataset.read import DataError
+from tests.paths import ROOT
+
+FOLDERS = ("model", "dataset", "util", "tool")
+# What Windows has not, and what macOS has not of it (sigwaitinfo, sched_getaffinity).
+HIDDEN_MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "syslog")
+HIDDEN_SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGKILL", "SIGALRM", "sigwaitinfo", "pthread_sigmask")
+HIDDEN_IN_OS = (
+    "getuid",
+    "geteuid",
+    "fork",
+    "statvfs",
+    "sched_getaffinity",
+    "uname",
+    "mkfifo",
+    "O_NOFOLLOW",
+    "O_DIRECTORY",
+)
+IMPORT_ALL = f"""
+import importlib, json, os, signal, sys
+packages, modules = json.load(sys.stdin)
+for name in packages:  # what they need of the system is their business
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue  # an extra that is not installed
+for name in {HIDDEN_MODULES}:
+    sys.modules[name] = None  # an import of it fails
+for name in {HIDDEN_SIGNALS}:
+    delattr(signal, name)
+for name in {HIDDEN_IN_OS}:
+    delattr(os, name)
+for name in modules:
+    importlib.import_module(name)
+"""
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def modules() -> list[str]:
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+def packages() -> list[str]:
+    """All modules of others that ours import, wherever in a file."""
+    names = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module)
+    return sorted(name for name in names if name.partition(".")[0] not in (*FOLDERS, *HIDDEN_MODULES))
+
+
+def test_every_module_imports_without_what_windows_and_macos_lack():
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL],
+        input=json.dumps([packages(), modules()]),
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.fast
+def test_a_system_without_file_locks_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    with open(tmp_path / "lock", "w") as file, pytest.raises(DataError, match="file locks.*loader.packed"):
+        lock.lock(file.fileno())
+
+
+def active(folder: Path, answer: int) -> str:
+    """An environment whose Python notes how it was called and says that it has the packages (0), or not (1)."""
+    (folder / "bin").mkdir(parents=True)
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" | tr "\\n" " " >> "{folder}/calls"\n[ "$1" != -c ] || exit {answer}\n')
+    python.chmod(0o755)
+    return str(folder / "bin")
+
+
+def run_env(tmp_path: Path, variables: dict[str, str], path: str, command: str) -> subprocess.CompletedProcess:
+    script = f'cd "{tmp_path}" && . "{ROOT}/tool/env.sh" && {command} && echo "PYTHON=$PYTHON"'
+    env = {"HOME": str(tmp_path), "PATH": f"{path}:{plain_tools(tmp_path)}", **variables}
+    return subprocess.run(["/bin/sh", "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def plain_tools(tmp_path: Path) -> str:
+    """A folder of the shell's tools and of a python3 that has no packages and makes environments with their Python."""
+    folder = tmp_path / "tools"
+    if not folder.is_dir():
+        folder.mkdir()
+        (folder / "tr").symlink_to("/usr/bin/tr")
+        base = folder / "python3"
+        base.write_text(
+            '#!/bin/sh\n[ "$1" != -c ] || exit 1\n[ "$1 $2" = "-m venv" ] || exit 1\n'
+            f'/bin/mkdir -p "$3/bin"; echo "$3" > {tmp_path}/made\n'
+            'printf "#!/bin/sh\\nexit 0\\n" > "$3/bin/python"; /bin/chmod +x "$3/bin/python"\n'
+        )
+        base.chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("kind", ["venv", "conda"])
+def test_an_active_environment_that_lacks_the_packages_gets_them(tmp_path, kind):
+    """It is installed into, and no .venv appears beside it."""
+    path = active(tmp_path / "env", answer=1)
+    variables = {
+        "venv": {"VIRTUAL_ENV": str(tmp_path / "env")},
+        "conda": {"CONDA_PREFIX": str(tmp_path / "env"), "CONDA_DEFAULT_ENV": "seg"},
+    }[kind]
+    done = run_env(tmp_path, variables, path, 'install_env "" ""')
+    assert "PYTHON=python\n" in done.stdout, done.stderr
+    assert "-m pip install" in (tmp_path / "env" / "calls").read_text()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.fast
+def test_condas_base_is_left_alone(tmp_path):
+    """The base environment holds conda itself and is active in every new shell of most installations."""
+    path = active(tmp_path / "miniconda", answer=1)
+    variables = {"CONDA_PREFIX": str(tmp_path / "miniconda"), "CONDA_DEFAULT_ENV": "base"}
+    done = run_env(tmp_path, variables, path, 'install_env "" ""')
+    assert "PYTHON=.venv/bin/python\n" in done.stdout, done.stderr
+    assert "pip" not in (tmp_path / "miniconda" / "calls").read_text()
+
+
+@pytest.mark.fast
+def test_an_environment_with_the_packages_is_taken_as_it_is(tmp_path):
+    path = active(tmp_path / "env", answer=0)
+    done = run_env(tmp_path, {"CONDA_PREFIX": str(tmp_path / "env"), "CONDA_DEFAULT_ENV": "seg"}, path, "need_env")
+    assert "PYTHON=python\n" in done.stdout, done.stderr
+    assert "pip" not in (tmp_path / "env" / "calls").read_text()
