@@ -10,6 +10,7 @@ import numpy as np
 from dataset.base import SegDataset, Transform
 from dataset.load.loader import build_eval_loader, build_loader
 from dataset.read import DataError
+from dataset.read.image import Limits
 
 __all__ = ["DATASETS", "SegDataset", "build_dataset", "build_eval_loader", "build_loader", "dataset_class"]
 
@@ -67,6 +68,8 @@ def build_dataset(
     classes: Sequence[str] | None = None,
     colors: Sequence | np.ndarray | None = None,
     label_map: Mapping | None = None,
+    channels: int = 3,
+    limits: Limits | None = None,
 ) -> SegDataset:
     """Build the data set `name`, or the user's own for "custom".
 
@@ -81,4 +84,6 @@ def build_dataset(
         classes=classes,
         colors=colors,
         label_map=label_map,
+        channels=channels,
+        limits=limits,
     )

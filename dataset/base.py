@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset.read import DataError
+from dataset.read.image import Limits
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
 from dataset.read.listfile import Pair, read_list, unique_names
 from dataset.read.source import Files, Source
@@ -37,8 +38,8 @@ class Key(NamedTuple):
 class Sample(TypedDict, total=False):
     """One sample of a data set.
 
-    image: uint8 (3, H, W), RGB, its memory laid out (H, W, 3). label: uint8 (H, W), absent where the list names none.
-    name: of outputs, see `SegDataset.sample_name`.
+    image: uint8 (C, H, W), RGB where C is 3, its memory laid out (H, W, C). label: uint8 (H, W), absent where the list
+    names none. name: of outputs, see `SegDataset.sample_name`.
     """
 
     image: torch.Tensor
@@ -76,6 +77,7 @@ class SegDataset(Dataset):
         transform: None, or what augments the samples that have a label.
         seed: of the augmentation.
         classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
+        channels, limits: bands of an image, and the values that become 0 and 255, see `read_image`.
 
     Raises:
         DataError: facts that contradict one another, or a faulty list file, with file and line.
@@ -98,16 +100,19 @@ class SegDataset(Dataset):
         classes: Sequence[str] | None = None,
         colors: Sequence | np.ndarray | None = None,
         label_map: Mapping | None = None,
+        channels: int = 3,
+        limits: Limits | None = None,
     ):
         self.root = Path(root).expanduser()
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.channels, self.limits = channels, limits
         self._set_facts(classes, colors, label_map)
         self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
         self.samples: list[Pair] = read_list(self.list_file, self.root, needs_label=split != "test")
         self._names = unique_names([image for image, _ in self.samples], self.root)
-        self.source: Source = Files(self.samples, self.map_for)
+        self.source: Source = Files(self.samples, self.map_for, channels, limits)
 
     @classmethod
     def default_list(cls, root: Path, split: str) -> Path:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dataset.read import DataError
 from dataset.read.image import read_image
 from model.inference.adapt import Adapted
 from tool.shared import cli
@@ -28,7 +29,8 @@ from util.report.panels import sheet
 from util.report.visual import triptych
 from util.score.predict import Predictor
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SHOWN = 5  # pictures that could not be read
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +57,19 @@ def main(argv: list[str] | None = None) -> int:
     predictor = predictor_of(state, args.checkpoint, dist.init())
     if args.flow:
         check_flow(predictor.model, args.checkpoint)
+    channels, limits = len(predictor.mean), facts_of(state).limits
+    errors = []
     for target, path in targets.items():
-        log.info("%s -> %s", path, draw(path, target, predictor, state, args))
+        try:
+            image = shrink(read_image(path, None, channels, limits), args.longest)
+        except (DataError, OSError) as error:
+            errors.append(str(error))
+            continue
+        log.info("%s -> %s", path, draw(image, target, predictor, state, args))
+    if errors:
+        more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+        shown = "; ".join(errors[:SHOWN])
+        raise UserError(f"{len(errors)} of {len(targets)} pictures could not be read: {shown}{more}")
     return 0
 
 
@@ -94,7 +107,9 @@ def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
             continue
         if path.resolve() == out:
             raise UserError(f"{path}: pictures and results would be mixed; choose another folder with --out")
-        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
+        pictures = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if path.resolve() in out.parents:
             pictures = [p for p in pictures if out not in p.resolve().parents]
         if not pictures:
@@ -134,9 +149,8 @@ def check_flow(model: nn.Module, file: str) -> None:
         )
 
 
-def draw(path: Path, target: Path, predictor: Predictor, state: dict, args: argparse.Namespace) -> str:
+def draw(image: np.ndarray, target: Path, predictor: Predictor, state: dict, args: argparse.Namespace) -> str:
     """Predicts one picture and writes the result; what to log about it."""
-    image = shrink(read_image(path), args.longest)
     start = time.perf_counter()
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     prediction = predictor(tensor).cpu().numpy()
@@ -154,12 +168,13 @@ def draw(path: Path, target: Path, predictor: Predictor, state: dict, args: argp
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:
-    """The picture (H, W, 3), its longer side at most `longest` pixels."""
+    """The picture (H, W, C), its longer side at most `longest` pixels."""
     factor = longest / max(image.shape[:2])
     if factor >= 1:
         return image
     height, width = (max(round(side * factor), 1) for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    bands = [cv2.resize(band, (width, height), interpolation=cv2.INTER_AREA) for band in cv2.split(image)]
+    return np.dstack(bands)
 
 
 def look_inside(predictor: Predictor, image: torch.Tensor) -> dict[str, list]:

@@ -266,9 +266,12 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
     splits = divide(pairs.splits, options.val, options.seed)
     chosen = [(image, mask, split) for (image, mask), split in zip(pairs.pairs, splits, strict=True) if split]
 
+    limits = None if options.range is None else _limits(options.range)
     # Every picture and mask is read once; then it is known what the values on disk are.
     with tqdm(desc="read", total=len(chosen), disable=None) as bar:
-        found = survey(root, chosen, min(options.workers, max(1, len(chosen) // 32)), bar.update)
+        found = survey(
+            root, chosen, min(options.workers, max(1, len(chosen) // 32)), bar.update, options.channels, limits
+        )
     sums = {split: found[split] for split in ("train", "val", "test") if split in found}
     values = {value for each in sums.values() for value in each.pixels}
     classes = choose_classes(values, names, [_value(text) for text in options.ignore])
@@ -325,6 +328,17 @@ def _names(text: str | None) -> list[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
+def _limits(texts: list[str]) -> tuple[float, float] | tuple[str, str]:
+    """Two numbers, or two percentages."""
+    low, high = texts
+    if low.endswith("%") and high.endswith("%"):
+        return low, high
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UserError(f"--range {low} {high}: two numbers such as 0 2400, or percentages such as 2% 98%") from None
+
+
 def _value(text: str) -> int | tuple[int, int, int]:
     """An id, or a colour "r,g,b"."""
     try:
@@ -343,6 +357,10 @@ def own_experiment(
     base = Path(os.path.relpath(CONFIG / "base", config.resolve().parent)) if near else CONFIG / "base"
     crop = [max(32, min(512, side // 32 * 32)) for side in (train.height, train.width)]
     data: dict = {"name": "custom", "root": str(root.resolve())}
+    if options.channels != 3:
+        data |= {"channels": options.channels, "mean": _rounded(train.mean), "std": _rounded(train.deviation)}
+    if options.range is not None:
+        data["range"] = list(_limits(options.range))
     if out != root:
         data |= {f"{split}_list": str((out / f"{split}.txt").resolve()) for split in sums}
     data["classes"] = list(classes.names)
@@ -400,6 +418,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     own.add_argument("--classes", metavar="A,B,...", help="names in the order of the ids, or a file with one a line")
     own.add_argument("--ignore", action="append", default=[], metavar="VALUE", help="an id, or r,g,b, that is no class")
+    own.add_argument("--channels", type=int, default=3, metavar="N", help="bands of the pictures (3: RGB)")
+    own.add_argument("--range", nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255, see data.range")
     own.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the pictures, for validation (0.2)")
     own.add_argument("--seed", type=int, default=0, help="of the drawing of the validation pictures (0)")
     own.add_argument("--network", default="fcn18", help="of the experiment: a name of config/base/network (fcn18)")

@@ -31,6 +31,7 @@ from dataset.read.labelmap import IGNORE
 
 BLUR_SIZE = 5
 BLUR_MARGIN = BLUR_SIZE // 2
+MAX_BANDS = 4  # that OpenCV warps and pads at once
 # How far back starts are tried for the window of `resize` (the best of 32 is about 0.015 pixels off), and the most that
 # it may be off. Where the scale is all but a simple fraction, a twelfth of the crops, it takes the longer way.
 WINDOW_REACHES = (31, 127)
@@ -117,7 +118,7 @@ class TrainTransform:
         rotate_prob, blur_prob, flip_prob: shares of the samples.
         jitter: (brightness, contrast, saturation, hue), or one number for all four; a factor is drawn from 1 - v to
             1 + v, the hue turns by up to v of a full circle.
-        mean: RGB colour of the padding.
+        mean: colour of the padding, one value for each band of the images.
         ignore_label: id of the padding.
         photometric: distort the colours as `Photometric` says, after the jitter.
 
@@ -154,7 +155,7 @@ class TrainTransform:
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a crop and give it: image uint8 (h, w, 3) and label uint8 (h, w) of the size `crop`.
+        """Draw a crop and give it: image uint8 (h, w, C) and label uint8 (h, w) of the size `crop`.
 
         point: (row, column) of a pixel that the crop must hold; None: any crop.
         """
@@ -204,11 +205,18 @@ class TrainTransform:
         label_out = np.empty(self.crop, np.uint8)
         warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
         margin = BLUR_MARGIN if drawn.blur else 0
-        crop: np.ndarray = np.empty((self.crop[0] + 2 * margin, self.crop[1] + 2 * margin, 3), np.uint8)
-        if drawn.angle or not resize(image, drawn, self.mean, margin, crop):
-            warp(image, drawn, cv2.INTER_LINEAR, self.mean, margin, crop)
-        if drawn.blur:
-            crop = cv2.GaussianBlur(crop, (BLUR_SIZE, BLUR_SIZE), 0)[margin:-margin, margin:-margin]
+        size = self.crop[0] + 2 * margin, self.crop[1] + 2 * margin
+        groups = []
+        for start in range(0, image.shape[2], MAX_BANDS):
+            bands, border = image[:, :, start : start + MAX_BANDS], self.mean[start : start + MAX_BANDS]
+            crop: np.ndarray = np.empty((*size, bands.shape[2]), np.uint8)
+            if drawn.angle or not resize(bands, drawn, border, margin, crop):
+                warp(bands, drawn, cv2.INTER_LINEAR, border, margin, crop)
+            if drawn.blur:
+                blurred = cv2.GaussianBlur(crop, (BLUR_SIZE, BLUR_SIZE), 0).reshape(crop.shape)
+                crop = blurred[margin:-margin, margin:-margin]
+            groups.append(crop)
+        crop = groups[0] if len(groups) == 1 else np.concatenate(groups, axis=2)
         if any(self.jitter):
             crop = cv2.transform(crop, color_matrix(drawn.jitter, crop))
         if drawn.photometric is not None:

@@ -13,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 from dataset.base import SegDataset
 from dataset.read import DataError
 from dataset.read.files import read_bytes, replacing
-from dataset.read.header import read_facts
+from dataset.read.header import Header, read_facts
 from dataset.read.identity import fingerprint
-from dataset.read.image import apply_rotation, check_bands, read_stored
+from dataset.read.image import apply_rotation, check_bands, read_bands, read_image, read_stored
 from dataset.read.labelmap import IGNORE, Key, LabelMap
 from dataset.read.source import check_sizes
 
 SHOWN_ERRORS = 5
+MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
 MAX_STAMP_BYTES = 1 << 20
 # Up to this size float32, in which OpenCV counts, holds every whole number.
 _EXACT_COUNT = 1 << 24
@@ -55,12 +56,13 @@ _REPORT = TypeAdapter(Report)
 class _Finding:
     """One sample.
 
-    size: of the picture. raw: the values of its label on disk and their pixels (None: no label, or one of colours).
-    mapped: pixels of each training id (None: no label). unknown: pixels of the values that the map does not know.
-    palette: the colours of the ids that were taken from a palette.
+    size: of the picture. header: of its file. raw: the values of its label on disk and their pixels (None: no label, or
+    one of colours). mapped: pixels of each training id (None: no label). unknown: pixels of the values that the map
+    does not know. palette: the colours of the ids that were taken from a palette.
     """
 
     size: tuple[int, int]
+    header: Header
     raw: tuple[np.ndarray, np.ndarray] | None = None
     mapped: np.ndarray | None = None
     unknown: dict[Key, int] = field(default_factory=dict)
@@ -137,10 +139,10 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
 def _inspect(dataset: SegDataset, index: int) -> _Finding:
     image_path, label_path = dataset.samples[index]
     header = read_facts(image_path)
-    check_bands(image_path, header, 3, None)
+    check_bands(image_path, header, dataset.channels, dataset.limits)
     size = header.size
     if label_path is None:
-        return _Finding(header.upright)
+        return _Finding(header.upright, header)
     stored = read_stored(label_path)
     map_ = dataset.map_for(label_path)
     raw = map_.raw_values(stored, label_path)
@@ -149,7 +151,7 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     check_sizes(image_path, size, label_path, raw.shape[:2])
     if raw.ndim == 3:
         unknown = map_.unknown_values(raw, label_path)
-        return _Finding(size, None, None if unknown else _histogram(map_.apply(raw, label_path)), unknown)
+        return _Finding(size, header, None, None if unknown else _histogram(map_.apply(raw, label_path)), unknown)
     counts = _histogram(raw)
     unknown = {}
     if (counts[map_.unknown[: len(counts)] > 0] > 0).any() or not map_.has_ids:
@@ -159,7 +161,7 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     palette = {}
     if stored.palette is not None and raw is stored.values:
         palette = {int(i): tuple(stored.palette[i].tolist()) for i in values if i < len(stored.palette)}
-    return _Finding(size, (values, counts[values]), mapped, unknown, palette)
+    return _Finding(size, header, (values, counts[values]), mapped, unknown, palette)
 
 
 def _unknown_values(dataset: SegDataset, results: list[_Finding | Exception]) -> list[str]:
@@ -210,14 +212,42 @@ def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
         largest=sizes[-1],
         pixels=tuple(mapped[: len(dataset.classes)].tolist()),
         ignored=int(mapped[IGNORE]),
-        warnings=(),
+        warnings=tuple(_band_warnings(dataset, findings)),
         palette=_common_palette(dataset, findings),
     )
     if not labels:
         return report
     _refuse_binary(dataset, findings)
     warnings = _class_warnings(dataset, report) + _map_warnings(dataset, findings)
-    return replace(report, warnings=tuple(warnings))
+    return replace(report, warnings=(*report.warnings, *warnings))
+
+
+def _band_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
+    """Give warnings about transparency that is not read, and about depth of which little is left in 8 bits."""
+    warnings = []
+    clear = [
+        i for i, finding in enumerate(findings) if finding.header.alpha and finding.header.bands > dataset.channels
+    ]
+    if clear:
+        warnings.append(
+            f"{len(clear)} pictures have a band of transparency, which is not read (first: "
+            f"{dataset.samples[clear[0]][0]}); data.channels: 4 reads it, save RGB if it means nothing"
+        )
+    deep = [i for i, finding in enumerate(findings) if finding.header.dtype not in ("bool", "uint8")]
+    sampled = deep[:: max(1, len(deep) // MAX_DECODED)]
+    if not sampled:
+        return warnings
+    paths = [dataset.samples[i][0] for i in sampled]
+    images = [read_image(path, None, dataset.channels, dataset.limits) for path in paths]
+    used = max(int(image.max()) for image in images) - min(int(image.min()) for image in images)
+    if used < 64:
+        raw = [read_bands(path, dataset.channels, dataset.limits)[0] for path in paths]
+        low, high = min(np.nanmin(each) for each in raw), max(np.nanmax(each) for each in raw)
+        warnings.append(
+            f"the {len(deep)} deep pictures of {dataset.list_file} use {used + 1} of the 256 levels that are read, "
+            f"less than a quarter; their values go from {low:g} to {high:g}: give data.range: [{low:g}, {high:g}]"
+        )
+    return warnings
 
 
 def _class_warnings(dataset: SegDataset, report: Report) -> list[str]:

@@ -14,7 +14,7 @@ from dataset.prepare.survey import Key, Survey
 from dataset.read import DataError
 from dataset.read.labelmap import IGNORE, MAX_CLASSES
 
-PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".gif"}
+PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".npy"}
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "leftImg8bit", "pictures", "photos")
 MASK_FOLDERS = (
     "masks",
@@ -263,7 +263,7 @@ def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: st
             lines.append(f"  class {name!r} does not occur in {' and '.join(absent)}")
     lines.append(f"  {', '.join(f'{split} {each.count}' for split, each in sums.items())} pictures, {drawn}")
     mean, deviation = ([round(float(v), 2) for v in each] for each in (sums["train"].mean, sums["train"].deviation))
-    return [*lines, f"  mean {mean}, deviation {deviation} (RGB, of 255)"]
+    return [*lines, f"  mean {mean}, deviation {deviation} (of 255)"]
 
 
 def _select(root: Path, wanted: str | None, usual: tuple[str, ...], what: str, option: str) -> dict[str, str]:

@@ -89,7 +89,7 @@ class PackedWhenRead(Dataset):
 
 def _bytes(dataset: SegDataset, index: int) -> int:
     height, width = sample_size(*dataset.samples[index])
-    return height * width * (3 if dataset.samples[index][1] is None else 4)
+    return height * width * (dataset.channels + (dataset.samples[index][1] is not None))
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -6,6 +6,7 @@ Pixels of each id or colour, mean and deviation.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 
 from dataset.prepare.workers import map_ordered
 from dataset.read import DataError
-from dataset.read.image import read_image, read_label
+from dataset.read.image import Limits, read_image, read_stored
 
 MAX_VALUES = 4096  # different values in one mask
 SHOWN_ERRORS = 5
@@ -27,7 +28,7 @@ class Survey:
 
     pixels: of each value on disk. around: pixels of the masks that hold the value. count: pictures. area: their
     pixels. height, width: the smallest. total, squares: sum over the pixels of the pictures, and of their squares, for
-    each channel (RGB).
+    each channel.
     """
 
     pixels: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
@@ -36,17 +37,17 @@ class Survey:
     area: int = 0
     height: int = 1 << 31
     width: int = 1 << 31
-    total: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    total: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of the pictures, (3,) RGB, 0 to 255."""
-        return self.total / self.area
+        """Mean of the pictures, (C,), 0 to 255."""
+        return np.asarray(self.total / self.area)
 
     @property
     def deviation(self) -> np.ndarray:
-        """Standard deviation of the pictures, (3,) RGB, 0 to 255."""
+        """Standard deviation of the pictures, (C,), 0 to 255."""
         return np.sqrt(np.maximum(self.squares / self.area - self.mean**2, 0))
 
     def class_weights(self, values: Sequence[Sequence[Key]]) -> list[float]:
@@ -68,14 +69,22 @@ class Survey:
 
 
 def survey(
-    root: Path, pairs: Iterable[tuple[str, str, str]], workers: int = 1, progress: Callable[[], None] = lambda: None
+    root: Path,
+    pairs: Iterable[tuple[str, str, str]],
+    workers: int = 1,
+    progress: Callable[[], None] = lambda: None,
+    channels: int = 3,
+    limits: Limits | None = None,
 ) -> dict[str, Survey]:
     """Read all pictures and masks once; return sums by split.
+
+    Masks with palettes are counted by their indices, or by their colours if an index has several.
 
     Args:
         pairs: (picture, mask, split), paths relative to `root`.
         workers: processes.
         progress: called after each pair.
+        channels, limits: of the pictures, see `read_image`.
 
     Raises:
         DataError: naming the first files that cannot be used, and how many there are.
@@ -83,16 +92,23 @@ def survey(
     sums: dict[str, Survey] = defaultdict(Survey)
     errors: list[str] = []
     tasks = ((root / image, root / mask, split) for image, mask, split in pairs)
-    for split, result in map_ordered(_survey_one, tasks, workers):
+    by_color: dict[str, tuple[dict[Key, int], dict[Key, int]]] = defaultdict(
+        lambda: (defaultdict(int), defaultdict(int))
+    )
+    palette: dict[Key, Key] = {}  # the colour of each index
+    agree = True
+    for split, result in map_ordered(partial(_survey_one, channels=channels, limits=limits), tasks, workers):
         progress()
         if isinstance(result, str):
             errors.append(result)
             continue
-        values, counts, (height, width), total, squares = result
+        values, colors, counts, (height, width), total, squares = result
         each = sums[split]
-        for value, count in zip(values, counts, strict=True):
-            each.pixels[value] += count
-            each.around[value] += height * width
+        for value, color, count in zip(values, colors, counts, strict=True):
+            agree = agree and (value == color or palette.setdefault(value, color) == color)
+            for (pixels, around), key in (((each.pixels, each.around), value), (by_color[split], color)):
+                pixels[key] += count
+                around[key] += height * width
         each.count += 1
         each.area += height * width
         each.height, each.width = min(each.height, height), min(each.width, width)
@@ -101,6 +117,9 @@ def survey(
     if errors:
         more = f"\n  and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
         raise DataError(f"{len(errors)} pairs cannot be used:\n  " + "\n  ".join(errors[:SHOWN_ERRORS]) + more)
+    if not agree:
+        for split, each in sums.items():
+            each.pixels, each.around = by_color[split]
     return dict(sums)
 
 
@@ -124,11 +143,12 @@ def count_values(label: np.ndarray) -> tuple[list[Key], list[int]]:
     return [(v >> 16, v >> 8 & 255, v & 255) for v in values] if colours else values, counts
 
 
-def _survey_one(task: tuple[Path, Path, str]) -> tuple[str, tuple | str]:
+def _survey_one(task: tuple[Path, Path, str], channels: int, limits: Limits | None) -> tuple[str, tuple | str]:
     image_path, mask_path, split = task
     try:
-        label = read_label(mask_path)
-        image = read_image(image_path, label.shape[:2])
+        stored = read_stored(mask_path)
+        label = stored.meant
+        image = read_image(image_path, label.shape[:2], channels, limits)
     except (DataError, OSError) as error:
         return split, str(error)
     if image.shape[:2] != label.shape[:2]:
@@ -137,7 +157,10 @@ def _survey_one(task: tuple[Path, Path, str]) -> tuple[str, tuple | str]:
     values, counts = count_values(label)
     if len(values) > MAX_VALUES:
         return split, f"{mask_path}: {len(values)} different values, as in a picture; a mask has one for each class"
-    mean, deviation = cv2.meanStdDev(image)
+    colors: list[Key] = values
+    if stored.palette is not None and label is stored.values:
+        colors = [tuple(stored.palette[value].tolist()) for value in values]
+    moments = [cv2.meanStdDev(band) for band in cv2.split(image)]
+    mean, deviation = (np.array([moment[i].item() for moment in moments]) for i in (0, 1))
     area = image.shape[0] * image.shape[1]
-    total, squares = mean[:, 0] * area, (mean[:, 0] ** 2 + deviation[:, 0] ** 2) * area
-    return split, (values, counts, image.shape[:2], total, squares)
+    return split, (values, colors, counts, image.shape[:2], mean * area, (mean**2 + deviation**2) * area)

@@ -15,11 +15,15 @@ VERSION = 3
 
 
 def describe(dataset: "SegDataset") -> Iterator[list]:
-    """Give what each decoded sample depends on: path, size and time (ns) of image and label, label map.
+    """Give what each decoded sample depends on: files, label map, bands.
+
+    Of a file: path, size and time (ns). Bands and range of the images are named where they are not the usual ones.
 
     Paths are relative to the data root, so that a data set may be moved.
     """
     digests: dict[int, str] = {}
+    usual = dataset.channels == 3 and dataset.limits is None
+    bands = [] if usual else [dataset.channels, dataset.limits and list(dataset.limits)]
     for image, label in dataset.samples:
         digest = ""
         if label is not None:
@@ -28,7 +32,8 @@ def describe(dataset: "SegDataset") -> Iterator[list]:
                 content = repr((sorted(map_.ids.items()), sorted(map_.colors.items())))
                 digests[id(map_)] = hashlib.sha256(content.encode()).hexdigest()[:16]
             digest = digests[id(map_)]
-        yield [*_file_facts(image, dataset.root), *(_file_facts(label, dataset.root) if label else [None] * 3), digest]
+        label_facts = _file_facts(label, dataset.root) if label else [None] * 3
+        yield [*_file_facts(image, dataset.root), *label_facts, digest, *bands]
 
 
 def _file_facts(path: str, root: Path) -> list:

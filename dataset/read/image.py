@@ -61,9 +61,11 @@ class Stored(NamedTuple):
     palette: np.ndarray | None = None
 
     @property
-    def grey(self) -> bool:
-        """Tell whether the palette holds nothing but greys, which are the values that are meant."""
-        return self.palette is not None and bool((self.palette == self.palette[:, :1]).all())
+    def meant(self) -> np.ndarray:
+        """Give the grey values where the palette holds nothing but greys, else the values."""
+        if self.palette is None or (self.palette != self.palette[:, :1]).any():
+            return self.values
+        return self.palette[:, 0][self.values]
 
 
 def read_image(
@@ -83,15 +85,26 @@ def read_image(
         FileNotFoundError: the file is missing.
         DataError: it is no readable image, or has other bands or another depth than asked for.
     """
-    data, header = _read(path)
-    check_bands(path, header, channels, limits)
-    image = to_8_bits(_within(path, lambda: _decode(path, data, header)), limits)
+    image, header = read_bands(path, channels, limits)
+    image = to_8_bits(image, limits)
     if image.ndim == 2:
         image = np.dstack([image] * channels) if channels > 1 else image[:, :, None]
     image = image[:, :, [0] * channels] if header.bands == 2 != channels else image[:, :, :channels]
     if apply_rotation(header.size, header.orientation, label_size):
         image = _turn(image, header.orientation)
     return np.ascontiguousarray(image)
+
+
+def read_bands(path: str | Path, channels: int = 3, limits: Limits | None = None) -> tuple[np.ndarray, Header]:
+    """Read an image as stored, (H, W) or (H, W, bands) of its own depth, and its header; see `read_image`.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        DataError: it is no readable image, or has other bands or another depth than asked for.
+    """
+    data, header = _read(path)
+    check_bands(path, header, channels, limits)
+    return _within(path, lambda: _decode(path, data, header)), header
 
 
 def check_bands(path: str | Path, header: Header, channels: int, limits: Limits | None) -> None:
@@ -102,7 +115,8 @@ def check_bands(path: str | Path, header: Header, channels: int, limits: Limits 
     """
     colours = header.bands - header.alpha if header.palette is None else 3
     if channels not in (header.bands, colours) and not (channels == 3 and colours == 1):
-        raise DataError(f"{path}: {header}, where {channels} bands are wanted; save the bands that are meant")
+        advice = f"set data.channels: {header.bands}, or save the bands that are meant"
+        raise DataError(f"{path}: {header}, where {channels} bands are wanted; {advice}")
     if limits is None and header.dtype not in ("bool", "uint8", "uint16"):
         raise DataError(
             f"{path}: holds {header.dtype} values ({header}); give data.range: [LOW, HIGH], the values that become 0 "
@@ -141,8 +155,7 @@ def read_label(path: str | Path) -> np.ndarray:
         FileNotFoundError: the file is missing.
         DataError: it is unreadable, lossy, or holds other numbers.
     """
-    stored = read_stored(path)
-    return stored.palette[:, 0][stored.values] if stored.grey and stored.palette is not None else stored.values
+    return read_stored(path).meant
 
 
 def read_stored(path: str | Path) -> Stored:

@@ -72,8 +72,8 @@ class LabelMap:
         known = {i: self.colors[color] for i, color in entries.items() if color in self.colors}
         if self.colors and (not self.has_ids or len(known) == len(used)):
             return palette[values]
-        if stored.grey:
-            return palette[:, 0][values]
+        if stored.meant is not values:
+            return stored.meant
         if any(self.ids.get(i) != value for i, value in known.items()):
             others = [str(color) for i, color in entries.items() if i not in known]
             raise DataError(

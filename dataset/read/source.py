@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from dataset.read import DataError
-from dataset.read.image import apply_rotation, read_header, read_image, read_stored, upright_size
+from dataset.read.image import Limits, apply_rotation, read_header, read_image, read_stored, upright_size
 from dataset.read.labelmap import LabelMap
 from dataset.read.listfile import Pair
 
@@ -15,7 +15,7 @@ class Source(Protocol):
     """Gives the samples of a data set; all sources of one give the same, bit for bit."""
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Give image uint8 (H, W, 3) and label uint8 (H, W) in training ids, or None; not to be written to."""
+        """Give image uint8 (H, W, C) and label uint8 (H, W) in training ids, or None; not to be written to."""
 
 
 class Files:
@@ -24,10 +24,18 @@ class Files:
     Args:
         samples: the paths of each image and its label.
         map_for: gives the label map of a label file.
+        channels, limits: see `read_image`.
     """
 
-    def __init__(self, samples: Sequence[Pair], map_for: Callable[[str], LabelMap]):
+    def __init__(
+        self,
+        samples: Sequence[Pair],
+        map_for: Callable[[str], LabelMap],
+        channels: int = 3,
+        limits: Limits | None = None,
+    ):
         self.samples, self.map_for = samples, map_for
+        self.channels, self.limits = channels, limits
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Give image and label, see `Source`.
@@ -38,9 +46,9 @@ class Files:
         """
         image_path, label_path = self.samples[index]
         if label_path is None:
-            return read_image(image_path), None
+            return read_image(image_path, None, self.channels, self.limits), None
         label = read_mapped(label_path, self.map_for(label_path))
-        image = read_image(image_path, label.shape)
+        image = read_image(image_path, label.shape, self.channels, self.limits)
         check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return image, label
 

@@ -10,6 +10,12 @@ from torch.utils._pytree import tree_leaves
 WATCHED_SIZE = (64, 96)  # of the picture that shows which convolution feeds which norm
 
 
+def input_channels(network: nn.Module) -> int:
+    """Give the number of channels of the pictures that a network is built for."""
+    spec: dict = getattr(network, "spec", {})
+    return spec.get("options", {}).get("in_channels", 3)
+
+
 def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:
     """Folds batch norms into the convolutions whose outputs they receive, in place; how many.
 
@@ -23,7 +29,7 @@ def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:
 
     if example is None:
         parameter = next(network.parameters())
-        example = torch.zeros(1, 3, *WATCHED_SIZE, device=parameter.device, dtype=parameter.dtype)
+        example = torch.zeros(1, input_channels(network), *WATCHED_SIZE, device=parameter.device, dtype=parameter.dtype)
     norms, watch = _watch(network, (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d), example)
     places = {module: name for name, module in network.named_modules()}
     convolutions = {id(m.weight): m for m in network.modules() if isinstance(m, nn.Conv2d)}

@@ -87,6 +87,18 @@ def test_masks_of_0_and_255_are_refused_with_the_map(tree):
     assert any("99.5% of the pixels" in warning for warning in said.warnings)
 
 
+def test_check_warns_where_depth_is_not_used(tree):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        save(tree / f"image/{name}.png", rng.integers(0, 2401, (12, 16)).astype(np.uint16))
+    (warning,) = check_dataset(build(tree)).warnings
+    assert "use 10 of the 256 levels" in warning and "data.range: [" in warning
+    assert not check_dataset(build(tree, limits=(0, 2400))).warnings
+    assert check_dataset(build(tree, limits=(0, 60000))).warnings
+    save(tree / "image/a.png", np.dstack([picture(rng), np.full((12, 16), 9, np.uint8)]))
+    assert any("transparency, which is not read" in text for text in check_dataset(build(tree)).warnings)
+
+
 def test_check_groups_unknown_values_and_gives_the_map(tree):
     for name in "abc":
         label = np.asarray(Image.open(tree / f"label/{name}.png")).copy()

@@ -76,6 +76,19 @@ def test_folders_are_searched_and_keep_their_structure(tmp_path, weights):
         assert written == {"a.png", "sub/b.png", "c.png.png", "c.jpg.png", "d.png"}
 
 
+def test_hidden_files_are_left_alone_and_unreadable_ones_named(tmp_path, weights, capsys):
+    """As macOS and Jupyter leave folders: ._1.png beside 1.png, .ipynb_checkpoints."""
+    photos = tmp_path / "photos"
+    for name in ("0.png", "1.png", "2.png", ".ipynb_checkpoints/0-checkpoint.png"):
+        write_picture(photos / name, (24, 32))
+    (photos / "._1.png").write_bytes(b"\x00\x05\x16\x07")
+    cut = photos / "1.png"
+    cut.write_bytes(cut.read_bytes()[:500])
+    shown = failure(capsys, run, photos, "--checkpoint", weights, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["0.png", "2.png"]
+    assert f"{cut}: not a readable picture" in shown and "1 of 3 pictures could not be read" in shown
+
+
 def test_large_pictures_are_shrunk(tmp_path, weights):
     photo = write_picture(tmp_path / "a.png", (90, 60))
     assert run(photo, "--checkpoint", weights, "--out", tmp_path / "out", "--longest", 45) == 0

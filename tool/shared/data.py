@@ -29,7 +29,17 @@ def files_of(config: Config, split: str, transform: Transform | None = None) -> 
     data = config.data
     list_file = {"train": data.train_list, "val": data.val_list, "test": data.test_list}[split]
     return build_dataset(
-        data.name, data.root, list_file, split, transform, config.seed, data.classes, data.colors, data.label_map
+        data.name,
+        data.root,
+        list_file,
+        split,
+        transform,
+        config.seed,
+        data.classes,
+        data.colors,
+        data.label_map,
+        data.channels,
+        data.range,
     )
 
 

@@ -27,6 +27,8 @@ from util.train.recompute import recompute_blocks
 def network_of(config: Config, num_classes: int) -> torch.nn.Module:
     """The untrained network of the experiment."""
     options = dict(config.model.options)
+    if config.data.channels != 3:
+        options["in_channels"] = config.data.channels
     return build_model(config.model.name, num_classes, config.model.backbone, **options)
 
 
@@ -57,7 +59,9 @@ def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None
         source, state, expected = imagenet_weights(model.backbone.spec["name"])
         log.info("backbone from %s: %s", source, load_backbone_weights(model.backbone, state))
         given = (*config.data.mean, *config.data.std)
-        if any(abs(a - b) > 1 for a, b in zip(given, (*expected.mean, *expected.std), strict=False)):
+        if config.data.channels == 3 and any(
+            abs(a - b) > 1 for a, b in zip(given, (*expected.mean, *expected.std), strict=False)
+        ):
             log.warning(
                 "the backbone was trained on images with data.mean=%s data.std=%s; the experiment has %s and %s",
                 *(list(values) for values in (expected.mean, expected.std, config.data.mean, config.data.std)),

@@ -1,6 +1,7 @@
 """The facts in a checkpoint beside its weights: classes, preprocessing, data, protocol."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ class Facts:
         colors: RGB, one a class.
         label_map: value on disk ("7", or a colour "r,g,b") -> class index, or 255 for ignored.
         mean, std: of R, G, B on the scale 0..255.
+        limits: values of an image that become 0 and 255 (data.range), two numbers or two percentages.
         channel_order: "rgb" or "bgr", as the network sees the channels.
         protocol: scales, flip, window, stride_rate and base_size of its test.
     """
@@ -32,6 +34,7 @@ class Facts:
     std: tuple[float, ...] | None = None
     channel_order: str = "rgb"
     protocol: dict[str, Any] | None = None
+    limits: tuple[float, float] | tuple[str, str] | None = None
 
     def entries(self) -> dict[str, Any]:
         """Give the entries of a checkpoint that hold the facts, in plain types."""
@@ -47,6 +50,7 @@ class Facts:
                 "mean": list(self.mean),
                 "std": list(self.std),
                 "channel_order": self.channel_order,
+                **({} if self.limits is None else {"range": list(self.limits)}),
             }
         return {name: value for name, value in entries.items() if value is not None}
 
@@ -70,6 +74,7 @@ def facts_of(state: Mapping[str, Any]) -> Facts:
         tuple(given["std"]) if "std" in given else None,
         given.get("channel_order", "rgb"),
         state.get("protocol", protocol or None),
+        tuple(given["range"]) if given.get("range") else None,
     )
 
 
@@ -95,6 +100,9 @@ def check_facts(state: Mapping[str, Any]) -> None:
         mean, std = given.get("mean", MEAN), given.get("std", STD)
         if not (_numbers(mean) and _numbers(std) and len(mean) == len(std) and min(std) > 0):
             raise ValueError(f"'{source}' has no sound mean and std of the channels: {mean!r:.80}, {std!r:.80}")
+        limits = given.get("range") or (0, 255)
+        if not (_numbers(limits) or all(isinstance(v, str) and re.fullmatch(r"[\d.]+%", v) for v in limits)):
+            raise ValueError(f"'{source}' has no sound range of values: {limits!r:.80}")
         if given.get("channel_order", "rgb") not in ("rgb", "bgr"):
             raise ValueError(f"'{source}' has the channel order {given['channel_order']!r:.80}, not rgb or bgr")
 

@@ -16,6 +16,9 @@ def _yaml_off(value):
 Precision = Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(_yaml_off)]
 
 
+Percent = Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -47,8 +50,14 @@ class DataConfig(Section):
     label_map: dict[int | str, int] | None = Field(
         None, description="id on disk (or colour 'R,G,B') -> class index, or 255 to ignore"
     )
-    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="RGB mean on the scale 0..255")
-    std: tuple[float, float, float] = Field(IMAGENET_STD, description="RGB deviation on the scale 0..255")
+    channels: int = Field(3, ge=1, le=512, description="bands of an image; 3: RGB, which grey images become too")
+    range: tuple[float, float] | tuple[Percent, Percent] | None = Field(
+        None,
+        description="values that become 0 and 255, as [LOW, HIGH], or as [2%, 98%] of the values of each band of each "
+        "image; default: images of 8 bits as they are, of 16 bits their upper byte",
+    )
+    mean: tuple[float, ...] = Field(IMAGENET_MEAN, description="mean of each channel on the scale 0..255")
+    std: tuple[float, ...] = Field(IMAGENET_STD, description="deviation of each channel on the scale 0..255")
     channel_order: Literal["rgb", "bgr"] = Field(
         "rgb", description="order in which the network sees the channels; mean and std are R, G, B all the same"
     )
@@ -66,6 +75,18 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) != self.channels:
+                raise ValueError(
+                    f"{key}: {len(getattr(self, key))} values for the {self.channels} channels of data.channels; "
+                    f"python -m tool.prepare custom --root DIR --channels {self.channels} measures them"
+                )
+        if self.range is not None:
+            low, high = (float(str(limit).removesuffix("%")) for limit in self.range)
+            if low >= high or (isinstance(self.range[0], str) and high > 100):
+                raise ValueError(f"range: {list(self.range)} must be a lower and a higher limit")
+        if self.channel_order == "bgr" and self.channels != 3:
+            raise ValueError(f"channel_order: bgr needs three channels, data.channels is {self.channels}")
         if min(self.std) <= 0:
             raise ValueError("std: every value must be positive")
         if max(self.std) < 1:
@@ -318,6 +339,15 @@ class Config(Section):
     def _consistent(self):
         # The one place that may change a frozen section, while it is made: the protocol needs crop and long side.
         object.__setattr__(self, "test", self.test.resolved(self.augment.crop, self.data.long_side))
+        channels = self.data.channels
+        if channels != 3 and (self.augment.photometric or any(self.augment.jitter)):
+            raise ValueError(
+                f"augment: jitter and photometric change RGB, data.channels is {channels}; switch them off"
+            )
+        if self.model.options.get("in_channels", channels) != channels:
+            raise ValueError(
+                f"model.options: in_channels {self.model.options['in_channels']}, but data.channels is {channels}"
+            )
         if self.test.protocol != "whole" and self.test.base_size is None:
             raise ValueError(f"test.protocol: {self.test.protocol} needs test.base_size or data.long_side, in pixels")
         if self.loss.class_weights is not None and self.data.classes is not None:

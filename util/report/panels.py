@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from util import UserError
-from util.report.visual import triptych
+from util.report.visual import as_rgb, triptych
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 INK, SOFT_INK = (35, 35, 40), (110, 110, 118)
@@ -148,7 +148,7 @@ def sheet(image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: 
     panel = int(np.clip(image.shape[1], SMALLEST_PANEL, LARGEST_PANEL))
     size = panel, max(round(panel * image.shape[0] / image.shape[1]), 1)
     smooth = cv2.INTER_AREA if panel < image.shape[1] else cv2.INTER_CUBIC
-    photo = cv2.resize(image, size, interpolation=smooth)
+    photo = cv2.resize(as_rgb(image), size, interpolation=smooth)
     classes = cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST)
     top = triptych(photo, None, classes, colors, names)
     below = gate_rows if "gate" in maps else flow_rows

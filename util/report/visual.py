@@ -34,6 +34,14 @@ def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return cv2.LUT(cv2.merge((label, label, label)), table)
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Give an image uint8 (H, W, C) three bands to show.
+
+    The first three are shown, of fewer the first as grey.
+    """
+    return image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+
+
 def triptych(
     image: np.ndarray,
     truth: np.ndarray | None,
@@ -43,15 +51,15 @@ def triptych(
 ) -> np.ndarray:
     """Put photo, truth and prediction side by side.
 
-    Without a truth only photo and prediction. image: uint8 (H, W, 3); truth and prediction: uint8 (H, W); colors: uint8
-    (C, 3). names: of the C classes, for a legend below of those that occur; None for no legend. ValueError if a map is
-    not of the picture's size or holds a value without a colour.
+    Without a truth only photo and prediction. image: uint8 (H, W, C), of which three bands are shown; truth and
+    prediction: uint8 (H, W); colors: uint8 (C, 3). names: of the C classes, for a legend below of those that occur;
+    None for no legend. ValueError if a map is not of the picture's size or holds a value without a colour.
     """
     labels = [prediction] if truth is None else [truth, prediction]
     for label in labels:
         if label.shape != image.shape[:2]:
             raise UserError(f"picture of {_size(image)}, but a label map of {_size(label)} (height x width)")
-    panels = [image] + [colorize(label, colors) for label in labels]
+    panels = [as_rgb(image)] + [colorize(label, colors) for label in labels]
     gap = np.full((image.shape[0], max(image.shape[1] // 160, 2), 3), 255, np.uint8)
     row = np.hstack([part for panel in panels for part in (panel, gap)][:-1])
     if names is None:

@@ -81,7 +81,7 @@ class CoarsePredictor(Predictor):
         """Pixels between two points of the network's coarse grid, found by a first forward pass."""
         if self._output_stride is None:
             sides = [snap(side, LARGEST_STRIDE) for side in window]
-            points = self.model.coarse(torch.zeros((1, 3, *sides), device=self.device)).shape[2:]
+            points = self.model.coarse(torch.zeros((1, len(self.mean), *sides), device=self.device)).shape[2:]
             strides = {(side - 1) / max(count - 1, 1) for side, count in zip(sides, points, strict=True) if side > 1}
             if len(strides) != 1 or not (stride := strides.pop()).is_integer():
                 raise ValueError(

@@ -24,7 +24,7 @@ class Predictor:
     model: returns {"out": logits (N, num_classes, H, W)} for a normalised batch (N, 3, H, W); it is moved to
         `device`, put in eval mode by each prediction and left there. Where model.gives_coarse, model.coarse(batch)
         are the logits that it enlarges bilinearly with aligned corners (SegModel has both).
-    mean, std: of the channels R, G, B on the scale 0..255.
+    mean, std: of the channels (R, G, B) on the scale 0..255; their number is that of the picture's channels.
     scales, base_size: the picture is resized, for each scale, until its longer side has scale * base_size
         pixels; without base_size each side is multiplied by the scale.
     window (h, w): the network sees windows of this size, stride_rate of a window apart, and the probabilities
@@ -61,8 +61,8 @@ class Predictor:
         self.device = torch.device(device)
         self.model: Any = model.to(self.device)  # a Module that may have `coarse`
         self.num_classes = num_classes
-        self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(3, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32, device=self.device).view(3, 1, 1)
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self.scales = tuple(scales)
         self.flip = flip
         self.window = None if window is None else tuple(window)
@@ -114,8 +114,9 @@ class Predictor:
 
     def _prepared(self, image: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
         """The picture as float32 on the device, and its size (h, w) at each scale."""
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"a picture must be uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != len(self.mean):
+            wanted = f"uint8 ({len(self.mean)}, H, W)"
+            raise ValueError(f"a picture must be {wanted}, not {image.dtype} {tuple(image.shape)}")
         self.model.eval()
         height, width = image.shape[1:]
         return image.to(self.device).float(), [self._scaled_size(height, width, scale) for scale in self.scales]

@@ -112,6 +112,7 @@ def state_of(training: Training, data: Data) -> dict:
         config.data.std,
         config.data.channel_order,
         {key: getattr(test, key) for key in ("scales", "flip", "window", "stride_rate", "base_size")},
+        config.data.range,
     )
     state = {
         "model": training.eval_model.state_dict(),

@@ -358,3 +358,18 @@ def test_photometric_distortion_leaves_the_label_and_the_other_draws():
 def test_arguments_out_of_range(options, message):
     with pytest.raises(ValueError, match=f"^{message}: "):
         TrainTransform(**{"crop": (4, 4), **options})
+
+
+def test_bands_are_augmented_as_each_alone():
+    """Seven bands in one draw are what each gives as a picture of one band."""
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (90, 120, 7)).astype(np.uint8), rng.integers(0, 5, (90, 120)).astype(np.uint8)
+    mean = tuple(range(10, 80, 10))
+    for seed, rotate in ((0, 0), (1, 1), (2, 1)):
+        options = {"rotate_prob": rotate, "blur_prob": 1.0}
+        drawn = TrainTransform((100, 110), mean=mean, **options).draw(np.random.default_rng(seed), label.shape)
+        whole, _ = TrainTransform((100, 110), mean=mean, **options).apply(image, label, drawn)
+        for band in range(7):
+            single = TrainTransform((100, 110), mean=mean[band : band + 1], **options)
+            alone, _ = single.apply(image[:, :, band : band + 1], label, drawn)
+            assert np.abs(whole[:, :, band].astype(int) - alone[:, :, 0]).max() <= 1

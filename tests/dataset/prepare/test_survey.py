@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from dataset.prepare.survey import Survey, count_values, survey
+from tests.three_pictures import save_palette
 
 pytestmark = pytest.mark.fast
 
@@ -25,6 +26,21 @@ def test_sums_over_files(tmp_path):
     ids = np.concatenate([mask.ravel() for mask in masks[:2]])
     assert dict(found["train"].pixels) == {i: int((ids == i).sum()) for i in range(3)}
     assert dict(found["val"].pixels) == {i: int((masks[2] == i).sum()) for i in range(3)}
+
+
+def test_masks_whose_palettes_differ_are_counted_by_colour(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 3, (8, 12))
+    colors = np.array([[0, 0, 0], [200, 0, 7], [0, 90, 0]], np.uint8)
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.png")
+    pairs = [("a.png", "0.png", "train"), ("a.png", "1.png", "val")]
+    save_palette(tmp_path / "0.png", ids, colors)
+    save_palette(tmp_path / "1.png", ids, colors)
+    counts = np.bincount(ids.ravel()).tolist()
+    assert survey(tmp_path, pairs)["train"].pixels == dict(enumerate(counts))
+    save_palette(tmp_path / "1.png", 2 - ids, colors[::-1])
+    by_color = {tuple(color): count for color, count in zip(colors.tolist(), counts, strict=True)}
+    found = survey(tmp_path, pairs)
+    assert found["train"].pixels == found["val"].pixels == by_color
 
 
 def test_median_frequency():

@@ -186,6 +186,58 @@ def test_deep_tiffs_keep_their_upper_byte(tmp_path, byteorder, planar, compressi
     assert np.array_equal(read_image(tmp_path / "a.tif"), values >> 8)
 
 
+@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "rgba.tif", "five.tif", "two.npy", "grey.png", "la.png"])
+def test_bands_are_read_as_asked_for(tmp_path, name):
+    rng = np.random.default_rng(0)
+    bands = {"rgba": 4, "five": 5, "two": 2, "grey": 1, "la": 2}[name.partition(".")[0]]
+    values, path = rng.integers(0, 256, (12, 16, bands)).astype(np.uint8), tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, values)
+    elif name.endswith("tif"):
+        tifffile.imwrite(path, values, photometric="rgb" if bands == 4 else "minisblack", planarconfig="contig")
+    else:
+        save(path, values if bands > 1 else values[:, :, 0], **({"lossless": True} if "webp" in name else {}))
+    if name == "rgba.webp":
+        values[values[:, :, 3] == 0] = read_image(path, channels=4)[values[:, :, 3] == 0]  # of no colour there
+    assert np.array_equal(read_image(path, channels=bands), values)
+    if bands in (1, 2) and name != "two.npy":
+        assert np.array_equal(read_image(path), np.dstack([values[:, :, 0]] * 3))
+    elif name in ("rgba.png", "rgba.webp"):
+        assert np.array_equal(read_image(path), values[:, :, :3])
+    elif name != "rgba.tif":
+        fails(f"{bands} bands of uint8, where 3 bands are wanted; set data.channels: {bands}", read_image, path)
+    fails("7 bands are wanted", read_image, path, channels=7)
+
+
+def test_a_fourth_band_of_a_tiff_is_not_dropped_unless_it_is_transparency(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (12, 16, 4)).astype(np.uint8)
+    for kind, dropped in ((0, False), (1, True), (2, True)):  # TIFF 6.0, ExtraSamples
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=[kind])
+        if dropped:
+            assert np.array_equal(read_image(tmp_path / "a.tif"), values[:, :, :3])
+        else:
+            fails("4 bands of uint8, where 3 bands are wanted", read_image, tmp_path / "a.tif")
+        assert np.array_equal(read_image(tmp_path / "a.tif", channels=4), values)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "uint8"])
+def test_a_range_is_spread_over_8_bits(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(0, 100, (12, 16, 3)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    expected = [[[round(min(max((float(v) - 20) * 255 / 60, 0), 255)) for v in p] for p in row] for row in values]
+    assert np.array_equal(read_image(tmp_path / "a.tif", limits=(20, 80)), expected)
+    shares = read_image(tmp_path / "a.tif", limits=("10%", "90%")).astype(float)
+    for band in range(3):
+        low, high = np.percentile(values[:, :, band], [10, 90])
+        assert (
+            np.abs(shares[:, :, band] - (values[:, :, band] - low).clip(0, high - low) * 255 / (high - low)).max() < 1
+        )
+    if dtype == "float32":
+        values[0, 0] = np.nan, np.inf, -np.inf
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+        assert read_image(tmp_path / "a.tif", limits=(20, 80))[0, 0].tolist() == [0, 255, 0]
+
+
 def test_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
     """A JPEG of thousands of scans would hold a worker for hours; here the limit is what is short."""
     path = save(tmp_path / "a.jpg", SMOOTH)
