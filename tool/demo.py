@@ -22,7 +22,8 @@ from dataset.read.image import read_image
 from model.inference.adapt import Adapted
 from tool.shared import cli
 from tool.shared.network import build_predictor, rebuild, whole_pictures
-from util import UserError, checkpoint, dist
+from tool.shared.published import is_void, read_ours
+from util import UserError, dist
 from util.checkpoint.facts import MEAN, STD, facts_of
 from util.record.log import log, open_log
 from util.report.panels import sheet
@@ -122,11 +123,9 @@ def load_state(file: str) -> dict:
     """The checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, damaged, or not in this project's format.
+        FileNotFoundError, ValueError: the file is missing, damaged, or of no known family.
     """
-    state = checkpoint.load(file)
-    if not checkpoint.is_ours(state):
-        raise UserError(f"{file}: not in this project's format; import it first: python -m tool.import_weights {file}")
+    state = read_ours(file)
     if absent := [key for key in ("classes", "colors") if key not in state]:
         raise UserError(f"{file}: holds no {' and '.join(absent)}")
     return state
@@ -135,8 +134,10 @@ def load_state(file: str) -> dict:
 def predictor_of(state: dict, file: str, device: torch.device) -> Predictor:
     """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
     model, known = rebuild(state, file), facts_of(state)
-    mean, std = known.mean or MEAN, known.std or STD
-    return build_predictor(model, model.spec["num_classes"], mean, std, known.channel_order, whole_pictures(), device)
+    mean, std, number = known.mean or MEAN, known.std or STD, model.spec["num_classes"]
+    outputs = range(number - 1) if known.classes and is_void(known.classes) else None  # as test.void: ignore
+    seen, protocol = len(outputs or range(number)), whole_pictures()
+    return build_predictor(model, seen, mean, std, known.channel_order, protocol, device, outputs=outputs)
 
 
 def check_flow(model: nn.Module, file: str) -> None:

@@ -2,20 +2,27 @@
 
     python -m tool.test --config config/street/street_sfnet_mobile.yaml
     python -m tool.test --config config/cityscapes/cityscapes_sfnet101.yaml --checkpoint FILE test.scales=[0.5,1,1.75]
+    python -m tool.test --checkpoint FILE data.root=/data/cityscapes
 
-FILE is a checkpoint of ours or a published one. Into the run's result folder go metrics.json, metrics.csv, table.txt,
-confusion.png, the predictions gray/ and color/, and pictures/ photo | truth | prediction.
+FILE is a checkpoint of ours or a published one, whose preprocessing and classes are used. Without --config it is
+scored by what it knows itself, and the results lie beside it in FILE.result. Into the run's result folder go
+metrics.json, metrics.csv, table.txt, confusion.png, the predictions gray/ and color/, and pictures/ photo | truth |
+prediction.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from dataset import build_eval_loader
 from model.inference.optimize import optimize_for_inference
 from tool.shared import cli
 from tool.shared.data import dataset_of, loader_workers
-from tool.shared.network import build_predictor, load_network
+from tool.shared.network import build_predictor
+from tool.shared.published import BLACK
+from tool.shared.trained import Trained, experiment_of, open_trained
 from util import dist
 from util.config.load import RunPaths, load
 from util.config.schema import Config
@@ -26,15 +33,21 @@ from util.report.visual import triptych
 from util.score.evaluate import Timing, compare, evaluate, shard
 from util.score.metric import ConfusionMatrix
 from util.score.predict import Predictor
+from util.score.void import VoidConfusion
 from util.train.loop import AMP_TYPES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__, needs_config=False)
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
     args = parser.parse_intermixed_args(argv)
     open_log(None)
-    experiment = load(args.config, args.overrides, args.exp)
+    if args.config:
+        experiment = load(args.config, args.overrides, args.exp)
+    elif args.checkpoint:
+        experiment = experiment_of(args.checkpoint, args.overrides, args.exp)
+    else:
+        parser.error("an experiment or a checkpoint is needed: --config FILE, or --checkpoint FILE data.root=FOLDER")
     config, run = experiment.config, experiment.run
     device = dist.init(cli.lost)
     open_log(run.folder / "test.log")
@@ -45,45 +58,55 @@ def main(argv: list[str] | None = None) -> int:
     data = dataset_of(config, config.test.split)
     indices = selection(config, len(data))
     labelled = all(data.samples[i][1] is not None for i in indices)
-    confusion = ConfusionMatrix(len(data.classes), data.ignore_label, device) if labelled else None
+    matrix = VoidConfusion if config.test.void == "class" else ConfusionMatrix
+    confusion = matrix(len(data.classes), data.ignore_label, device) if labelled else None
     if config.test.has_prediction:
         score_existing(config, run, data, indices, confusion)
         return 0
     file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
-    model = load_network(file, config, len(data.classes)).to(device)
+    trained = open_trained(file, experiment, data)
+    config, model = trained.config, trained.network.to(device)
     if config.test.optimize != "none":
         model = optimize_for_inference(model, AMP_TYPES[config.test.amp], config.test.optimize == "compile")
         log.info("network: %s", model.summary)
-    predictor = predictor_of(config, model, len(data.classes), device)
+    predictor = predictor_of(config, model, trained.num_outputs, device, trained.outputs)
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
     record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
     samples = build_eval_loader(data, mine, loader_workers(config))
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
-    protocol = predictor.describe()
+    protocol = predictor.describe() | trained.describe()
     if predictor.windows == "fast" and labelled and config.test.compare:
-        protocol["compared"] = compare_ways(config, model, data, indices, device)
+        protocol["compared"] = compare_ways(trained, model, data, indices, device)
     if dist.is_main():
         conclude(config, run, data, indices, confusion, scores, timing, protocol, file)
     return 0
 
 
-def predictor_of(config: Config, model, num_classes: int, device, windows: str | None = None) -> Predictor:
+def predictor_of(
+    config: Config, model, num_classes: int, device, outputs: Sequence[int] | None = None, windows: str | None = None
+) -> Predictor:
     """Build the predictor of the experiment's protocol; windows: instead of its own."""
     test, data = config.test, config.data
     if windows is not None:
         test = test.model_copy(update={"windows": windows})
     channels_last = config.train.channels_last
-    return build_predictor(model, num_classes, data.mean, data.std, data.channel_order, test, device, channels_last)
+    return build_predictor(
+        model, num_classes, data.mean, data.std, data.channel_order, test, device, channels_last, outputs
+    )
 
 
-def compare_ways(config: Config, model, data, indices, device) -> dict:
+def compare_ways(trained: Trained, model, data, indices, device) -> dict:
     """What windows fast changes, on the first pictures of the selection; on all processes."""
+    config = trained.config
     chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
-    fast, exact = (predictor_of(config, model, len(data.classes), device, windows) for windows in ("fast", "exact"))
+    fast, exact = (
+        predictor_of(config, model, trained.num_outputs, device, trained.outputs, windows)
+        for windows in ("fast", "exact")
+    )
     samples = build_eval_loader(data, chosen, loader_workers(config))
-    found = compare(fast, exact, samples, len(data.classes), data.ignore_label)
+    found = compare(fast, exact, samples, trained.num_outputs, data.ignore_label)
     log.info("windows fast against exact: %s", found)
     return found
 
@@ -125,10 +148,13 @@ class Recorder:
     """What is kept of each prediction: the files gray/ and color/, and the first few as photo | truth | prediction."""
 
     def __init__(self, config: Config, folder: Path, data, names: list[str]):
-        self.data, self.folder = data, folder / "pictures"
+        self.folder = folder / "pictures"
         self.shown = set(names[: config.test.pictures])
         needed = config.test.save_gray or config.test.submission
-        self.write = PredictionWriter(folder, data.colors, needed, config.test.save_color)
+        self.colors, self.classes = data.colors, [*data.classes]
+        if config.test.void == "class":
+            self.colors, self.classes = np.vstack([data.colors, [BLACK]]).astype(np.uint8), [*data.classes, "void"]
+        self.write = PredictionWriter(folder, self.colors, needed, config.test.save_color)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, sample: dict, prediction) -> None:
@@ -136,7 +162,7 @@ class Recorder:
         if sample["name"] in self.shown:
             truth = sample["label"].numpy() if "label" in sample else None
             image = sample["image"].permute(1, 2, 0).numpy()
-            picture = triptych(image, truth, prediction, self.data.colors, self.data.classes)
+            picture = triptych(image, truth, prediction, self.colors, self.classes)
             path = self.folder / f"{sample['name'].replace('/', '_')}.png"
             cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 

@@ -18,6 +18,7 @@ from dataset import build_eval_loader
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
 from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
+from tool.shared.trained import check_init
 from util import dist
 from util.checkpoint.store import CheckpointWriter
 from util.config.load import Experiment, RunPaths, describe, load
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         # Data, network and optimiser, as the newest checkpoint has them
         train_set, val_set = build_data(config, run)
         make_deterministic(config)
+        check_init(experiment, train_set.classes)
         training = build_training(config, train_set, device)
         data = data_of(train_set, val_set)
         checkpoints = resume(training, run.last.parent, data)

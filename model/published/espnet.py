@@ -43,9 +43,11 @@ def _joins_input(tensors: Tensors) -> bool:
     return tensors["conv.conv.weight"].shape[1] - tensors["classifier.weight"].shape[0] == 19
 
 
-def _layouts(data: str, preprocessing: Preprocessing, for_classes: tuple[int, ...] = ()) -> tuple[Layout, ...]:
+def _layouts(
+    data: str, preprocessing: Preprocessing, datasets: dict[int, str], for_classes: tuple[int, ...] = ()
+) -> tuple[Layout, ...]:
     """Give the layouts of decoder and encoder; their last class stands for all that is ignored."""
-    shared = {"model": "espnet", "preprocessing": preprocessing, "datasets": {}, "for_classes": for_classes}
+    shared = {"model": "espnet", "preprocessing": preprocessing, "datasets": datasets, "for_classes": for_classes}
     return (
         Layout(
             source=f"ESPNet, {data} (sacmehta/ESPNet)",
@@ -78,4 +80,4 @@ def _layouts(data: str, preprocessing: Preprocessing, for_classes: tuple[int, ..
     )
 
 
-LAYOUTS = (*_layouts("CamVid", CAMVID, (12,)), *_layouts("Cityscapes", CITYSCAPES))
+LAYOUTS = (*_layouts("CamVid", CAMVID, {12: "camvid"}, (12,)), *_layouts("Cityscapes", CITYSCAPES, {20: "cityscapes"}))

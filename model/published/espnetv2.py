@@ -62,7 +62,7 @@ LAYOUTS = (
         num_classes="project_l1.1.conv.weight",
         options={"scale": _scale},
         preprocessing=CITYSCAPES,
-        datasets={},
+        datasets={20: "cityscapes"},  # and the last for all that is ignored
     ),
     Layout(
         source="ESPNetv2 (Tramac/awesome-semantic-segmentation-pytorch)",

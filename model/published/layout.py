@@ -30,7 +30,7 @@ CONV_MODULE = (
     (r"\.conv\.(weight|bias)$", r".0.\1"),
     (r"\.bn\.", ".1."),
 )
-DATASETS = {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
+DATASETS = {11: "camvid", 19: "cityscapes", 21: "voc", 24: "rugd", 150: "ade20k"}
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
@@ -66,11 +66,8 @@ class Layout:
     # Changes tensors before they are renamed: a bias folded into a norm, a fused matrix taken apart.
     convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     preprocessing: Preprocessing = IMAGENET
-    # Number of classes -> data set whose classes these are, in its order.
-    datasets: Mapping[int, str] = field(
-        default_factory=lambda: {11: "camvid", 19: "cityscapes", 24: "rugd", 150: "ade20k"}
-    )
-
+    # Number of outputs -> data set whose classes these are, in its order; one more than it has: the last is void.
+    datasets: Mapping[int, str] = field(default_factory=lambda: DATASETS)
     # Numbers of classes that this layout is for, where the same names with another number have another one
     # (preprocessing, classes); any where empty.
     for_classes: tuple[int, ...] = ()

@@ -204,7 +204,7 @@ def test_mistakes_are_one_message(tmp_path, weights, capsys):
         ((photo, other, "--checkpoint", weights), "have one name"),
         ((tmp_path, "--checkpoint", weights, "--out", tmp_path), "would be mixed"),
         ((photo, "--checkpoint", tmp_path / "none.pth"), "no such checkpoint"),
-        ((photo, "--checkpoint", broken), "python -m tool.import_weights"),
+        ((photo, "--checkpoint", broken), "broken.pth: the checkpoint is of no published family"),
         ((text, "--checkpoint", weights), "text.png: not a readable picture"),
         ((photo, "--checkpoint", weights, "--out", tmp_path), "would be overwritten"),
         ((photo, "--checkpoint", weights, "--flow"), "holds fcn"),

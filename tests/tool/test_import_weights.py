@@ -15,7 +15,7 @@ from model import build_model
 from model.published import load_published
 from tests.conftest import failure
 from tests.paths import ROOT, SHARED
-from tool import demo, import_weights, launch, test
+from tool import demo, import_weights, test
 from util import checkpoint
 from util.record.files import sha256
 
@@ -91,7 +91,8 @@ def test_a_published_checkpoint_becomes_ours(lite, tmp_path, capsys):
     assert all(torch.equal(state["model"][name], own[name]) for name in own)
     text = capsys.readouterr().out
     assert "semanticflow_lite on stdc1, 19 classes" in text and "0.7904" in text and "epoch 174" in text
-    assert re.search(rf"python -m tool.test --config config/cityscapes/\S+ --checkpoint {out}", text)
+    assert "(road, sidewalk, building, ...); assumed from their number, 19" in text
+    assert state["preprocessing"]["mean"] == [123.675, 116.28, 103.53] and state["dataset"] == "cityscapes"
 
 
 def test_the_imported_file_is_scored_and_drawn(lite, tmp_path, capsys):
@@ -108,9 +109,8 @@ def test_the_imported_file_is_scored_and_drawn(lite, tmp_path, capsys):
     cv2.imwrite(str(root / "l.png"), np.full((64, 96), 7, np.uint8))
     (root / "val.txt").write_text("a.png l.png\n")
     words = shlex.split(command.replace("data.root=FOLDER", f"data.root={root}"))
-    small = ["loader.workers=0", "augment.crop=[64,96]", "test.scales=[1.0]"]
-    assert test.main([*words, *small, "test.base_size=96", "--exp", str(tmp_path / "run")]) == 0
-    assert json.loads((tmp_path / "run" / "result" / "metrics.json").read_text())["num_images"] == 1
+    assert test.main([*words, "loader.workers=0"]) == 0
+    assert json.loads((tmp_path / "lite.result" / "metrics.json").read_text())["num_images"] == 1
     assert demo.main([str(pictures), "--checkpoint", str(out), "--out", str(tmp_path / "drawn")]) == 0
     assert (tmp_path / "drawn" / "a.png").is_file()
 
@@ -132,24 +132,31 @@ def test_network_and_classes_are_recognised(tmp_path, capsys, file, classes, net
     assert (spec["name"], spec["backbone"], spec["num_classes"]) == (name, backbone, classes)
     assert options.items() <= spec["options"].items()
     assert state["provenance"]["epoch"] == 300 and "mean_iu" not in state["provenance"]
-    assert f"config/{dataset}/" in capsys.readouterr().out
+    assert state["dataset"] == dataset and f"classes: those of {dataset} (" in capsys.readouterr().out
 
 
-def test_options_that_the_weights_do_not_tell(tmp_path):
+def test_options_that_the_weights_do_not_tell(tmp_path, capsys):
     source = tmp_path / "mobile.pth"
     torch.save(published_weights("sketchfill_mobilenet"), source)
+    assert run(source, "--out", tmp_path / "os16.pth") == 0
+    assert "not in the weights, the family's default: output_stride=16" in capsys.readouterr().out
     assert run(source, "output_stride=8", "--out", tmp_path / "os8.pth") == 0
     assert checkpoint.load(tmp_path / "os8.pth")["spec"]["options"]["output_stride"] == 8
+    assert "not in the weights" not in capsys.readouterr().out
 
 
-def test_the_nearest_experiment_is_named():
-    found = import_weights.Recognised("", "sketchfill", 19, "resnet50", {})
-    command = import_weights.scoring_command("cityscapes", found, Path("x.pth"))
-    assert command.split()[4] == str(launch.find_experiment("cityscapes", "sfnet101"))
-    assert "test.protocol" not in command
-    other = import_weights.scoring_command("rugd", found._replace(model="pspnet"), Path("x.pth"))
-    assert other.split()[4] == str(launch.find_experiment("rugd", "sfnet50"))
-    assert "test.protocol=whole" in other
+def test_classes_are_those_of_a_data_set_or_a_list(tmp_path, capsys):
+    """A data set of one class less: the last output stands for void."""
+    torch.save(published_weights("sketchfill_mobilenet", 12), tmp_path / "w.pth")
+    assert run(tmp_path / "w.pth", "--classes", "camvid") == 0
+    state = checkpoint.load(tmp_path / "w_imported.pth")
+    assert state["classes"][:2] == ["sky", "building"] and state["classes"][-1] == "void"
+    assert len(state["colors"]) == 12 and state["colors"][-1] == [0, 0, 0]
+    assert "void for what is ignored" in capsys.readouterr().out
+    names = [f"c{i}" for i in range(12)]
+    assert run(tmp_path / "w.pth", "--classes", ",".join(names)) == 0
+    state = checkpoint.load(tmp_path / "w_imported.pth")
+    assert state["classes"] == names and state["dataset"] == "custom"
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
@@ -204,10 +211,12 @@ def test_what_is_unknown_is_one_message(lite, tmp_path, capsys):
         (["bare.pth"], "maps names to tensors"),
         (["text.pth"], "not a checkpoint, or damaged"),
         (["half.pth"], "not a checkpoint, or damaged"),
-        (["seven.pth"], "no published data set of 7 classes"),
+        (["seven.pth"], "its 7 classes are those of no data set that SFNet-Lite"),
+        (["seven.pth", "--classes", "a,b"], "the network has 7 outputs, custom 2 classes"),
+        (["seven.pth", "--classes", "a,b,b"], "stands there twice"),
         (["ours.pth"], "this project's format already"),
-        ([source, "--dataset", "camvid"], "has 19 classes, data set camvid 11; data sets of 19: cityscapes"),
-        ([source, "--dataset", "cityscape"], "did you mean 'cityscapes'"),
+        ([source, "--classes", "camvid"], "19 outputs, camvid 11 classes; data sets of 19, or of 18 and void: city"),
+        ([source, "--classes", "cityscape"], "did you mean 'cityscapes'"),
         ([source, "--out", source], "would overwrite"),
         ([source, "widht=64"], "did you mean 'width'"),
         ([source, "width"], "expected option=value"),

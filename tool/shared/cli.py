@@ -53,13 +53,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{example} (--help lists the arguments)")
 
 
-def parser(description: str) -> Parser:
+def parser(description: str, needs_config: bool = True) -> Parser:
     """Build the parser of a command with an experiment.
 
     It takes --config, --exp and overrides.
     """
     out = Parser(description=description, example="--config config/street/street_fcn18.yaml train.epochs=2")
-    out.add_argument("--config", required=True, metavar="FILE", help="the experiment, a YAML file")
+    out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     out.add_argument(
         "overrides",

@@ -10,8 +10,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import build_model
 from model.inference.adapt import adapt
+from model.layer.shapes import shapes_only
 from model.published import imagenet_weights, load_backbone_weights, load_published
-from util import checkpoint, dist
+from util import UserError, checkpoint, dist
 from util.config.schema import Config, Precision, TestConfig
 from util.loss import SegLoss
 from util.record.log import log
@@ -32,8 +33,10 @@ def network_of(config: Config, num_classes: int) -> torch.nn.Module:
     return build_model(config.model.name, num_classes, config.model.backbone, **options)
 
 
-def load_initial_weights(model: torch.nn.Module, config: Config) -> None:
+def load_initial_weights(model: torch.nn.Module, config: Config, classes: Sequence[str] = ()) -> None:
     """Fills the backbone from `model.weights` or the whole network from `model.init`.
+
+    classes: names, into whose order the outputs of a checkpoint of ours are put.
 
     Raises:
         OSError: a file is missing or cannot be fetched; says where it comes from and how to start without it.
@@ -45,10 +48,45 @@ def load_initial_weights(model: torch.nn.Module, config: Config) -> None:
     if init:
         state = checkpoint.load(init)
         if checkpoint.is_ours(state):
-            skipped = checkpoint.load_strictly(model, state["model"], init, config.model.init_skip)
+            checkpoint.check_ours(state, init)
+            weights, reordered = weights_in_order(state, classes)
+            skipped = checkpoint.load_strictly(model, weights, init, config.model.init_skip)
             log.info("network from %s%s", init, f", but {len(skipped)} parameters" if skipped else "")
+            if reordered:
+                log.info("%s", reordered)
         else:
             log.info("network from %s: %s", init, load_published(model, state, config.model.init_skip))
+
+
+def weights_in_order(state: dict, classes: Sequence[str]) -> tuple[dict, str | None]:
+    """Weights of a checkpoint with its classes in another order, and a line for the log; the same if they agree.
+
+    Which axes of which tensors count the classes is seen from the network with one class more.
+
+    Raises:
+        UserError: a tensor mixes classes and other channels along one axis.
+    """
+    known, spec, weights = state.get("classes"), state["spec"], state["model"]
+    if known is None or list(known) == list(classes) or sorted(known) != sorted(classes):
+        return weights, None
+    number = len(classes)
+    with shapes_only():
+        own, larger = (
+            build_model(spec["name"], count, spec["backbone"], **spec["options"]).state_dict()
+            for count in (number, number + 1)
+        )
+    order, out = torch.tensor([list(known).index(name) for name in classes]), dict(weights)
+    for name in own:
+        for axis, (size, size_of_larger) in enumerate(zip(own[name].shape, larger[name].shape, strict=True)):
+            if size == size_of_larger:
+                continue
+            if size != number:
+                raise UserError(
+                    f"the classes are in another order than in the checkpoint, and {name} cannot be put in order; "
+                    f"write data.classes: [{', '.join(known)}]"
+                )
+            out[name] = out[name].index_select(axis, order)
+    return out, f"classes of the checkpoint in another order: {', '.join(known)}; its weights are put in order"
 
 
 def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None:
@@ -129,7 +167,7 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     """Network, loss, optimiser and their helpers, ready for the first step."""
     random_state.seed(config.seed)
     model = network_of(config, len(train_set.classes))
-    load_initial_weights(model, config)
+    load_initial_weights(model, config, train_set.classes)
     check_batch(config, model)
     if config.model.sync_bn:
         model = dist.convert_sync_batchnorm(model, device, config.train.compile)
@@ -196,11 +234,15 @@ def build_predictor(
     test: TestConfig,
     device: torch.device,
     channels_last: bool = False,
+    outputs: Sequence[int] | None = None,
 ) -> Predictor:
-    """The predictor of a protocol; `test` is that of an experiment, whose preset is resolved, or says every key."""
+    """The predictor of a protocol; `test` is that of an experiment, whose preset is resolved, or says every key.
+
+    outputs: for each of the `num_classes` its channel of the logits; None for all of them in their order.
+    """
     kind = CoarsePredictor if test.windows == "fast" else Predictor
     return kind(
-        adapt(model, channel_order),
+        adapt(model, channel_order, outputs),
         num_classes,
         mean,
         std,

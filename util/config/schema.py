@@ -304,6 +304,11 @@ class TestConfig(Section):
     pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")
     submission: bool = Field(False, description="write a zip in the label ids and names of the test server")
     has_prediction: bool = Field(False, description="score the predictions that are already in result/gray")
+    void: Literal["ignore", "class"] = Field(
+        "ignore",
+        description="of a network with one output more than classes, the last for what is ignored: without this "
+        "output, or ignored pixels as one more class, which counts as wrong but has no part in the mean",
+    )
     index_start: int = Field(0, ge=0, description="first picture of the list")
     index_step: int = Field(0, ge=0, description="how many pictures of the list; 0: to the end")
 
@@ -313,6 +318,8 @@ class TestConfig(Section):
             raise ValueError("scales: a list of positive factors is needed")
         if isinstance(self.window, tuple) and min(self.window) < 1:
             raise ValueError(f"window: {self.window} is not a positive size")
+        if self.void == "class" and self.submission:
+            raise ValueError("submission: a test server has no class for void; leave void at ignore")
         return self
 
     def resolved(self, crop: tuple[int, int], long_side: int | None) -> "TestConfig":

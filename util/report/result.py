@@ -24,6 +24,13 @@ from util.record.machine import versions
 from util.report.visual import colorize, confusion_picture
 from util.score.evaluate import Timing
 from util.score.metric import ConfusionMatrix, Scores
+from util.score.void import VoidConfusion
+
+# How a network with an output for what no label says was scored: the table's last line, by test.void.
+VOID = {
+    "ignore": "void: ignore: the network's output for it has no part",
+    "class": "void: class: ignored pixels are one more class, without part in the mean",
+}
 
 
 class PredictionWriter:
@@ -89,14 +96,24 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     names = [str(name) for name in class_names]
     content = metrics(scores, names, timing, protocol, checkpoint)
-    text = table(scores, names)
+    lines = [table(scores, names)]
+    if void := (protocol or {}).get("void"):
+        lines.append(VOID[void])
+    if isinstance(confusion, VoidConfusion):
+        labelled = confusion.labelled()
+        means = {name: _defined(getattr(labelled, name)) for name in ("mIoU", "mAcc", "allAcc")}
+        content["labelled_pixels"] = means | {"iou": [_defined(iou) for iou in labelled.iou]}
+        numbers = f"mIoU {_percent(labelled.mIoU).strip()}, pixel accuracy {_percent(labelled.allAcc).strip()}"
+        lines.append(f"over the labelled pixels alone: {numbers}")
+    text = "\n".join(lines)
     matrix = confusion.matrix.cpu().numpy()
-    picture = cv2.cvtColor(confusion_picture(matrix, names), cv2.COLOR_RGB2BGR)
+    counted = [*names, "void"][: len(matrix)]  # of a network with an output for what no label says
+    picture = cv2.cvtColor(confusion_picture(matrix, counted), cv2.COLOR_RGB2BGR)
     rows = [[entry["name"], entry["iou"], entry["acc"], entry["pixels"]] for entry in content["classes"]]
-    counts = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
+    counts = [[name, *row] for name, row in zip(counted, matrix.tolist(), strict=True)]
     _write_file(folder / "table.txt", (text + "\n").encode())
     _write_file(folder / "metrics.csv", _csv(["name", "iou", "acc", "pixels"], rows))
-    _write_file(folder / "confusion.csv", _csv(["truth \\ prediction", *names], counts))
+    _write_file(folder / "confusion.csv", _csv(["truth \\ prediction", *counted], counts))
     _write_file(folder / "confusion.png", _png(picture))
     _write_file(folder / "metrics.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return text

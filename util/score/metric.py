@@ -1,5 +1,6 @@
 """Scores of semantic segmentation from one confusion matrix over the whole data set."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -76,19 +77,7 @@ class ConfusionMatrix:
 
     def result(self) -> Scores:
         """The scores of everything counted so far."""
-        matrix = self.matrix.cpu().numpy()
-        hit, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        union = truth + predicted - hit
-        iou, acc = _ratio(hit, union), _ratio(hit, truth)
-        return Scores(
-            mIoU=_mean(iou),
-            mAcc=_mean(acc),
-            allAcc=float(_ratio(hit.sum(), truth.sum())),
-            iou=tuple(iou.tolist()),
-            acc=tuple(acc.tolist()),
-            pixels=tuple(truth.tolist()),
-            absent=tuple(np.flatnonzero(union == 0).tolist()),
-        )
+        return scores_of(self.matrix.cpu().numpy())
 
     def _as_bytes(self, values: Tensor, what: str) -> Tensor:
         """The values as a flat uint8 tensor on the matrix' device, none outside 0..255."""
@@ -114,6 +103,22 @@ class ConfusionMatrix:
         )
 
 
+def scores_of(matrix: np.ndarray) -> Scores:
+    """Give the scores of counts (C, C), rows the truth and columns the prediction."""
+    hit, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    union = truth + predicted - hit
+    iou, acc = _ratio(hit, union), _ratio(hit, truth)
+    return Scores(
+        mIoU=mean_of(iou),
+        mAcc=mean_of(acc),
+        allAcc=float(_ratio(hit.sum(), truth.sum())),
+        iou=tuple(iou.tolist()),
+        acc=tuple(acc.tolist()),
+        pixels=tuple(truth.tolist()),
+        absent=tuple(np.flatnonzero(union == 0).tolist()),
+    )
+
+
 def _pairs(label: Tensor, prediction: Tensor) -> Tensor:
     """How often each pair of bytes occurs in two flat uint8 tensors: int64 (256, 256), rows are the label."""
     if label.device.type == "cpu" and 0 < label.numel() <= EXACT_IN_FLOAT:
@@ -133,7 +138,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def _mean(values: np.ndarray) -> float:
-    """Mean of the values that are defined; nan if none is."""
-    defined = values[~np.isnan(values)]
+def mean_of(values: Sequence[float] | np.ndarray) -> float:
+    """Give the mean of the values that are defined; nan if none is."""
+    array = np.asarray(values)
+    defined = array[~np.isnan(array)]
     return float(defined.mean()) if defined.size else float("nan")
