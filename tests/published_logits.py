@@ -22,5 +22,5 @@ def fill_module() -> ModuleType:
 def eval_norms(network: nn.Module) -> nn.Module:
     """The network in training mode, but for norms and dropout."""
     for module in network.modules():
-        module.training = not isinstance(module, (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d))
+        module.training = not isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Dropout, nn.Dropout2d))
     return network
