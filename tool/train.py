@@ -8,13 +8,17 @@ and evaluates the result. Old YAML files (sections DATA, TRAIN, TEST) are read a
 A loss that is not finite leaves a record, and `python -m tool.replay RECORD` says where the first such number came up.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 
+import numpy as np
 import torch
 from tensorboardX import SummaryWriter
 
 from dataset import build_eval_loader
+from dataset.base import Sample, SegDataset
+from dataset.load.loader import Batch
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
 from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
@@ -115,8 +119,8 @@ def open_run(experiment: Experiment, device: torch.device, step: int) -> Summary
 
 def fit(
     training: Training,
-    loader,
-    val_set,
+    loader: Iterable[Batch],
+    val_set: SegDataset | None,
     checkpoints: CheckpointWriter,
     data: Data,
     writer: SummaryWriter,
@@ -161,7 +165,13 @@ def fit(
 
 
 def end_epoch(
-    training: Training, epoch: int, val_set, checkpoints: CheckpointWriter, data: Data, writer, stop: signals.Stop
+    training: Training,
+    epoch: int,
+    val_set: SegDataset | None,
+    checkpoints: CheckpointWriter,
+    data: Data,
+    writer: SummaryWriter,
+    stop: signals.Stop,
 ) -> int:
     """Validate and save where it is due.
 
@@ -185,7 +195,7 @@ def end_epoch(
 
 
 @contextmanager
-def any_size(compiled: bool):
+def any_size(compiled: bool) -> Iterator[None]:
     """Compile and autotune nothing inside this context: validation pictures have many sizes."""
     benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     try:
@@ -195,7 +205,9 @@ def any_size(compiled: bool):
         torch.backends.cudnn.benchmark = benchmark
 
 
-def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, stop: signals.Stop) -> Scores | None:
+def validate(
+    training: Training, val_set: SegDataset, epoch: int, writer: SummaryWriter, stop: signals.Stop
+) -> Scores | None:
     """Score the network on whole images; None after a signal.
 
     At the scale `train.val_scale`.
@@ -216,7 +228,7 @@ def validate(training: Training, val_set, epoch: int, writer: SummaryWriter, sto
     indices = shard(range(len(val_set)), dist.rank(), dist.world_size())
     shown = {val_set.sample_name(i) for i in indices[:PICTURES_SHOWN]} if dist.is_main() else set()
 
-    def show(sample, prediction):
+    def show(sample: Sample, prediction: np.ndarray) -> None:
         if sample["name"] in shown:
             image, truth = sample["image"].permute(1, 2, 0).numpy(), sample["label"].numpy()
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)

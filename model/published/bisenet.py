@@ -1,4 +1,7 @@
-"""Keys of published BiSeNets, V1 and V2, and of the STDC networks that follow V1."""
+"""Keys of published BiSeNets, V1 and V2.
+
+Also of the STDC networks that follow V1.
+"""
 
 import torch
 

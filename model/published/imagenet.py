@@ -1,4 +1,7 @@
-"""ImageNet weights of a backbone by its name alone, through the downloads of timm and torchvision."""
+"""ImageNet weights of a backbone by its name alone.
+
+Through the downloads of timm and torchvision.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +42,9 @@ class ImageNetWeights(NamedTuple):
 
 
 def imagenet_weights(backbone: str) -> ImageNetWeights:
-    """Fetch the ImageNet weights of a backbone, or take them from the cache of earlier downloads.
+    """Fetch the ImageNet weights of a backbone.
+
+    Earlier downloads are cached.
 
     Args:
         backbone: a key of `BACKBONES` or "timm/<name>", whose tag says which of several weights are meant.
@@ -48,7 +53,7 @@ def imagenet_weights(backbone: str) -> ImageNetWeights:
         The weights under their publisher's keys, for `load_backbone_weights`.
 
     Raises:
-        ValueError: nobody is known to have weights for this backbone.
+        ModelError: nobody is known to have weights for this backbone.
         OSError: they cannot be fetched; says where they are and where to put them by hand.
     """
     source = backbone if backbone.startswith(("timm/", "torchvision/")) else SOURCES.get(backbone)

@@ -43,7 +43,9 @@ class LoadReport:
 
 
 def load_published(model: Network, state_dict: Mapping[str, object], allow_missing: Iterable[str] = ()) -> LoadReport:
-    """Load a checkpoint that is in a published repository's own key names, strictly.
+    """Load a checkpoint that has a published repository's keys.
+
+    Strictly.
 
     Args:
         model: made by `build_model` or `build_backbone`; it is changed only if everything fits.
@@ -57,7 +59,7 @@ def load_published(model: Network, state_dict: Mapping[str, object], allow_missi
         (`num_batches_tracked`), which files older than PyTorch 0.4.1 lack, are left as they are.
 
     Raises:
-        ValueError: listing keys without a place, parameters without a value, shapes that differ, copies of one tensor
+        ModelError: listing keys without a place, parameters without a value, shapes that differ, copies of one tensor
             that differ, or the option with which the model must be built instead.
     """
     tensors, heads = unwrap(state_dict), tuple(allow_missing)
@@ -87,12 +89,13 @@ def load_published(model: Network, state_dict: Mapping[str, object], allow_missi
 
 
 def load_backbone_weights(backbone: Backbone, state_dict: Mapping[str, object]) -> LoadReport:
-    """Load ImageNet weights into a backbone, strictly; only the declared classifier keys may be left over.
+    """Load ImageNet weights into a backbone, strictly.
 
-    Known files: the deep-stem ResNets of semseg and of SFSegNets, its DFNets and STDC networks, torchvision's
-    ResNets and MobileNet-V2, the MobileNet-V2 of the published Sketch-and-Fill code, and any weights of timm
-    for the backbone of that name. Otherwise as `load_published`; but where the backbone takes other pictures than of
-    three channels, its first convolution gets the published kernels repeated, scaled to the same sum (as timm does).
+    Only the declared classifier keys may be left over. Known files: the deep-stem ResNets of semseg and of SFSegNets,
+    its DFNets and STDC networks, torchvision's ResNets and MobileNet-V2, the MobileNet-V2 of the published
+    Sketch-and-Fill code, and any weights of timm for the backbone of that name. Otherwise as `load_published`; but
+    where the backbone takes other pictures than of three channels, its first convolution gets the published kernels
+    repeated, scaled to the same sum (as timm does).
     """
     if "num_classes" in backbone.spec:
         raise ModelError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
@@ -109,14 +112,17 @@ class Translation:
     strangers: list[str] = field(default_factory=list)  # published keys without a place
 
     def adapt_channels(self, target: Tensors, in_channels: int) -> None:
-        """Fit kernels for pictures of three channels to a layer of ours for `in_channels`."""
+        """Fit kernels for three channels to a layer for `in_channels`."""
         for name, value in self.values.items():
             wanted = (*value.shape[:1], in_channels, *value.shape[2:])
             if value.ndim == 4 and value.shape[1] == 3 != in_channels and target[name].shape == wanted:
                 self.values[name] = adapt_input_conv(in_channels, value)
 
     def drop_misfit(self, head: str, target: Tensors) -> None:
-        """Drop a head of the checkpoint, as a whole, if its shapes are not ours."""
+        """Drop a head of the checkpoint if its shapes differ.
+
+        It is dropped as a whole.
+        """
         inside = {key: name for key, name in self.mapped.items() if name.startswith(f"{head}.")}
         if any(self.values[name].shape != target[name].shape for name in inside.values()):
             for key, name in inside.items():
@@ -129,7 +135,7 @@ def _choose_layout(model: Network, tensors: Tensors) -> Layout:
     """The layout for this model that the checkpoint fits best.
 
     Raises:
-        ValueError: there is none for this model, the checkpoint is of another family, or the model was built with other
+        ModelError: there is none for this model, the checkpoint is of another family, or the model was built with other
             options than the family fixes.
     """
     whole = "num_classes" in model.spec

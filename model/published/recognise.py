@@ -1,4 +1,4 @@
-"""Which published network a checkpoint holds, told by its keys and shapes alone."""
+"""Recognises published networks by keys and shapes alone."""
 
 import re
 from collections import Counter
@@ -57,16 +57,17 @@ class Attempt:
 
 
 def recognise_family(checkpoint: Mapping[str, object]) -> Recognised:
-    """Say which published network a checkpoint holds, from its keys and shapes alone.
+    """Return which published network a checkpoint holds.
 
-    Options are those that the family fixes or the keys decide (heads, context, gate), and those that its code implies.
-    What leaves no trace in the weights, such as the output stride of a dilated network, has the family's default.
+    Keys and shapes alone decide. Options are those that the family fixes or the keys decide (heads, context, gate), and
+    those that its code implies. What leaves no trace in the weights, such as the output stride of a dilated network,
+    has the family's default.
 
     Args:
         checkpoint: names to tensors; wrappers such as "state_dict" and the prefix "module." are taken off.
 
     Raises:
-        ValueError: the checkpoint is of no known family; says which is the nearest, and what does not fit.
+        ModelError: the checkpoint is of no known family; says which is the nearest, and what does not fit.
     """
     tensors = unwrap(checkpoint)
     attempts = []
@@ -82,17 +83,20 @@ def recognise_family(checkpoint: Mapping[str, object]) -> Recognised:
 
 
 def layout_of(family: str) -> Layout:
-    """The first layout of a family, for what all of them share."""
+    """Return the first layout of a family.
+
+    What all of its layouts share is read there.
+    """
     return next(layout for layout in LAYOUTS if layout.source == family)
 
 
 def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, without wrappers and without prefixes that all of them have.
+    """Return the tensors of a checkpoint without wrappers and prefixes.
 
     These are "module." of data parallelism, and "model." of a trainer that holds network and loss.
 
     Raises:
-        ValueError: there is something else than tensors with names.
+        ModelError: there is something else than tensors with names.
     """
     for wrapper in WRAPPERS:
         inner = checkpoint.get(wrapper) if isinstance(checkpoint, Mapping) else None
@@ -109,7 +113,10 @@ def unwrap(checkpoint: Mapping[str, object]) -> dict[str, torch.Tensor]:
 
 
 def attempt(layout: Layout, tensors: Tensors) -> Attempt:
-    """Fit a checkpoint to a layout: every key needs a place, and every parameter a value of its shape."""
+    """Fit a checkpoint to a layout; return what does not fit.
+
+    Every key needs a place, and every parameter a value of its shape.
+    """
     out = Attempt(layout)
     tensors = layout.converted(tensors)
     unused = same(*layout.unused)
@@ -152,14 +159,17 @@ def attempt(layout: Layout, tensors: Tensors) -> Attempt:
 
 
 def build_on_meta(found: Recognised) -> nn.Module:
-    """The network without memory for its weights."""
+    """Build the network without memory for its weights."""
     assert found.model is not None and found.num_classes is not None, "a backbone alone is no model"
     with shapes_only():
         return build_model(found.model, found.num_classes, found.backbone, **found.options)
 
 
 def which_backbone(layout: Layout, tensors: Tensors, shapes: Mapping[str, torch.Size]) -> str | None:
-    """The backbone that has exactly these parameters, given under our names; None if there is none."""
+    """Return the backbone with exactly these parameters, or None.
+
+    They are given under our names.
+    """
     if layout.backbones is None:
         return None
     if callable(layout.backbones):
@@ -177,7 +187,10 @@ def which_backbone(layout: Layout, tensors: Tensors, shapes: Mapping[str, torch.
 
 
 def nearest_model(tensors: Tensors) -> str | None:
-    """The network, as it is by default, with the most weights of these shapes; None where few fit any."""
+    """Return the default network with the most such shapes.
+
+    None where few fit any.
+    """
     given = Counter(value.shape for value in tensors.values() if value.ndim > 1)
     known = {layout.model for layout in LAYOUTS} - {None}
     shares = {}
@@ -190,7 +203,10 @@ def nearest_model(tensors: Tensors) -> str | None:
 
 @cache
 def shapes_of_model(name: str) -> Counter[torch.Size]:
-    """How often each shape occurs among the weights of a network with its defaults and 19 classes."""
+    """Count how often each weight's shape occurs in a network.
+
+    It has its defaults and 19 classes.
+    """
     with shapes_only():
         state = build_model(name, 19).state_dict()
     return Counter(value.shape for value in state.values() if value.ndim > 1)
@@ -198,7 +214,10 @@ def shapes_of_model(name: str) -> Counter[torch.Size]:
 
 @cache
 def shapes_of_backbone(name: str, whole: bool) -> dict[str, torch.Size]:
-    """The shapes of a backbone's tensors, but for counters, by name; not whole: those that ImageNet weights have."""
+    """Return the shapes of a backbone's tensors by name.
+
+    Without counters. whole: False for those that ImageNet weights have.
+    """
     with shapes_only():
         backbone = build_backbone(name)
     absent = () if whole else tuple(f"{part}." for part in getattr(backbone, "own_parts", ()))
@@ -209,7 +228,7 @@ def shapes_of_backbone(name: str, whole: bool) -> dict[str, torch.Size]:
 
 
 def shorten(names: Iterable[str], most: int = 8) -> str:
-    """The first names of many, and how many more there are."""
+    """List the first names of many, and count the rest."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

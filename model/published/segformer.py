@@ -13,7 +13,10 @@ KEY_VALUE = {"attention.self.key": "attention.self.value", "attention.k_proj": "
 
 
 def merge_keys_and_values(tensors: Dict) -> Dict:
-    """Make the matrices of keys and values one, `kv` in the place of the keys."""
+    """Join the matrices of keys and values to `kv`.
+
+    It stands in the place of the keys.
+    """
     out = {}
     for name, value in tensors.items():
         for key, partner in KEY_VALUE.items():
@@ -27,7 +30,10 @@ def merge_keys_and_values(tensors: Dict) -> Dict:
 
 
 def linear_head(tensors: Dict) -> Dict:
-    """Make the head's linear layers 1x1 convolutions; fuse the levels from fine to coarse, not the other way round."""
+    """Make the head's linear layers 1x1 convolutions.
+
+    The levels are fused from fine to coarse, not the other way round.
+    """
     out = dict(tensors)
     for name, value in tensors.items():
         if re.fullmatch(r"decode_head\.linear_(c\d?|projections)\b.*\.proj\.weight", name) and value.ndim == 2:
@@ -38,7 +44,10 @@ def linear_head(tensors: Dict) -> Dict:
 
 
 def split_attention(tensors: Dict) -> Dict:
-    """Take MMSegmentation's attention matrix apart; its 1x1 convolutions in the blocks become linear layers."""
+    """Split MMSegmentation's attention matrix.
+
+    Its 1x1 convolutions in the blocks become linear layers.
+    """
     out = {}
     for name, value in tensors.items():
         if ".attn.attn.in_proj_" in name:
@@ -113,7 +122,10 @@ HF_HEAD = {
 
 
 def width_of(tensors: Tensors) -> int | None:
-    """The head's width as an option: None where it is the one that the network has by default."""
+    """Return the head's width as an option.
+
+    None where it is the one that the network has by default.
+    """
     fuse = next(
         value for name, value in tensors.items() if re.fullmatch(r"decode_head\.\w*fus\w+(\.conv)?\.weight", name)
     )

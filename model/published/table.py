@@ -1,4 +1,7 @@
-"""Every layout of published checkpoints, one file of keys a family; `load.py` does the rest."""
+"""Every layout of published checkpoints.
+
+One file of keys a family; `load.py` does the rest.
+"""
 
 from model.published import (
     backbone,

@@ -1,4 +1,7 @@
-"""Classification networks of timm as backbones, and files that others made of the same networks."""
+"""Classification networks of timm as backbones.
+
+Also files that others made of the same networks.
+"""
 
 import math
 
@@ -13,10 +16,11 @@ LITE_WIDTHS = (320, 320, 352, 384, 448)  # of the last block
 
 
 def timm_backbone(tensors: Tensors) -> str | None:
-    """The timm network whose keys and shapes these are, its classifier included; None if there is none.
+    """Return the timm network with these keys and shapes, or None.
 
-    Of networks that do not differ in their weights it is the first by name. The networks are built one after the other
-    on the meta device, but for those whose first and last layer, which timm knows by name, are not in the checkpoint.
+    Its classifier is among them. Of networks that do not differ in their weights it is the first by name. The networks
+    are built one after the other on the meta device, but for those whose first and last layer, which timm knows by
+    name, are not in the checkpoint.
     """
     given = {name: value.shape for name, value in tensors.items() if not name.endswith(COUNTER)}
     for name in timm.list_models():

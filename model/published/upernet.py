@@ -1,4 +1,7 @@
-"""Keys of UPerNet in transformers, and of its backbones ConvNeXt and Swin in their ImageNet files."""
+"""Keys of UPerNet in transformers, and of its backbones.
+
+These are ConvNeXt and Swin in their ImageNet files.
+"""
 
 import re
 
@@ -55,7 +58,10 @@ NORMS = {f"backbone.hidden_states_norms.stage{level + 1}": f"backbone.norms.{lev
 
 
 def join_attention(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Make queries, keys and values one matrix, `attn.qkv`; leave out what follows from the window's size."""
+    """Join queries, keys and values to one matrix, `attn.qkv`.
+
+    What follows from the window's size is left out.
+    """
     out: dict[str, torch.Tensor] = {}
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():

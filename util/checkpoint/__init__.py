@@ -1,4 +1,4 @@
-"""Checkpoints: one file, written whole, read with suspicion; and a folder of them."""
+"""Checkpoints: single files, and the folder of a run."""
 
 from util.checkpoint.file import check_ours, damage, is_ours, load, load_strictly, save, tensors
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from util import UserError
+
 # Preprocessing of checkpoints that do not say theirs, which is that of ImageNet: R, G, B on the scale 0..255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -13,7 +15,9 @@ STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of the training that every later use needs; None: the checkpoint does not say.
+    """Facts of a training that every later use needs.
+
+    None: the checkpoint does not say.
 
     Args:
         dataset: name of the data set.
@@ -37,7 +41,10 @@ class Facts:
     limits: tuple[float, float] | tuple[str, str] | None = None
 
     def entries(self) -> dict[str, Any]:
-        """Give the entries of a checkpoint that hold the facts, in plain types."""
+        """Return the checkpoint's entries that hold the facts.
+
+        In plain types.
+        """
         entries: dict[str, Any] = {
             "dataset": self.dataset,
             "classes": None if self.classes is None else list(self.classes),
@@ -82,29 +89,29 @@ def check_facts(state: Mapping[str, Any]) -> None:
     """Refuse facts that are none.
 
     Raises:
-        ValueError: names the entry, without the file's name.
+        UserError: names the entry, without the file's name.
     """
     if not isinstance(state.get("dataset", ""), str):
-        raise ValueError("'dataset' is no name of a data set")
+        raise UserError("'dataset' is no name of a data set")
     label_map = state.get("label_map", {})
     if not isinstance(label_map, dict) or not all(
         isinstance(key, str) and isinstance(value, int) for key, value in label_map.items()
     ):
-        raise ValueError("'label_map' does not map values of a label file to classes")
+        raise UserError("'label_map' does not map values of a label file to classes")
     if not isinstance(state.get("protocol", {}), dict):
-        raise ValueError("'protocol' is no test protocol")
+        raise UserError("'protocol' is no test protocol")
     data = state.get("config", {}).get("data", {})
     for source, given in (("preprocessing", state.get("preprocessing", {})), ("config.data", data)):
         if not isinstance(given, dict):
-            raise ValueError(f"'{source}' does not say mean and std")
+            raise UserError(f"'{source}' does not say mean and std")
         mean, std = given.get("mean", MEAN), given.get("std", STD)
         if not (_numbers(mean) and _numbers(std) and len(mean) == len(std) and min(std) > 0):
-            raise ValueError(f"'{source}' has no sound mean and std of the channels: {mean!r:.80}, {std!r:.80}")
+            raise UserError(f"'{source}' has no sound mean and std of the channels: {mean!r:.80}, {std!r:.80}")
         limits = given.get("range") or (0, 255)
         if not (_numbers(limits) or all(isinstance(v, str) and re.fullmatch(r"[\d.]+%", v) for v in limits)):
-            raise ValueError(f"'{source}' has no sound range of values: {limits!r:.80}")
+            raise UserError(f"'{source}' has no sound range of values: {limits!r:.80}")
         if given.get("channel_order", "rgb") not in ("rgb", "bgr"):
-            raise ValueError(f"'{source}' has the channel order {given['channel_order']!r:.80}, not rgb or bgr")
+            raise UserError(f"'{source}' has the channel order {given['channel_order']!r:.80}, not rgb or bgr")
 
 
 def _numbers(values: Any) -> bool:

@@ -35,9 +35,10 @@ NUMPY_NUMBERS: list[Any] = [
 
 
 def save(path: str | Path, state: dict) -> tuple[str, int]:
-    """Write `state`; `path` is at every moment the old file or the new one, whole.
+    """Write `state`, whole.
 
-    The file is written beside it, synced, read back from the disk and compared, and only then renamed.
+    `path` is at every moment the old file or the new one. The file is written beside it, synced, read back from the
+    disk and compared, and only then renamed.
 
     Returns:
         SHA-256 and size of the file.
@@ -106,7 +107,9 @@ def _with_space(error: OSError, path: Path, state: dict) -> OSError:
 
 
 def load(path: str | Path) -> dict:
-    """Read a checkpoint file, ours or published, onto the CPU; nothing in it is executed.
+    """Read a checkpoint, ours or published, onto the CPU.
+
+    Nothing in it is executed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -210,7 +213,7 @@ def tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def damage(path: Path) -> str | None:
-    """Return the reason why a file cannot be used; None if it is whole."""
+    """Return why a file cannot be used; None if it is whole."""
     try:
         load(path)
     except (ValueError, OSError) as error:
@@ -224,7 +227,7 @@ def is_ours(state: object) -> bool:
 
 
 def check_ours(state: dict, path: str | Path) -> None:
-    """Refuse a checkpoint of ours that does not say soundly which network it holds.
+    """Refuse a checkpoint of ours whose network is unclear.
 
     Raises:
         UserError: names the file and the entry.

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from util import UserError
 from util.record.files import read_text, replacing, sha256
 
 MAX_BYTES = 1 << 20
@@ -32,7 +33,10 @@ class Manifest:
     data: str
 
     def damage(self, folder: Path) -> str | None:
-        """Return the reason why the file in `folder` cannot be used, or None."""
+        """Return why the file cannot be used, or None.
+
+        folder: where it is.
+        """
         path = folder / self.file
         if not path.is_file():
             return "it is a folder" if path.is_dir() else "the file is missing"
@@ -61,7 +65,10 @@ def digest(value: dict) -> str:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write `manifest` with its seal; the file is on the disk on return."""
+    """Write `manifest` with its seal.
+
+    The file is on the disk on return.
+    """
     with replacing(path, durable=True) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(asdict(manifest) | {"seal": digest(asdict(manifest))}, file, indent=1)
         file.flush()
@@ -72,19 +79,19 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:
-        ValueError: it is none, was changed, or is that of another file.
+        UserError: it is none, was changed, or is that of another file.
     """
     try:
         content = json.loads(read_text(path, MAX_BYTES))
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise UserError("nested too deeply") from None
     names = {field.name for field in fields(Manifest)}
     if not isinstance(content, dict) or content.keys() != names | {"seal"}:
-        raise ValueError("not a manifest")
+        raise UserError("not a manifest")
     if content.pop("seal") != digest(content):
-        raise ValueError("it was changed")
+        raise UserError("it was changed")
     if content["file"] != f"{path.stem}.pth":
-        raise ValueError(f"it is the manifest of {content['file']}")
+        raise UserError(f"it is the manifest of {content['file']}")
     return Manifest(**content)
 
 

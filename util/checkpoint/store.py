@@ -28,7 +28,10 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 @dataclass(frozen=True)
 class Found:
-    """A whole checkpoint; best, run: see `Manifest`, None where the file has no manifest."""
+    """A whole checkpoint.
+
+    best, run: see `Manifest`, None where the file has no manifest.
+    """
 
     path: Path
     best: str | None = None
@@ -36,7 +39,10 @@ class Found:
 
 
 class SavedCheckpoints:
-    """Finds the checkpoint from which a run continues, and sets the folder in order."""
+    """Finds the checkpoint from which a run continues.
+
+    It sets the folder in order.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -120,9 +126,9 @@ class SavedCheckpoints:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run in a thread, one at a time.
+    """Writes the checkpoints of a run in a thread.
 
-    Only the main process has one that is used.
+    One at a time. Only the main process has one that is used.
 
     Args:
         found: where the run continues; None for a new run, whose first checkpoint replaces those of the run before.
@@ -158,7 +164,10 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk; its error is raised here."""
+        """Wait until the last checkpoint is on the disk.
+
+        Its error is raised here.
+        """
         pending, self._pending = self._pending, None
         if pending is not None:
             if not pending.done():
@@ -177,7 +186,7 @@ class CheckpointWriter:
         self._pool.shutdown()
 
     def keep(self, path: Path) -> bool:
-        """Give the newest checkpoint the second name `path`; return whether there is one."""
+        """Give the newest checkpoint a second name; tell whether there is one."""
         self.wait()
         if self._newest:
             newest = self.folder / f"{self._newest}.pth"

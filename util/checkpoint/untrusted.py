@@ -1,6 +1,7 @@
-"""Refuses what a downloaded checkpoint must not hold; `torch.load(weights_only=True)` executes nothing of it.
+"""Refuses what a downloaded checkpoint must not hold.
 
-PyTorch itself refuses calls of any function and storages that are larger than their records.
+`torch.load(weights_only=True)` executes nothing of it. PyTorch itself refuses calls of any function and storages that
+are larger than their records.
 """
 
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from util import UserError
 from util.checkpoint.facts import check_facts
 
 MAX_DEPTH = 50
@@ -24,10 +26,10 @@ def check_content(content: Any, size: int) -> dict:
         size: bytes of the file, which no tensor may exceed: an expanded one claims memory when it is copied.
 
     Raises:
-        ValueError: it is something else, or would never end when it is printed or compared; without the file's name.
+        UserError: it is something else, or would never end when it is printed or compared; without the file's name.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"a checkpoint maps names to tensors; this is {type(content).__name__}")
+        raise UserError(f"a checkpoint maps names to tensors; this is {type(content).__name__}")
     waiting: list[tuple[Any, int]] = [(content, 0)]
     seen = 0
     while waiting:
@@ -35,40 +37,40 @@ def check_content(content: Any, size: int) -> dict:
         seen += 1
         if isinstance(value, torch.Tensor):
             if value.numel() * value.element_size() > size:
-                raise ValueError(f"a tensor of the shape {tuple(value.shape)}, larger than the file it comes from")
+                raise UserError(f"a tensor of the shape {tuple(value.shape)}, larger than the file it comes from")
         elif isinstance(value, dict):
             waiting += ((part, depth + 1) for pair in value.items() for part in pair)
         elif isinstance(value, (list, tuple, set)) and not isinstance(value, torch.Size):
             waiting += ((part, depth + 1) for part in value)
         elif not isinstance(value, PLAIN):
-            raise ValueError(f"it holds more than tensors and plain values: {type(value).__name__}")
+            raise UserError(f"it holds more than tensors and plain values: {type(value).__name__}")
         if depth > MAX_DEPTH or seen + len(waiting) > MAX_VALUES:
-            raise ValueError(f"values nested deeper than {MAX_DEPTH}, or more than {MAX_VALUES:,} of them")
+            raise UserError(f"values nested deeper than {MAX_DEPTH}, or more than {MAX_VALUES:,} of them")
     return content
 
 
 def check_network(state: dict) -> None:
-    """Refuse a checkpoint of ours that does not say soundly which network it holds.
+    """Refuse a checkpoint of ours whose network is unclear.
 
     Raises:
-        ValueError: names the entry, without the file's name.
+        UserError: names the entry, without the file's name.
     """
     spec, classes, colors = state["spec"], state.get("classes"), state.get("colors")
     sound = isinstance(spec, dict) and isinstance(spec.get("name"), str) and isinstance(spec.get("options"), dict)
     if not sound or not isinstance(spec.get("backbone", 0), str | None):
-        raise ValueError("'spec' does not say which network it is")
+        raise UserError("'spec' does not say which network it is")
     number = spec.get("num_classes")
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 255:
-        raise ValueError(f"'spec' says {number!r} classes, where 1 to 255 are possible")
+        raise UserError(f"'spec' says {number!r} classes, where 1 to 255 are possible")
     if not all(isinstance(name, str) for name in spec["options"]):
-        raise ValueError("'spec' has options without a name")
+        raise UserError("'spec' has options without a name")
     if classes is not None and not (_is_list(classes, number) and all(isinstance(name, str) for name in classes)):
-        raise ValueError(f"'classes' are not the names of {number} classes")
+        raise UserError(f"'classes' are not the names of {number} classes")
     if colors is not None and not (_is_list(colors, number) and all(map(_is_color, colors))):
-        raise ValueError(f"'colors' are not those of {number} classes")
+        raise UserError(f"'colors' are not those of {number} classes")
     config = state.get("config", {})
     if not isinstance(config, dict) or not all(isinstance(config.get(name, {}), dict) for name in ("data", "test")):
-        raise ValueError("'config' is no experiment")
+        raise UserError("'config' is no experiment")
     check_facts(state)
 
 
