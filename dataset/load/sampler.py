@@ -1,10 +1,11 @@
 """Which samples each micro-batch of a training has.
 
 Step `s` of epoch `e` takes the entries [s*B, (s+1)*B) of a permutation drawn from (seed, e) alone, B being
-the global batch size; each process takes its contiguous share. So neither the number of processes nor of
-workers changes which images a step sees, and a run continues at any step without replaying the steps
-before. With class-uniform sampling (`uniform.py`) the order of an epoch, then no permutation, is drawn from
-(seed, e) alone as well.
+the global batch size, in micro-batches one after the other; each process takes its share of each. So neither
+the number of processes nor of workers changes which images a step sees and which of them are in a micro-batch,
+and so share a batch norm over all processes; and a run continues at any step without replaying the steps before.
+With class-uniform sampling (`uniform.py`) the order of an epoch, then no permutation, is drawn from (seed, e) alone as
+well.
 """
 
 import itertools
@@ -67,8 +68,8 @@ class StepSampler(Sampler[list[Key]]):
             advice = f"take at most {most}" if most else f"a step has {parts} shares, use fewer"
             raise DataError(f"batch size {batch_size} exceeds the data set, which has {length} samples; {advice}")
         self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
-        self.micro_batch, self.share, self.uniform = batch_size // parts, batch_size // world_size, uniform
-        self.first = rank * self.share
+        self.micro_batch, self.uniform = batch_size // parts, uniform
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.steps_per_epoch = length // batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -76,8 +77,8 @@ class StepSampler(Sampler[list[Key]]):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == self.start_step:
                 keys = self._epoch(epoch)
-            first = place * self.batch_size + self.first
-            for start in range(first, first + self.share, self.micro_batch):
+            for part in range(self.accumulate):
+                start = place * self.batch_size + (part * self.world_size + self.rank) * self.micro_batch
                 yield keys[start : start + self.micro_batch]
 
     def _epoch(self, epoch: int) -> list[Key]:
