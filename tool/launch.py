@@ -9,7 +9,7 @@ Or on the CPU: what tool/train.sh and tool/test.sh call.
 
     NGPU           processes on this machine (default: the visible GPUs, else 1; 0: the CPU)
     NNODES, NODE_RANK, RDZV_ENDPOINT=HOST:PORT    several machines, that of NODE_RANK 0 being HOST
-    MAX_RESTARTS   how often processes that died are started again, from the last checkpoint (3; one process: 0)
+    MAX_RESTARTS   how often processes that died are started again, from the last checkpoint (3)
     DIST_TIMEOUT   seconds that a collective operation may take (600)
     PEER_TIMEOUT   seconds that a process may be silent (60)
     JOIN_TIMEOUT   seconds that a missing machine is waited for (600)
@@ -17,7 +17,6 @@ Or on the CPU: what tool/train.sh and tool/test.sh call.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +27,7 @@ from tool.shared import cli
 from tool.shared.experiment import find_experiment
 from util import UserError
 from util.config.load import hand_over, load
-from util.dist import agent, signals
+from util.dist import agent
 from util.record.machine import cores
 
 
@@ -48,7 +47,7 @@ def processes() -> int:
     return max(int(text), 1)
 
 
-def restarts(count: int, resume: str) -> int:
+def restarts(resume: str) -> int:
     """Return how often the processes may be started again.
 
     Raises:
@@ -61,9 +60,7 @@ def restarts(count: int, resume: str) -> int:
         if int(text or 0):
             raise UserError(f"MAX_RESTARTS={text}: with train.resume=never a restart would begin from the first step")
         return 0
-    if text:
-        return int(text)
-    return agent.RESTARTS if count > 1 or os.environ.get("NNODES", "1") != "1" else 0
+    return int(text) if text else agent.RESTARTS
 
 
 def start(module: str, arguments: list[str], count: int, again: int) -> int:
@@ -72,11 +69,8 @@ def start(module: str, arguments: list[str], count: int, again: int) -> int:
     `count` processes on this machine. Signals that stop this process are passed on; `again`: how often processes that
     died are started again.
     """
-    if count == 1 and os.environ.get("NNODES", "1") == "1" and not again:
-        os.environ["LAUNCHER_PID"] = str(os.getpid())
-        with subprocess.Popen([sys.executable, "-m", module, *arguments]) as child, signals.passed_on(child.pid):
-            status = child.wait()
-        return status if status >= 0 else 128 - status
+    if count == 1 and os.environ.get("NNODES", "1") == "1":
+        return agent.watch_one([sys.executable, "-m", module, *arguments], again)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     return agent.launch(count, module, arguments, again)
 
@@ -92,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     path = find_experiment(args.dataset, args.experiment)
     experiment = load(path, args.overrides, args.exp)
     count = processes()
-    again = restarts(count, experiment.config.train.resume)
+    again = restarts(experiment.config.train.resume)
     stages = ("tool.train", "tool.test") if args.stage == "train" else ("tool.test",)
     # Every process of every stage reads the same resolved file, so that a mistake is told once, above.
     with tempfile.TemporaryDirectory(prefix="launch_") as folder:

@@ -6,9 +6,12 @@ In training the order is that of `sampler.py`, in evaluation a given one.
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TypedDict
 
 import cv2
@@ -19,6 +22,10 @@ from dataset.base import Key, Sample, SegDataset
 from dataset.load.sampler import StepSampler
 from dataset.load.uniform import ClassUniform
 from dataset.read import DataError
+
+SHARED = Path("/dev/shm")  # what workers hand their batches over in (Linux)
+PREFETCHED = 2  # batches that each worker makes ahead
+PATIENCE = 1800  # seconds that a batch is waited for
 
 
 class Batch(TypedDict):
@@ -35,7 +42,6 @@ class Batch(TypedDict):
 class Loader(DataLoader):
     """DataLoader that raises the error of a sample as it was.
 
-    DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
     """
 
@@ -110,15 +116,44 @@ def build_loader(
     if dataset.transform is None:
         raise DataError("images of different sizes cannot be stacked; give the data set a transform with a crop")
     sampler = StepSampler(len(dataset), batch_size, rank, world_size, seed, start_step, accumulate, uniform)
+    height, width = dataset.transform.crop
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    check_shared_memory(4 * height * width * sampler.micro_batch, workers, processes)
     return Loader(
         ErrorsAsValues(dataset),
         batch_sampler=sampler,
         collate_fn=stack,
         num_workers=workers,
         worker_init_fn=_start_worker,
+        prefetch_factor=PREFETCHED if workers else None,
+        timeout=PATIENCE if workers else 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
+
+
+def check_shared_memory(batch: int, workers: int, processes: int) -> None:
+    """Refuse loader workers whose batches have no room in shared memory.
+
+    Too little ends a worker by a bus error, in the middle of a run.
+
+    Args:
+        batch: bytes of a micro-batch.
+        workers: of each process.
+        processes: on this machine.
+
+    Raises:
+        DataError: how much is there and needed, and what to do.
+    """
+    if not workers or not SHARED.is_dir():
+        return
+    needed = batch * (PREFETCHED * workers + 1) * processes
+    free = shutil.disk_usage(SHARED).free
+    if needed > free:
+        raise DataError(
+            f"{SHARED} has {free / 1e6:.0f} MB free, the batches of {processes} x {workers} loader workers need "
+            f"{needed / 1e6:.0f} MB: give it more (docker run --shm-size=8g, or --ipc=host), or set loader.workers=0"
+        )
 
 
 def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0) -> Loader:
@@ -133,6 +168,7 @@ def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0
         num_workers=workers,
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
+        timeout=PATIENCE if workers else 0,
         generator=torch.Generator(),
     )
 
@@ -147,16 +183,23 @@ def _start_worker(worker: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows, where the workers poll for their parent
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    threading.Thread(target=_end_with_parent, args=(parent.sentinel,), daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        parent = multiprocessing.parent_process()
-        assert parent is not None and parent.pid is not None
-        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
+        threading.Thread(target=_end_when_asked, args=(parent.pid,), daemon=True).start()
     cv2.setNumThreads(0)
     gc.freeze()  # a collection would write to every object of the parent, and so copy its memory
 
 
 def _end_with_parent(parent: int) -> None:
+    """Ends the worker, and what it holds of locks, with a parent that was killed."""
+    wait([parent])
+    os._exit(1)
+
+
+def _end_when_asked(parent: int) -> None:
     """Ends the worker at a SIGTERM of its parent; takes no notice of one sent to the whole group."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass

@@ -22,7 +22,7 @@ from model.table import ModelError
 from util import UserError, dist
 from util.dist import signals
 from util.record import status
-from util.record.log import log
+from util.record.log import log, printable
 
 # One message and status 2: mistakes of the user, what the system refuses, a loss that is not finite. Any other error is
 # a defect of ours, and shows its traceback.
@@ -92,7 +92,10 @@ def command(main: Callable[[], int]) -> None:
     finally:
         dist.close(_reasons[-1] if code and _reasons else dist.DONE)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        try:
+            stream.flush()
+        except OSError:  # a full disk, or a reader that is gone; Python would try again, and end with status 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if code == dist.PEER_LOST:
         os._exit(code)  # a thread may be inside an operation that never returns
     sys.exit(code)
@@ -118,11 +121,31 @@ def _status_of(error: BaseException) -> int | None:
         return 2
     if isinstance(error, RuntimeError):
         signals.ignore()  # of the launcher, which ends what is left: first say why
-        reason = dist.lost_peer(error)
+        reason = lost_worker(error) or dist.lost_peer(error)
         if reason is not None:
             _report(reason)
             return dist.PEER_LOST
     return None
+
+
+def lost_worker(error: RuntimeError) -> str | None:
+    """Return what became of a loader worker, or None.
+
+    None: `error` came of something else. PyTorch raises it wherever the process is at that moment, with these texts.
+    """
+    text = str(error)
+    if (
+        re.match(r"DataLoader timed out|DataLoader worker.* exited unexpectedly|DataLoader worker.* killed", text)
+        is None
+    ):
+        return None
+    what = text.strip().splitlines()[0].split(" It is possible")[0].rstrip(". ")
+    remedy = "loader.workers=1 needs less memory"
+    if "Bus error" in text:
+        remedy = "/dev/shm is full: give it more (docker run --shm-size=8g, or --ipc=host), or set loader.workers=0"
+    elif "Killed" in text:
+        what += ", by the system for lack of memory or by somebody"
+    return f"{what}; the same command continues from the last checkpoint; {remedy}"
 
 
 def lost(reason: str) -> None:
@@ -154,6 +177,7 @@ def _message(error: BaseException) -> str:
 
 
 def _report(text: str, state: str = "failed") -> None:
+    text = printable(text)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     prefix = f"error (rank {os.environ['RANK']} on {socket.gethostname()}): " if several else "error: "
     print(prefix + text, file=sys.stderr, flush=True)

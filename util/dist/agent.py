@@ -8,10 +8,12 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -36,9 +38,7 @@ from util.dist.peers import give_up_after, reachable
 RESTARTS = 3
 LINGER = 10.0  # seconds that the host of the rendezvous stays, so that the others learn how it ended
 NO_RESTART = (2, signals.PREEMPTED, signals.INTERRUPTED)
-HANGUP = getattr(signal, "SIGHUP", None)  # these two are not on Windows
-KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-PASSED_ON: dict[int, int] = {**signals.STATUS, **({HANGUP: signals.PREEMPTED} if HANGUP else {})}
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # not on Windows
 
 
 class Place(NamedTuple):
@@ -102,9 +102,8 @@ class Agent(LocalElasticAgent):
 
         They save and end.
         """
-        for number in PASSED_ON:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                signal.signal(number, self._pass_on)
+        for number in signals.caught():
+            signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, frame) -> None:
         if self.get_worker_group().state != WorkerState.HEALTHY:  # nothing runs: waiting for the other machines
@@ -113,7 +112,7 @@ class Agent(LocalElasticAgent):
             self.stopping, self._deadline = number, time.monotonic() + self._patience
         for worker in self.get_worker_group().workers:
             try:
-                os.kill(worker.id, signal.SIGTERM if number == HANGUP else number)
+                os.kill(worker.id, number)
             except ProcessLookupError:
                 continue
 
@@ -147,6 +146,41 @@ def first_cause(statuses: dict[int, int]) -> tuple[int, int]:
     followed = (PEER_LOST, -signal.SIGTERM, signals.PREEMPTED)
     order = sorted(statuses.items(), key=lambda item: (followed.index(item[1]) + 1 if item[1] in followed else 0, item))
     return order[0] if order else (0, 1)
+
+
+def watch_one(command: list[str], restarts: int) -> int:
+    """Run one process to its end; return its exit status.
+
+    Where the system ended it, it is started again.
+
+    The system ends a process, or a loader worker of it, mostly for lack of memory. After a signal to this process it
+    has STOP_TIMEOUT seconds to save and end.
+    """
+    os.environ["LAUNCHER_PID"] = str(os.getpid())
+    patience = seconds("STOP_TIMEOUT", 300)
+    for left in range(restarts, -1, -1):
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts - left)
+        with subprocess.Popen(command) as child, signals.passed_on(child.pid) as came:
+            deadline = None
+            while child.poll() is None:
+                if came and deadline is None:
+                    deadline = time.monotonic() + patience
+                if deadline and time.monotonic() > deadline:
+                    _print_error(f"not ended {patience:.0f} s after {signal.Signals(came[0]).name}: killed")
+                    child.kill()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(0.5)
+        status = child.returncode
+        if came and status < 0:
+            return signals.STATUS[came[0]]
+        if status < 0 and -status not in signals.STATUS:
+            _print_error(f"killed by {signal.Signals(-status).name}{' (out of memory?)' if status == -9 else ''}")
+        elif status != PEER_LOST:
+            break
+        if came or not left:
+            break
+        _print(f"it starts again from the last checkpoint ({left} restarts left)")
+    return status if status >= 0 else 128 - status
 
 
 def launch(processes: int, module: str, arguments: list[str], restarts: int) -> int:
@@ -190,7 +224,7 @@ def launch(processes: int, module: str, arguments: list[str], restarts: int) -> 
         except RendezvousClosedError:
             _print_error("another machine has ended the run; see its messages")
         except SignalException as stop:
-            return PASSED_ON[stop.sigval]
+            return signals.STATUS[stop.sigval]
     return PEER_LOST
 
 
@@ -220,7 +254,7 @@ def attend(make_agent: Callable[[int], Agent], place: Place, restarts: int, join
                 ) from None
             if agent is not None and agent.started:
                 if agent.stopping:
-                    return PASSED_ON[agent.stopping]
+                    return signals.STATUS[agent.stopping]
                 restarts = agent.restarts_left
                 deadline = time.monotonic() + join
                 _print(f"waiting {join:.0f} s for the machine with NODE_RANK=0")
@@ -252,7 +286,7 @@ def run(agent: Agent, place: Place) -> int:
         time.sleep(LINGER)
     _, status = first_cause({rank: failure.exitcode for rank, failure in result.failures.items()})
     if agent.stopping and status in (-agent.stopping, -signal.SIGTERM, -KILL):
-        return PASSED_ON[agent.stopping]
+        return signals.STATUS[agent.stopping]
     return status if status > 0 else 128 - status
 
 

@@ -2,13 +2,17 @@
 
 The run is saved; each signal has its exit status.
 
-status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back: saved, the
-                         same command continues
+status 75 (EX_TEMPFAIL)  SIGTERM or SIGUSR1, as schedulers send before they take a machine back, or SIGHUP (a closed
+                         terminal): saved, the same command continues
 status 130               SIGINT (Ctrl-C): saved as well; a second one ends the process at once, unsaved
+
+Environment: STOP_TIMEOUT (300), seconds after a signal at which a process that has not come so far ends unsaved.
 """
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +22,8 @@ from util import dist
 PREEMPTED = 75
 INTERRUPTED = 130
 STATUS: dict[int, int] = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
-if hasattr(signal, "SIGUSR1"):  # not on Windows
-    STATUS[signal.SIGUSR1] = PREEMPTED
+HANGUP = getattr(signal, "SIGHUP", None)
+STATUS |= {number: PREEMPTED for number in (HANGUP, getattr(signal, "SIGUSR1", None)) if number}  # not on Windows
 # One Ctrl-C may arrive twice, from the terminal and from the launcher that passes it on.
 SAME_KEYSTROKE = 1.0
 
@@ -57,12 +61,15 @@ class Stop:
         self._held = False
         self._before: dict = {}
         self._agreement = dist.Agreement()
+        self._patience = dist.seconds("STOP_TIMEOUT", 300)
+        self._left = threading.Event()
 
     def __enter__(self) -> "Stop":
-        self._before = {number: signal.signal(number, self._receive) for number in STATUS}
+        self._before = {number: signal.signal(number, self._receive) for number in caught()}
         return self
 
     def __exit__(self, *error) -> None:
+        self._left.set()
         self._agreement.settle()
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -95,6 +102,19 @@ class Stop:
             self.noted, self._at = number, now
             if not self._held:
                 raise Stopped(number)
+            threading.Thread(target=self._bound, args=(number,), name="stop", daemon=True).start()
+
+    def _bound(self, number: int) -> None:
+        """End the process where a wait, for a disk or a loader worker say, does not come back."""
+        if not self._left.wait(self._patience):
+            name = signal.Signals(number).name
+            print(f"error: not ended {self._patience:g} s after {name}: unsaved", file=sys.stderr, flush=True)
+            os._exit(STATUS[number])
+
+
+def caught() -> list[int]:
+    """List the signals that stop a run; not SIGHUP under nohup."""
+    return [n for n in STATUS if n != HANGUP or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def ignore() -> None:
@@ -104,21 +124,25 @@ def ignore() -> None:
 
 
 @contextmanager
-def passed_on(child: int) -> Iterator[None]:
+def passed_on(child: int) -> Iterator[list[int]]:
     """Pass signals on to a child process while waiting for it.
+
+    Yields the signals that came.
 
     child: its process id.
     """
+    came: list[int] = []
 
     def forward(number, frame):
+        came.append(number)
         try:
             os.kill(child, number)
         except ProcessLookupError:
             return  # it has just ended
 
-    before = {number: signal.signal(number, forward) for number in STATUS}
+    before = {number: signal.signal(number, forward) for number in caught()}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,7 +2,9 @@
 
 import itertools
 import pickle
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from dataset import build_dataset, build_eval_loader, build_loader
 from dataset.augment.transform import TrainTransform
 from dataset.base import Key
+from dataset.load import loader
 from dataset.load.sampler import StepSampler, epoch_order
 
 COUNT = 13
@@ -90,12 +93,25 @@ def test_shares_of_the_processes_make_up_the_global_batch(dataset):
         assert one["name"] == [name for part in parts for name in part["name"]]
 
 
-def test_accumulation_splits_a_step(dataset):
-    whole = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1), 2)
-    micro = take(build_loader(dataset, 12, rank=1, world_size=2, seed=1, accumulate=3), 6)
-    for step, one in enumerate(whole):
-        parts = micro[3 * step : 3 * step + 3]
+def test_a_micro_batch_of_all_processes_is_one_of_the_batch(dataset):
+    """Batch norm over all processes sees the pictures that it sees on one process, in every micro-batch."""
+    alone = take(build_loader(dataset, 12, seed=1, accumulate=3), 3)
+    shares = [take(build_loader(dataset, 12, rank, 2, seed=1, accumulate=3), 3) for rank in range(2)]
+    whole = take(build_loader(dataset, 12, seed=1), 1)[0]
+    assert torch.equal(whole["image"], torch.cat([one["image"] for one in alone]))
+    for one, *parts in zip(alone, *shares, strict=True):
         assert torch.equal(one["image"], torch.cat([part["image"] for part in parts]))
+
+
+def test_workers_whose_batches_have_no_room_in_shared_memory_are_refused_with_both_remedies(dataset, monkeypatch):
+    """Docker gives 64 MB unless told otherwise."""
+    room = shutil.disk_usage("/")._replace(free=64_000_000)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda place: room)
+    monkeypatch.setattr(loader, "SHARED", Path("/"))
+    loader.check_shared_memory(1024 * 1024 * 4, workers=7, processes=1)  # 15 batches of 4.2 MB: 62.9 MB
+    with pytest.raises(ValueError, match=r"64 MB free.*2 x 7 loader workers need 126 MB.*--shm-size.*loader.workers=0"):
+        loader.check_shared_memory(1024 * 1024 * 4, workers=7, processes=2)
+    loader.check_shared_memory(1 << 40, workers=0, processes=2)
 
 
 @pytest.mark.parametrize("start, workers", [(1, 0), (3, 2), (5, 0)])

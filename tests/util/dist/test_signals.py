@@ -1,10 +1,14 @@
 """A run that is asked to end saves at the next step border and says so by its status."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from tests.conftest import make_experiment
+from tests.paths import ROOT
 from tests.faults.runs import TOY, Run, final, same
 from tool.shared import cli
 from util.dist import signals
@@ -86,3 +90,32 @@ def test_a_signal_in_the_middle_of_other_code_is_still_a_signal(capsys):
     with pytest.raises(SystemExit) as end:
         cli.command(main)
     assert end.value.code == signals.PREEMPTED and "stopped by SIGTERM" in capsys.readouterr().err
+
+
+HANGS = """
+import signal, sys, time
+from util.dist import signals
+with signals.Stop() as stop:
+    stop.hold()
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_wait_that_does_not_come_back_ends_in_time_after_a_signal():
+    """A disk that hangs, a loader worker that stands still."""
+    env = {**os.environ, "STOP_TIMEOUT": "0.5"}
+    ended = subprocess.run([sys.executable, "-c", HANGS], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == signals.PREEMPTED and "not ended 0.5 s after SIGTERM: unsaved" in ended.stderr
+
+
+def test_a_closed_terminal_stops_a_run_but_not_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in signals.caught()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(signals.Stopped) as stopped, signals.Stop():
+            signal.raise_signal(signal.SIGHUP)
+        assert stopped.value.status == 75
+    finally:
+        signal.signal(signal.SIGHUP, before)
