@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tool.shared import cli
 from util.record import status
+from util.record.log import printable
 from util.train.progress import duration
 
 HEAD = ("run", "state", "step", "loss", "best", "pictures/s", "checkpoint", "heard of", "error")
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         raise FileNotFoundError(f"{folder}: no such folder of runs")
     runs, damaged = collect(folder)
     for message in damaged:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_one_line(message)}", file=sys.stderr)
     if args.json:
         print(json.dumps(runs, indent=1))
     elif runs:
@@ -65,20 +66,25 @@ def table(runs: list[dict], now: float) -> str:
 
 
 def _row(run: dict, now: float) -> tuple[str, ...]:
-    total, saved = run.get("total"), run.get("checkpoint")
+    total, saved, silence = run.get("total"), run.get("checkpoint"), now - run["heartbeat"]
     share = f" ({run['step'] / total:.0%})" if total else ""
-    kept = f"step {saved['step']}, {duration(now - saved['time'])} ago" if saved else "none"
+    kept = f"step {saved['step']}, {duration(max(now - saved['time'], 0))} ago" if saved else "none"
     return (
-        run["run"],
+        _one_line(run["run"]),
         run["state"],
         f"{run['step']}/{total or '?'}{share}",
         _number(run.get("loss"), "{:.4f}"),
         _number(run.get("best"), "{:.4f}"),
         _number(run.get("speed"), "{:.1f}"),
         kept,
-        f"{duration(max(now - run['heartbeat'], 0))} ago",
-        run.get("error") or "",
+        "clock ahead" if silence < -status.SILENT else f"{duration(max(silence, 0))} ago",
+        _one_line(run.get("error") or ""),
     )
+
+
+def _one_line(text: str) -> str:
+    """Return a text of outside as one line without control characters."""
+    return printable(" ".join(text.split()))
 
 
 def _number(value: float | None, form: str) -> str:

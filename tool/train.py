@@ -14,7 +14,6 @@ from itertools import takewhile
 
 import numpy as np
 import torch
-from tensorboardX import SummaryWriter
 
 from dataset import build_eval_loader
 from dataset.base import Sample, SegDataset
@@ -29,6 +28,8 @@ from util.config.load import Experiment, RunPaths, describe, load
 from util.config.schema import Config
 from util.dist import signals
 from util.record import lock, status
+from util.record.events import Events
+from util.record.files import write_text
 from util.record.log import log, open_log, write_json
 from util.record.machine import environment
 from util.record.memory import keep_memory
@@ -104,17 +105,16 @@ def with_replay(error: NotFinite, config: Config, run: RunPaths, checkpoints: Ch
     return dist.main_tells(FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}"))
 
 
-def open_run(experiment: Experiment, device: torch.device, step: int) -> SummaryWriter:
-    """Write config.yaml and env.json into the run's folder; return the TensorBoard writer.
+def open_run(experiment: Experiment, device: torch.device, step: int) -> Events:
+    """Write config.yaml and env.json into the run's folder; return TensorBoard's writer.
 
-    The writer is a dummy off rank 0. step: where the run continues; TensorBoard leaves out what was recorded after it
-    before.
+    Off rank 0 it writes nothing. step: where the run continues; TensorBoard leaves out what was recorded after it.
     """
     folder = experiment.run.folder
     if dist.is_main():
-        (folder / "config.yaml").write_text(describe(experiment), encoding="utf-8")
+        write_text(folder / "config.yaml", describe(experiment))
         write_json(folder / "env.json", environment(device) | {"command": experiment.command})
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None, write_to_disk=dist.is_main())
+    return Events(folder if dist.is_main() else None, purge_step=step + 1 if step else None)
 
 
 def fit(
@@ -123,7 +123,7 @@ def fit(
     val_set: SegDataset | None,
     checkpoints: CheckpointWriter,
     data: Data,
-    writer: SummaryWriter,
+    writer: Events,
     stop: signals.Stop,
 ) -> int:
     """Train, validate and save the epochs that are left.
@@ -170,7 +170,7 @@ def end_epoch(
     val_set: SegDataset | None,
     checkpoints: CheckpointWriter,
     data: Data,
-    writer: SummaryWriter,
+    writer: Events,
     stop: signals.Stop,
 ) -> int:
     """Validate and save where it is due.
@@ -205,9 +205,7 @@ def any_size(compiled: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def validate(
-    training: Training, val_set: SegDataset, epoch: int, writer: SummaryWriter, stop: signals.Stop
-) -> Scores | None:
+def validate(training: Training, val_set: SegDataset, epoch: int, writer: Events, stop: signals.Stop) -> Scores | None:
     """Score the network on whole images; None after a signal.
 
     At the scale `train.val_scale`.
@@ -232,7 +230,7 @@ def validate(
         if sample["name"] in shown:
             image, truth = sample["image"].permute(1, 2, 0).numpy(), sample["label"].numpy()
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
-            writer.add_image(f"val/{sample['name']}", picture, training.step, dataformats="HWC")
+            writer.add_image(f"val/{sample['name']}", picture, training.step)
 
     samples = build_eval_loader(val_set, indices, loader_workers(config))
     with any_size(config.train.compile):

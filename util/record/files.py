@@ -1,7 +1,9 @@
-"""Replaces files whole, and reads text files."""
+"""Replaces files whole, opens them where others write too, reads text."""
 
+import errno
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +18,57 @@ TEMPORARY = ".part"  # end of the name of a file that is being written; a killed
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary name that takes the place of `path` afterwards.
 
-    Not if something is raised. durable: the new name survives a power cut, too; the content does once the caller has
-    synced it.
+    Not if something is raised. The name cannot be foreseen, and a rename takes the place of a link, not of what it
+    points to: nothing is written through a symbolic link that lies there.
+
+    Args:
+        durable: the new name survives a power cut, too; the content does once the caller has synced it.
+
+    Raises:
+        OSError: names `path`, not the temporary file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.strerror == os.strerror(error.errno):  # no message of our own
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole, in the place of what is there."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def open_plain(path: str | Path, flags: int) -> int:
+    """Open or make an ordinary file; return its descriptor.
+
+    Args:
+        flags: of `os.open`, as O_RDWR.
+
+    Raises:
+        UserError: a symbolic link, a folder, a pipe or a device has this name.
+        OSError: the system refuses it.
+    """
+    strange = UserError(f"{path}: not a file, but a link, folder, pipe or device; move it away")
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe without a reader blocks nobody
+    try:
+        number = os.open(path, flags | os.O_CREAT | careful, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise strange from None
+        raise
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise strange
+    return number
 
 
 def _sync_folder(folder: Path) -> None:
@@ -53,6 +95,10 @@ def read_text(path: str | Path, limit: int) -> str:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise UserError(f"{str(path)[:200]}: {os.strerror(error.errno).lower()}") from None
     except ValueError:  # a NUL byte, or half a surrogate pair
         raise UserError(f"{str(path)!r}: no possible file name") from None
     if not stat.S_ISREG(status.st_mode):

@@ -1,8 +1,11 @@
 """One training at a time in a run's folder.
 
-Rank 0 holds a lock on run.lock. The lock is the kernel's, not the file, which stays: a process that is killed gives it
-up at once. It is a record lock of POSIX, which file servers know, and which processes that this one forks, as a
-loader's, do not hold with it.
+Rank 0 holds a lock on run.lock.
+
+The lock is the kernel's, not the file, which stays: a process that is killed gives it up at once. It is a record lock
+of POSIX, which file servers know, and which processes that this one forks, as a loader's, do not hold with it. A lock
+on a file that somebody has removed keeps nobody out, so its number is compared with the folder's after locking, and
+again before each save.
 """
 
 import errno
@@ -12,6 +15,8 @@ import time
 from pathlib import Path
 
 from util import UserError
+from util.record import status
+from util.record.files import open_plain
 from util.record.log import log
 
 try:
@@ -25,6 +30,7 @@ LARGEST = 4096
 # file server keeps the locks for a lease, 90 s with NFS 4.
 HERE, ELSEWHERE = 10.0, 120.0
 TAKEN = (errno.EAGAIN, errno.EACCES)
+TRIES = 10  # to lock a file that is replaced meanwhile
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -36,6 +42,7 @@ class FolderLock:
 
     def __init__(self) -> None:
         self._held: int | None = None
+        self._guarded: Path | None = None
 
     def take(self, folder: Path) -> str | None:
         """Take `folder` for this process; return why it is unguarded.
@@ -49,29 +56,60 @@ class FolderLock:
             UserError: another process has it; names it, and says what to do.
             OSError: the folder cannot be written.
         """
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        self._give_up()
         folder.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             return f"{os.name} has no record locks"
-        self._held = number = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _wait(number, folder)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            return error.strerror
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"process {os.getpid()}{_here()} {time.strftime('%F %T %Z')}\n".encode(), 0)
-        return None
+        for _ in range(TRIES):
+            self._held = number = open_plain(folder / NAME, os.O_RDWR)
+            try:
+                _wait(number, folder)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                return error.strerror
+            if _is_in(folder, number):
+                os.ftruncate(number, 0)
+                os.pwrite(number, f"process {os.getpid()}{_here()} {time.strftime('%F %T %Z')}\n".encode(), 0)
+                self._guarded = folder
+                return None
+            self._give_up()
+        return "an open file has another number there than its name"
+
+    def check(self) -> None:
+        """Refuse to go on without the folder's lock.
+
+        Raises:
+            UserError: run.lock was removed or replaced, so that another training can be in the folder.
+        """
+        if self._guarded is not None and self._held is not None and not _is_in(self._guarded, self._held):
+            status.leave()
+            raise UserError(
+                f"{self._guarded / NAME} was removed or replaced under this training, so that another one may be in "
+                "the folder: this one ends, and saves nothing more there. Start the same command again once no other "
+                "training runs in it"
+            )
+
+    def _give_up(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+        self._held = self._guarded = None
 
 
-take = FolderLock().take
+_of_this_process = FolderLock()
+take, check = _of_this_process.take, _of_this_process.check
 
 
 def _here() -> str:
     return f" on {socket.gethostname()}, since"
+
+
+def _is_in(folder: Path, number: int) -> bool:
+    """Tell whether the open file `number` is the folder's run.lock."""
+    try:
+        return os.path.samestat(os.stat(folder / NAME, follow_symlinks=False), os.fstat(number))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _wait(number: int, folder: Path) -> None:

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -13,6 +12,7 @@ from util import dist
 from util.config.schema import Config
 from util.loss import SegLoss
 from util.record import status
+from util.record.events import Events
 from util.record.log import log
 from util.record.machine import peak_memory
 from util.train.losslog import LossLog
@@ -55,9 +55,7 @@ class Training:
         return self.model if self.ema is None else self.ema.module
 
 
-def train_epoch(
-    training: Training, batches: Prefetch, epoch: int, progress: Progress, writer: SummaryWriter
-) -> Iterator[int]:
+def train_epoch(training: Training, batches: Prefetch, epoch: int, progress: Progress, writer: Events) -> Iterator[int]:
     """Train an epoch; yield the steps done at each boundary.
 
     epoch: from 0. What is left of it is trained, if the run continues inside of it.
@@ -79,7 +77,7 @@ def train_epoch(
         yield training.step
 
 
-def report(training: Training, epoch: int, progress: Progress, waits: Waits, writer: SummaryWriter) -> None:
+def report(training: Training, epoch: int, progress: Progress, waits: Waits, writer: Events) -> None:
     """Write a log line, the progress bar, the status and TensorBoard's scalars.
 
     The only place of a step where the host waits for the device.

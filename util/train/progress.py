@@ -2,11 +2,14 @@
 
 import sys
 import time
+from collections import deque
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from util import dist
+
+RECENT = 20  # log lines whose pace tells the time left
 
 
 class Pace(NamedTuple):
@@ -36,8 +39,9 @@ class Progress:
 
     def __init__(self, first: int, total: int, batch_size: int):
         self.total, self.batch_size = total, batch_size
-        self.start = self.mark = time.perf_counter()
-        self.first = self.done = self.marked = first
+        self.mark = time.perf_counter()
+        self.done = self.marked = first
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)  # seconds and steps of each line
         show = dist.is_main() and sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True) if show else None
 
@@ -54,7 +58,8 @@ class Progress:
         """
         now = time.perf_counter()
         span, steps = max(now - self.mark, 1e-9), self.done - self.marked
-        per_step = (now - self.start) / max(self.done - self.first, 1)
+        self._recent.append((span, steps))
+        per_step = sum(seconds for seconds, _ in self._recent) / max(sum(count for _, count in self._recent), 1)
         self.mark, self.marked = now, self.done
         return Pace(steps * self.batch_size / span, waited / span, duration(per_step * (self.total - self.done)))
 
@@ -68,9 +73,7 @@ class Progress:
 
         A validation, say.
         """
-        now = time.perf_counter()
-        self.start += now - self.mark
-        self.mark = now
+        self.mark = time.perf_counter()
 
     def close(self) -> None:
         if self.bar is not None:

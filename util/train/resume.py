@@ -11,7 +11,7 @@ from util.checkpoint.manifest import digest, epoch_name, step_name
 from util.checkpoint.store import CheckpointWriter, SavedCheckpoints, prepare_folder
 from util.config.load import saved_config
 from util.config.schema import Config
-from util.record import status
+from util.record import lock, status
 from util.record.log import log
 from util.train import random_state
 from util.train.loop import Training
@@ -74,9 +74,11 @@ def save(
 
     Raises:
         OSError: it could not be written (if waited for), or the one before could not.
+        UserError: the folder's lock is no longer this process's.
         NotFinite: a loss since the last log line is not finite; such a state is not kept.
     """
     training.losses.stop_if_not_finite()
+    dist.main_first(lock.check)
     dist.main_first(checkpoints.wait)  # here, since its error must reach every process
     own = {"random": random_state.state(training.device), "window": _on_host(training.losses.entries, training.device)}
     ranks = dist.gather_objects(own)

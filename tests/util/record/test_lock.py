@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import time
@@ -125,3 +126,52 @@ def test_another_error_of_the_system_is_raised(tmp_path, monkeypatch):
 
 def test_a_process_may_take_its_folder_again_and_another_one(tmp_path):
     assert lock.take(tmp_path / "one") is lock.take(tmp_path / "one") is lock.take(tmp_path / "two") is None
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "folder removed"])
+def test_who_has_a_lock_that_is_no_longer_the_folders_ends_and_says_so(tmp_path, how):
+    """Else two trainings delete each other's checkpoints."""
+    folder = tmp_path / "run"
+    first, second = lock.FolderLock(), lock.FolderLock()
+    first.take(folder)
+    first.check()
+    if how == "folder removed":
+        shutil.rmtree(folder)
+    else:
+        (folder / lock.NAME).unlink()
+    if how == "replaced":
+        assert second.take(folder) is None
+        second.check()
+    with pytest.raises(ValueError, match="run.lock was removed or replaced under this training"):
+        first.check()
+
+
+def test_a_lock_that_is_replaced_while_it_is_waited_for_is_taken_anew(tmp_path, monkeypatch):
+    wait, again = lock._wait, []
+
+    def replaced(number, folder):
+        wait(number, folder)
+        if not again:
+            again.append((folder / lock.NAME).unlink())
+
+    monkeypatch.setattr(lock, "_wait", replaced)
+    mine = lock.FolderLock()
+    assert mine.take(tmp_path) is None and again
+    mine.check()
+
+
+def test_no_lock_is_taken_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / lock.NAME).symlink_to(tmp_path / "precious")
+    with pytest.raises(ValueError, match="run.lock: not a file"):
+        lock.take(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_training_whose_lock_is_removed_saves_nothing_more(tmp_path, data):
+    experiment = make_experiment(tmp_path, data, train={"epochs": 99}, model=TOY)
+    first = Run(experiment, tmp_path / "run")
+    first.until((tmp_path / "run" / "model" / "epoch_0001.json").exists)
+    (tmp_path / "run" / lock.NAME).unlink()
+    assert first.wait() == [2] and first.output().count("was removed or replaced") == 1, first.output()

@@ -116,9 +116,72 @@ def test_who_is_running_and_who_only_says_so(tmp_path):
     }
 
 
+def test_a_process_is_looked_for_only_where_it_can_be_seen(tmp_path):
+    here = status._machine()
+    write(tmp_path / "container", machine=f"{here}x", pid=2**22 + 1)
+    write(tmp_path / "quiet container", machine=f"{here}x", pid=os.getpid(), heartbeat=time.time() - 600)
+    write(tmp_path / "another of its number", machine=here, born=1)
+    write(tmp_path / "itself", machine=here, born=status._born(os.getpid()))
+    runs, damaged = listing.collect(tmp_path)
+    assert not damaged
+    assert {run["run"].rpartition("/")[2]: run["state"] for run in runs} == {
+        "container": "running",
+        "quiet container": "stale",
+        "another of its number": "lost",
+        "itself": "running",
+    }
+
+
+def test_a_clock_that_is_ahead_does_not_keep_a_run_alive(tmp_path, capsys):
+    write(tmp_path / "now", host="another-host", heartbeat=time.time() + 1e6)
+    write(tmp_path / "long ago", host="another-host", heartbeat=time.time() + 1e6)
+    os.utime(tmp_path / "long ago" / "status.json", (time.time() - 600,) * 2)
+    assert [run["state"] for run in listing.collect(tmp_path)[0]] == ["stale", "running"]
+    assert listing.main([str(tmp_path)]) == 0 and capsys.readouterr().out.count("clock ahead") == 2
+
+
+@pytest.mark.parametrize("ending", [("finished", None), ("failed", "another experiment")])
+def test_a_finished_run_that_is_started_again_stays_finished_with_its_numbers(tmp_path, ending):
+    """There was nothing to do, or the start was refused."""
+    status.start(tmp_path)
+    (tmp_path / "last.pth").touch()
+    status.saved(tmp_path / "last.pth", 12)
+    status.note(state="running", step=12, total=12, epoch=3, loss=0.5, best=0.75)
+    status.end("finished")
+    before = values(tmp_path)
+    status.start(tmp_path)
+    status.note(step=12, total=12)
+    status.end(*ending)
+    assert values(tmp_path) == before
+
+
+def test_a_run_that_goes_on_tells_the_values_of_before_until_it_has_new_ones(tmp_path):
+    status.start(tmp_path)
+    status.note(state="running", step=12, total=12, loss=0.5, best=0.75)
+    status.end("finished")
+    status.start(tmp_path)
+    status.note(state="running", total=24)
+    now = values(tmp_path)
+    assert (now["state"], now["step"], now["total"], now["best"], now["error"]) == ("running", 12, 24, 0.75, None)
+    status.end("stopped")
+    assert values(tmp_path)["state"] == "stopped"
+
+
+def test_text_of_a_status_file_moves_no_cursor_and_makes_no_second_line(tmp_path, capsys):
+    write(tmp_path / "a\x1b[2J\nb", state="failed", error="x\x1b]0;owned\x07\ny")
+    assert listing.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and printed.count("\n") == 2 and "\\x1b]0;owned\\x07 y" in printed
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        '{"state": "failed", "pid": 1, "heartbeat": NaN, "step": 2}',
+        '{"state": "failed", "pid": 1, "heartbeat": 1e300, "step": 2}',
+        '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "error": [1]}',
+        '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "checkpoint": {"step": "x", "time": 1}}',
+        '{"state": "failed", "pid": 1, "heartbeat": 1, "step": 2, "checkpoint": {"step": 1, "time": -Infinity}}',
         "",
         "{",
         "[]",
