@@ -48,8 +48,8 @@ REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 def printable(text: str) -> str:
     """Return `text` without what moves a terminal's cursor.
 
-    Line ends and tabs stay. Names come from files of others: control characters, halves of surrogate pairs and marks that reorder letters are
-    written as in a string literal of Python.
+    Line ends and tabs stay. Names come from files of others: control characters, halves of surrogate pairs and marks
+    that reorder letters are written as in a string literal of Python.
     """
     if text.isprintable():
         return text
