@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 
 from util import UserError
-from util.report.visual import as_rgb, triptych
+from util.report.visual import SOFT_INK, as_rgb, triptych, write
 
-FONT = cv2.FONT_HERSHEY_SIMPLEX
-INK, SOFT_INK = (35, 35, 40), (110, 110, 118)
 SHEET = 1600  # width of a sheet at which letters have their natural size, pixels
 
 # The colour wheel of Baker et al., "A Database and Evaluation Methodology for Optical Flow" (IJCV 2011): red
@@ -97,7 +95,7 @@ def titled_row(panels: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarr
     for index, (title, picture) in enumerate(panels):
         left = index * (panel + gap)
         row[line:, left : left + panel] = picture
-        _text(row, title, (left + round(2 * zoom), line - round(9 * zoom)), 0.55 * zoom)
+        write(row, title, (left + round(2 * zoom), line - round(9 * zoom)), 0.55 * zoom)
     return row
 
 
@@ -123,7 +121,7 @@ def legend(symbol: np.ndarray, lines: Sequence[str], width: int) -> np.ndarray:
     strip[top : top + symbol.shape[0], margin : margin + symbol.shape[1]] = symbol
     left, first = symbol.shape[1] + 2 * margin, (height - line * len(lines)) // 2
     for index, text in enumerate(lines):
-        _text(strip, text, (left, first + line * index + round(17 * zoom)), 0.5 * zoom, SOFT_INK)
+        write(strip, text, (left, first + line * index + round(17 * zoom)), 0.5 * zoom, SOFT_INK)
     return strip
 
 
@@ -136,11 +134,6 @@ def scale_bar(width: int, height: int) -> np.ndarray:
 
 def _gap(width: int) -> int:
     return max(width // 200, 2)
-
-
-def _text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color=INK) -> None:
-    """Writes with the baseline's left end at origin (x, y)."""
-    cv2.putText(canvas, text, origin, FONT, scale, color, max(round(scale * 2), 1), cv2.LINE_AA)
 
 
 def sheet(image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: list[str], maps: dict) -> np.ndarray:

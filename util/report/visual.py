@@ -12,7 +12,8 @@ from util import UserError
 
 IGNORE = 255
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-INK, SOFT_INK, PAPER, RULE = (35, 35, 40), (110, 110, 118), (255, 255, 255), (205, 205, 210)
+Color = tuple[int, int, int]
+INK, SOFT_INK, PAPER, NOTHING = (35, 35, 40), (110, 110, 118), (255, 255, 255), (225, 225, 228)
 
 
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -77,34 +78,29 @@ def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Draw a confusion matrix, integers (C, C), rows = truth.
 
     Each row is drawn as shares of its pixels. Up to 40 classes the shares stand in the cells as percentages; a row
-    without a pixel is hatched.
+    without a pixel is grey.
     """
     classes = len(names)
     cell = int(np.clip(1300 // classes, 14, 64))
     font = 0.5 if cell >= 24 else 0.36
     truth = matrix.sum(1, keepdims=True)
     shares = matrix / np.maximum(truth, 1)
-    grid = cv2.resize(_ramp(shares), None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST)
-    for index in range(classes):
-        if truth[index] == 0:
-            _hatch(grid[index * cell : (index + 1) * cell])
-    _rule_cells(grid, cell)
+    colors = _ramp(shares)
+    colors[truth[:, 0] == 0] = NOTHING
+    grid = cv2.resize(colors, None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST)
+    if cell >= 24:
+        grid[::cell] = grid[:, ::cell] = (232, 232, 236)
+    cv2.rectangle(grid, (0, 0), (grid.shape[1] - 1, grid.shape[0] - 1), SOFT_INK, 1)
     if classes <= 40:
         _print_shares(grid, shares, truth[:, 0] > 0, cell)
     rows = _name_strip(names, cell, font)
     columns = cv2.rotate(_name_strip(names, cell, font, left_aligned=True), cv2.ROTATE_90_COUNTERCLOCKWISE)
-    bar = _colour_bar(grid.shape[0])
+    corner = np.full((columns.shape[0], rows.shape[1], 3), PAPER, np.uint8)
+    body = np.vstack([np.hstack([corner, columns]), np.hstack([rows, grid])])
     margin, title = 24, 34
-    height = title + columns.shape[0] + grid.shape[0] + 2 * margin
-    width = rows.shape[1] + grid.shape[1] + bar.shape[1] + 2 * margin + 20
-    canvas = np.full((height, max(width, 480), 3), 255, np.uint8)
-    top, left = margin + title + columns.shape[0], margin + rows.shape[1]
-    _paste(canvas, columns, margin + title, left)
-    _paste(canvas, rows, top, margin)
-    _paste(canvas, grid, top, left)
-    _paste(canvas, bar, top, left + grid.shape[1] + 20)
-    caption = "row: truth, column: prediction, % of the truth's pixels"
-    _text(canvas, caption, (margin, margin + 12), 0.5, SOFT_INK)
+    right = max(margin, 480 - margin - body.shape[1])  # the caption needs as much
+    canvas = cv2.copyMakeBorder(body, margin + title, margin, margin, right, cv2.BORDER_CONSTANT, value=PAPER)
+    write(canvas, "row: truth, column: prediction, % of the truth's pixels", (margin, margin + 12), 0.5, SOFT_INK)
     return canvas
 
 
@@ -112,18 +108,14 @@ def _size(array: np.ndarray) -> str:
     return f"{array.shape[0]} x {array.shape[1]}"
 
 
-def _text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color=INK) -> None:
-    """Write with the baseline's left end at origin (x, y)."""
+def write(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float, color: Color = INK) -> None:
+    """Write text whose baseline's left end is at origin (x, y)."""
     cv2.putText(canvas, text, origin, FONT, scale, color, max(round(scale * 2), 1), cv2.LINE_AA)
 
 
 def _text_size(text: str, scale: float) -> tuple[int, int]:
     (width, height), _ = cv2.getTextSize(text, FONT, scale, 1)
     return width, height
-
-
-def _paste(canvas: np.ndarray, part: np.ndarray, top: int, left: int) -> None:
-    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
 
 
 def _legend(entries: list[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
@@ -144,7 +136,7 @@ def _legend(entries: list[tuple[str, Sequence[int]]], width: int) -> np.ndarray:
         box = (left, middle - swatch // 2), (left + swatch, middle + swatch // 2)
         cv2.rectangle(strip, *box, tuple(int(value) for value in color), cv2.FILLED)
         cv2.rectangle(strip, *box, SOFT_INK, 1)
-        _text(strip, name, (left + indent, middle + round(5 * zoom)), font)
+        write(strip, name, (left + indent, middle + round(5 * zoom)), font)
     return strip
 
 
@@ -155,20 +147,6 @@ def _ramp(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(values, stops, channel) for channel in channels], -1).round().astype(np.uint8)
 
 
-def _hatch(cells: np.ndarray) -> None:
-    """Fill a row of cells with slanted lines: there is nothing to show."""
-    height, width = cells.shape[:2]
-    cells[:] = 246
-    for x in range(-height, width, 8):
-        cv2.line(cells, (x, height), (x + height, 0), RULE, 1, cv2.LINE_AA)
-
-
-def _rule_cells(grid: np.ndarray, cell: int) -> None:
-    if cell >= 24:
-        grid[::cell] = grid[:, ::cell] = (232, 232, 236)
-    cv2.rectangle(grid, (0, 0), (grid.shape[1] - 1, grid.shape[0] - 1), SOFT_INK, 1)
-
-
 def _print_shares(grid: np.ndarray, shares: np.ndarray, defined: np.ndarray, cell: int) -> None:
     """Write the percentages of half a percent and more into their cells."""
     scale = 0.42 if cell >= 40 else 0.36
@@ -177,7 +155,7 @@ def _print_shares(grid: np.ndarray, shares: np.ndarray, defined: np.ndarray, cel
         text = f"{100 * share:.0f}"
         width, height = _text_size(text, scale)
         origin = column * cell + (cell - width) // 2, row * cell + (cell + height) // 2
-        _text(grid, text, origin, scale, PAPER if share > 0.45 else INK)
+        write(grid, text, origin, scale, PAPER if share > 0.45 else INK)
 
 
 def _name_strip(names: Sequence[str], cell: int, font: float, left_aligned: bool = False) -> np.ndarray:
@@ -190,16 +168,5 @@ def _name_strip(names: Sequence[str], cell: int, font: float, left_aligned: bool
     height = _text_size("x", font)[1]
     for index, (name, width) in enumerate(zip(names, widths, strict=True)):
         x = 6 if left_aligned else strip.shape[1] - 6 - width
-        _text(strip, name, (x, index * cell + (cell + height) // 2), font)
+        write(strip, name, (x, index * cell + (cell + height) // 2), font)
     return strip
-
-
-def _colour_bar(height: int) -> np.ndarray:
-    """Draw a vertical scale from 100 % (top) to 0 %."""
-    bar = np.full((height, 64, 3), 255, np.uint8)
-    bar[:, :16] = _ramp(np.linspace(1, 0, height))[:, None]
-    cv2.rectangle(bar, (0, 0), (15, height - 1), SOFT_INK, 1)
-    for percent in (0, 25, 50, 75, 100):
-        y = round((height - 1) * (1 - percent / 100))
-        _text(bar, str(percent), (22, int(np.clip(y + 5, 10, height - 1))), 0.42, SOFT_INK)
-    return bar

@@ -94,6 +94,6 @@ def test_confusion_picture_is_dark_where_all_pixels_are():
     straight = confusion_picture(np.eye(50, dtype=np.int64), names)
     mirrored = confusion_picture(np.eye(50, dtype=np.int64)[:, ::-1], names)
     dark = (straight == (10, 40, 100)).all(2)
-    rows, columns = np.nonzero(dark[:, : dark.shape[1] - 120])  # without the colour bar
+    rows, columns = np.nonzero(dark)
     assert np.corrcoef(rows, columns)[0, 1] > 0.99
     assert not np.array_equal(straight, mirrored)
