@@ -3,6 +3,8 @@
 Also of the STDC networks that follow V1.
 """
 
+from typing import Any
+
 import torch
 
 from model.published.backbone import STAGES, STDC, STDC_UNUSED
@@ -80,7 +82,7 @@ MMSEG = {
 AUX = {"aux0": "auxiliary", "aux1": "auxiliary"}
 
 
-def _coincheung(data: str) -> dict[str, object]:
+def _coincheung(data: str) -> dict[str, Any]:
     """Preprocessing and name of a data set; of one that is not theirs, those of Cityscapes, as their demo has it."""
     known = COINCHEUNG_CLASSES[data]
     return {

@@ -1,5 +1,7 @@
 """Keys of published ESPNets."""
 
+from typing import Any
+
 from model.published.layout import Layout, Preprocessing, Tensors, count
 
 ACTIVATED = {"conv": "0", "bn": "1", "act": "2"}
@@ -30,7 +32,10 @@ DECODER = {
 
 
 def bgr(mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
-    """Preprocessing of networks that see B, G, R and divide by 255 after the deviation; both given as B, G, R."""
+    """Make the preprocessing of networks that see B, G, R.
+
+    They divide by 255 after the deviation; mean and std are given as B, G, R.
+    """
     return Preprocessing(mean[::-1], tuple(255 * value for value in std[::-1]), "bgr")
 
 
@@ -47,7 +52,12 @@ def _layouts(
     data: str, preprocessing: Preprocessing, datasets: dict[int, str], for_classes: tuple[int, ...] = ()
 ) -> tuple[Layout, ...]:
     """Give the layouts of decoder and encoder; their last class stands for all that is ignored."""
-    shared = {"model": "espnet", "preprocessing": preprocessing, "datasets": datasets, "for_classes": for_classes}
+    shared: dict[str, Any] = {
+        "model": "espnet",
+        "preprocessing": preprocessing,
+        "datasets": datasets,
+        "for_classes": for_classes,
+    }
     return (
         Layout(
             source=f"ESPNet, {data} (sacmehta/ESPNet)",

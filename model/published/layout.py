@@ -1,4 +1,4 @@
-"""What a published family's checkpoints look like, and how their keys become ours."""
+"""How checkpoints of published families look and become ours."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +13,9 @@ COUNTER = ".num_batches_tracked"  # of a batch norm; files older than PyTorch 0.
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects of an image: (value - mean) / std of each channel, values on the scale 0..255.
+    """What a network expects of an image.
+
+    (value - mean) / std of each channel, values on the scale 0..255.
 
     `mean` and `std` are in the order R, G, B whatever the order in which the network sees the channels.
     """
@@ -36,7 +38,7 @@ IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 @dataclass(frozen=True)
 class Layout:
-    """How one published repository names what one kind of network of ours holds.
+    """How one published repository names a network of ours.
 
     A prefix ends at a dot or at the end of a key. Two published names may lead to the same tensor of ours, where the
     published code registers a module twice; their values must then be equal.
@@ -77,7 +79,10 @@ class Layout:
         return (self.marker,) if isinstance(self.marker, str) else self.marker
 
     def marks(self, tensors: Tensors) -> bool:
-        """Whether a checkpoint has the marker keys, and a number of classes that the layout is for."""
+        """Tell whether a checkpoint is of this layout.
+
+        It has the marker keys, and a number of classes that the layout is for.
+        """
         if not all(key in tensors for key in self.markers):
             return False
         return not self.for_classes or self.count_classes(tensors) in self.for_classes
@@ -92,7 +97,7 @@ class Layout:
         return dict(tensors) if self.convert is None else self.convert(dict(tensors))
 
     def admits(self, backbone: str | None, tensors: Tensors) -> bool:
-        """Whether a network on this backbone may have such a checkpoint."""
+        """Tell whether a network on this backbone may have such a checkpoint."""
         if self.backbones is None or backbone is None:
             return self.backbones is None and backbone is None
         if callable(self.backbones):
@@ -100,11 +105,14 @@ class Layout:
         return re.fullmatch(self.backbones, backbone) is not None
 
     def read_options(self, tensors: Tensors) -> dict[str, Any]:
-        """The options that the family fixes, for this checkpoint."""
+        """Return the options that the family fixes, for this checkpoint."""
         return {name: value(tensors) if callable(value) else value for name, value in self.options.items()}
 
     def count_classes(self, tensors: Tensors) -> int | None:
-        """The number of classes; None where the key that says it is absent."""
+        """Return the number of classes, or None.
+
+        None: the key that says it is absent.
+        """
         if callable(self.num_classes):
             try:
                 return self.num_classes(tensors)
@@ -114,33 +122,42 @@ class Layout:
 
 
 def same(*names: str) -> dict[str, str]:
-    """A table that leaves these prefixes as they are."""
+    """Make a table that leaves these prefixes as they are."""
     return {name: name for name in names}
 
 
 def has(prefix: str) -> Callable[[Tensors], bool]:
-    """Whether a checkpoint has keys of that prefix."""
+    """Make the test for keys of a prefix in a checkpoint."""
     return lambda tensors: any(f"{key}.".startswith(f"{prefix}.") for key in tensors)
 
 
 def count(prefix: str, more: int = 0) -> Callable[[Tensors], int]:
-    """How many different parts follow a prefix in the keys of a checkpoint, and `more`."""
+    """Make the count of parts behind a prefix, plus `more`.
+
+    Parts are told apart by the keys of a checkpoint.
+    """
     depth = prefix.count(".") + 1
     return lambda tensors: more + len({key.split(".")[depth] for key in tensors if key.startswith(f"{prefix}.")})
 
 
 def inside(prefix: str, table: Mapping[str, str]) -> dict[str, str]:
-    """The table for the same part one level down: what leads to `ours` leads to `prefix.ours`."""
+    """Make the table for the same part one level down.
+
+    What leads to `ours` leads to `prefix.ours`.
+    """
     return {published: f"{prefix}.{ours}" for published, ours in table.items()}
 
 
 def under(prefix: str, table: Mapping[str, str]) -> dict[str, str]:
-    """The table for a part that both sides have under the same prefix."""
+    """Make the table for a part with one prefix on both sides."""
     return {f"{prefix}.{published}": f"{prefix}.{ours}" for published, ours in table.items()}
 
 
 def rename(key: str, table: Mapping[str, str]) -> str | None:
-    """`key` with its longest prefix in the table replaced; None if it has none."""
+    """Return `key` with its longest prefix in the table replaced.
+
+    None if it has none.
+    """
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
