@@ -15,8 +15,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch import nn
 
 from dataset import build_eval_loader
+from model.inference.export import ExportedNetwork
 from model.inference.optimize import optimize_for_inference
 from tool.shared import cli
 from tool.shared.data import dataset_of, loader_workers
@@ -25,7 +28,7 @@ from tool.shared.published import BLACK
 from tool.shared.trained import Trained, experiment_of, open_trained
 from util import dist
 from util.config.load import RunPaths, load
-from util.config.schema import Config
+from util.config.schema import Config, TestConfig
 from util.record.log import log, open_log
 from util.record.memory import keep_memory
 from util.report.result import PredictionWriter, score_predictions, write_results, write_submission
@@ -65,10 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
     trained = open_trained(file, experiment, data)
-    config, model = trained.config, trained.network.to(device)
-    if config.test.optimize != "none":
-        model = optimize_for_inference(model, AMP_TYPES[config.test.amp], config.test.optimize == "compile")
-        log.info("network: %s", model.summary)
+    config, model = trained.config, made_ready(trained.network.to(device), trained.config.test)
     predictor = predictor_of(config, model, trained.num_outputs, device, trained.outputs)
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
@@ -76,12 +76,33 @@ def main(argv: list[str] | None = None) -> int:
     samples = build_eval_loader(data, mine, loader_workers(config))
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
-    protocol = predictor.describe() | trained.describe()
+    protocol = predictor.describe() | trained.describe() | {"engine": engine_of(model)}
     if predictor.windows == "fast" and labelled and config.test.compare:
         protocol["compared"] = compare_ways(trained, model, data, indices, device)
     if dist.is_main():
         conclude(config, run, data, indices, confusion, scores, timing, protocol, file)
     return 0
+
+
+def made_ready(model: nn.Module, test: TestConfig) -> nn.Module:
+    """Optimise or export the trained network, as `test.optimize` and `test.engine` say."""
+    if test.engine != "torch":
+        log.info("network: exported to %s, which runs on the CPU", test.engine)
+        return ExportedNetwork(model, test.engine, AMP_TYPES[test.amp])
+    if test.optimize == "none":
+        return model
+    network = optimize_for_inference(model, AMP_TYPES[test.amp], test.optimize == "compile")
+    log.info("network: %s", network.summary)
+    return network
+
+
+def engine_of(model: nn.Module) -> dict[str, object]:
+    """What ran the network, for metrics.json; logged where it is exported."""
+    if not isinstance(model, ExportedNetwork):
+        return {"name": "torch", "version": torch.__version__}
+    engine = model.describe()
+    log.info("engine: %s", engine)
+    return engine
 
 
 def predictor_of(

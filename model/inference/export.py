@@ -1,22 +1,27 @@
-"""Engines that run an exported network: PyTorch's own packages, ONNX Runtime, OpenVINO (`pip install -e .[export]`).
+"""Engines that run an exported network: ONNX Runtime and OpenVINO (`pip install -e .[export]`).
 
 Every engine here is made for one picture size and batch, and is a function from normalised pictures (N,3,H,W) to logits
 (N,num_classes,H,W), float32, on the CPU.
 """
 
 import copy
+import importlib.metadata
 import importlib.util
 import io
-import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-import torch._inductor
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.inference.fold import fold_norms, input_channels
+from model.table import ModelError
+
 Engine = Callable[[Tensor], Tensor]
+ENGINES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("openvino",)}  # and the packages that each needs
+MOST_SIZES = 16  # engines that one network keeps, each with its weights
 OPSET = 20  # the first in which GridSample and Resize say all that these networks need
 
 
@@ -81,28 +86,12 @@ def _exportable(network: nn.Module, x: Tensor) -> nn.Module:
     return _Logits(network)
 
 
-def package_engine(network: nn.Module, size: tuple[int, int], batch: int = 1) -> Engine:
-    """A package of torch.export, compiled ahead of time by AOTInductor: neither Python's code nor its weights are used.
-
-    network: of `model.optimize_for_inference`, not compiled, if it shall be fast; then a process that loads the package
-    must import `model`, whose operators it calls.
-    """
-    x = torch.zeros(batch, 3, *size)
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        program = torch.export.export(_Logits(network), (x,))
-        path = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(Path(folder, "network.pt2")), inductor_configs={"freezing": True}
-        )
-        package = torch._inductor.aoti_load_package(path)
-    return lambda x: package(x)
-
-
 def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
     """An ONNX model of pictures "image" (batch,3,*size) to "logits" (batch,num_classes,*size).
 
     network: in float32, its norms folded (`model.optimize_for_inference`) if it shall be fast.
     """
-    x = torch.zeros(batch, 3, *size)
+    x = torch.zeros(batch, input_channels(network), *size)
     file = io.BytesIO()
     # The exporter that traces: the newer one needs a package more, and names what it cannot do by its operators too.
     torch.onnx.export(
@@ -134,7 +123,7 @@ def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, b
     """
     import openvino
 
-    x = torch.zeros(batch, 3, *size)
+    x = torch.zeros(batch, input_channels(network), *size)
     with torch.no_grad():
         converted = openvino.convert_model(_exportable(network, x), example_input=x, input=[tuple(x.shape)])
     settings = {
@@ -144,3 +133,73 @@ def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, b
     }
     request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
     return lambda x: torch.from_numpy(request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)[0])
+
+
+class ExportedNetwork(nn.Module):
+    """A network that an engine runs on the CPU: pictures (N,3,H,W) -> {"out": logits (N,num_classes,H,W)}.
+
+    An engine is made when a picture size first comes, for as many pictures as come with it; a smaller batch later, as
+    the last windows of a picture are, is padded.
+
+    Args:
+        model: any network of `build_model`; a copy of it, its norms folded, is exported.
+        engine: one of `ENGINES`.
+        amp: None for float32, or torch.bfloat16 with openvino.
+
+    Raises:
+        ModelError: the engine's packages are not installed, or it does not compute in that precision.
+    """
+
+    def __init__(self, model: nn.Module, engine: str, amp: torch.dtype | None = None):
+        super().__init__()
+        if lack := missing(*ENGINES[engine]):
+            raise ModelError(f"test.engine={engine}: {lack}")
+        if amp is not None and (engine, amp) != ("openvino", torch.bfloat16):
+            raise ModelError(f"test.engine={engine} does not compute in {amp}; use float32, or bfloat16 with openvino")
+        self.model = copy.deepcopy(model).eval().cpu()
+        self.name, self.amp, self.folded = engine, amp, False
+        self.engines: dict[tuple[int, int], tuple[int, Engine]] = {}  # by size (H, W): pictures in a batch, engine
+        self.build_seconds = self.forward_seconds = 0.0
+        self.forward_passes = 0
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map normalised pictures (N,3,H,W) to logits, float32, where x is."""
+        height, width = x.shape[-2:]
+        batch, engine = self.engines.get((height, width), (0, None))
+        if engine is None or batch < len(x):
+            batch, engine = len(x), self._built((height, width), len(x))
+            self.engines[height, width] = batch, engine
+        begin = time.perf_counter()
+        logits = engine(F.pad(x.cpu(), (0, 0, 0, 0, 0, 0, 0, batch - len(x))).contiguous())
+        self.forward_seconds += time.perf_counter() - begin
+        self.forward_passes += 1
+        return {"out": logits[: len(x)].clone().to(x.device)}  # the next pass overwrites what OpenVINO gives
+
+    def describe(self) -> dict[str, object]:
+        """What ran, for metrics.json: engine, its version, its sizes as [pictures, H, W], and seconds."""
+        return {
+            "name": self.name,
+            "version": importlib.metadata.version(self.name),
+            "batches": [[batch, *size] for size, (batch, _) in self.engines.items()],
+            "build_seconds": round(self.build_seconds, 3),
+            "seconds_per_forward": round(self.forward_seconds / max(self.forward_passes, 1), 6),
+        }
+
+    def _built(self, size: tuple[int, int], batch: int) -> Engine:
+        if size not in self.engines and len(self.engines) == MOST_SIZES:
+            raise ModelError(
+                f"test.engine={self.name}: the pictures have more than {MOST_SIZES} sizes, and an engine is made for "
+                "each; give them one with test.window=[H, W], or use test.engine=torch"
+            )
+        begin = time.perf_counter()
+        with torch.autocast("cpu", enabled=False):  # the precision is the engine's, no part of what is exported
+            if not self.folded:
+                fold_norms(self.model, torch.zeros(1, input_channels(self.model), *size))
+                self.folded = True
+            if self.name == "openvino":
+                engine = openvino_engine(self.model, size, batch, bf16=self.amp is not None)
+            else:
+                engine = onnx_engine(self.model, size, batch)
+        self.build_seconds += time.perf_counter() - begin
+        return engine

@@ -10,6 +10,7 @@ import pytest
 
 from dataset.base import SegDataset
 from dataset.cityscapes import Cityscapes
+from model.inference.export import missing
 from tests.conftest import make_experiment
 from tool import test, train
 from util import checkpoint
@@ -158,3 +159,14 @@ test: {{split: test, submission: true}}
 def test_an_optimised_network_scores_the_same(trained):
     plain, folded = score(*trained), score(*trained, "test.optimize=fold", "test.keep_memory=false")
     assert folded["mIoU"] == pytest.approx(plain["mIoU"], abs=1e-3)
+    assert plain["protocol"]["engine"]["name"] == "torch"
+
+
+@pytest.mark.skipif(missing("onnx", "onnxruntime") is not None, reason="needs the extra export")
+def test_an_engine_scores_the_same_and_is_named(trained):
+    settings = ("test.protocol=semseg", "test.base_size=96")
+    plain, exported = score(*trained, *settings), score(*trained, *settings, "test.engine=onnxruntime")
+    assert exported["mIoU"] == pytest.approx(plain["mIoU"], abs=1e-3)
+    engine = exported["protocol"].pop("engine")
+    assert exported["protocol"].items() <= plain["protocol"].items()
+    assert engine["name"] == "onnxruntime" and engine["batches"] == [[4, 48, 64]] and engine["build_seconds"] > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.inference.export import missing, onnx_engine, openvino_engine, package_engine
+from model.inference.export import missing, onnx_engine, openvino_engine
 from model.inference.fold import fold_norms
 from model.inference.optimize import optimize_for_inference
 from tool.bench.experiment import (
@@ -136,7 +136,6 @@ def on_cpu(
         "bf16 autocast": partial(plain, network, bf16),
         "bf16 optimised": partial(optimised, network, bf16, False),
         "bf16 compiled": partial(optimised, network, bf16, True),
-        "package float32": lambda: package_engine(fast, size, batch),
         "ONNX Runtime float32": lambda: onnx_engine(folded(network), size, batch),
         "OpenVINO float32": lambda: openvino_engine(folded(network), size, batch),
         "OpenVINO bf16": lambda: openvino_engine(folded(network), size, batch, bf16=True),

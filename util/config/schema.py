@@ -298,6 +298,9 @@ class TestConfig(Section):
         "none",
         description="fold: norms joined with convolutions (scores change by rounding); compile: and torch.compile",
     )
+    engine: Literal["torch", "onnxruntime", "openvino"] = Field(
+        "torch", description="what runs the network; the others on the CPU, exported (pip install -e .[export])"
+    )
     keep_memory: bool = Field(True, description="on a CPU: keep freed memory, in huge pages; faster, larger")
     save_gray: bool = Field(True, description="write predictions as class ids")
     save_color: bool = Field(True, description="write predictions in colour")
@@ -320,6 +323,15 @@ class TestConfig(Section):
             raise ValueError(f"window: {self.window} is not a positive size")
         if self.void == "class" and self.submission:
             raise ValueError("submission: a test server has no class for void; leave void at ignore")
+        if self.engine != "torch":
+            if self.windows == "fast":
+                raise ValueError("engine: windows=fast needs the network's coarse logits, which only torch gives")
+            if self.optimize != "none":
+                raise ValueError("engine: folds norms by itself; optimize is for torch, leave it at none")
+            if self.amp == "fp16" or (self.amp == "bf16" and self.engine == "onnxruntime"):
+                raise ValueError(
+                    f"engine: {self.engine} does not compute in {self.amp} here; amp=off, or bf16 with openvino"
+                )
         return self
 
     def resolved(self, crop: tuple[int, int], long_side: int | None) -> "TestConfig":

@@ -9,10 +9,10 @@ from torch import nn
 
 from model import build_model
 from model.inference import export as engine
-from model.inference.optimize import optimize_for_inference
 from tests.conftest import make_experiment
 from tool.bench import main
 from tool.bench.report import Report, read_report
+from util.score.predict import Predictor
 
 NETWORKS = (("semanticflow", "resnet18"), ("sketchfill", "mobilenet_v2"), ("pspnet", "timm/mobilenetv3_small_050"))
 SIZE = (72, 88)  # no multiple of the pyramid's 1, 2, 3 and 6 cells
@@ -29,17 +29,12 @@ def test_pooling_for_export_is_adaptive_pooling(cells):
     torch.testing.assert_close(found, nn.AdaptiveAvgPool2d(cells)(x), rtol=1e-6, atol=1e-6)
 
 
-def package_of_optimised(network, size, batch):
-    return engine.package_engine(optimize_for_inference(network), size, batch)
-
-
 @pytest.mark.parametrize(("name", "backbone"), NETWORKS)
 @pytest.mark.parametrize(
     "make",
     [
         pytest.param(engine.onnx_engine, marks=installed("onnx", "onnxruntime")),
         pytest.param(engine.openvino_engine, marks=installed("openvino")),
-        pytest.param(package_of_optimised, marks=pytest.mark.slow),
     ],
 )
 def test_an_engine_gives_the_networks_logits(make, name, backbone):
@@ -51,6 +46,46 @@ def test_an_engine_gives_the_networks_logits(make, name, backbone):
     found = make(network, SIZE, 2)(x)
     assert found.dtype == torch.float32 and found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=installed(*packages)) for name, packages in engine.ENGINES.items()]
+)
+@pytest.mark.parametrize("settings", [{"window": (40, 56), "scales": (0.75, 1.0)}, {}], ids=["windows", "whole"])
+def test_a_predictor_gives_torchs_classes_through_an_engine(name, settings):
+    torch.manual_seed(0)
+    network = build_model("fcn", 5, "resnet18").eval()
+    exported = engine.ExportedNetwork(network, name)
+    image = torch.randint(0, 256, (3, 60, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    settings = {"mean": (124, 116, 104), "std": (58, 57, 57), "flip": True, "channels_last": True, **settings}
+    expected = Predictor(network, 5, **settings)
+    found = Predictor(exported, 5, device="cpu", **settings)
+    for picture in (image, image[:, :, 20:]) if "window" in settings else (image, image):
+        assert (found(picture) == expected(picture)).double().mean() >= 0.999
+        assert torch.allclose(found.probabilities(picture), expected.probabilities(picture), atol=1e-3)
+    said = exported.describe()
+    assert said["name"] == name and said["batches"] == ([[4, 40, 56]] if "window" in settings else [[2, 60, 90]])
+    assert exported.forward_passes > 2 and network.training is False
+
+
+def test_pictures_of_too_many_sizes_are_refused(monkeypatch):
+    monkeypatch.setattr(engine, "missing", lambda *packages: None)
+    monkeypatch.setattr(engine, "MOST_SIZES", 2)
+    monkeypatch.setattr(engine, "onnx_engine", lambda network, size, batch: lambda x: network(x)["out"])
+    exported = engine.ExportedNetwork(build_model("fcn", 5, "resnet18"), "onnxruntime")
+    for width in (32, 40, 32):
+        assert exported(torch.zeros(1, 3, 32, width))["out"].shape == (1, 5, 32, width)
+    with pytest.raises(ValueError, match="more than 2 sizes.*test.window"):
+        exported(torch.zeros(1, 3, 32, 48))
+
+
+def test_what_an_engine_cannot_do_is_refused(monkeypatch):
+    monkeypatch.setattr(engine, "missing", lambda *packages: None)
+    with pytest.raises(ValueError, match="does not compute in torch.bfloat16"):
+        engine.ExportedNetwork(nn.Identity(), "onnxruntime", torch.bfloat16)
+    monkeypatch.setattr(engine, "missing", lambda *packages: "not installed: openvino (pip install -e .[export])")
+    with pytest.raises(ValueError, match=r"test.engine=openvino: not installed: openvino \(pip install"):
+        engine.ExportedNetwork(nn.Identity(), "openvino")
 
 
 def test_what_is_not_installed_is_named():

@@ -199,6 +199,20 @@ def test_a_protocol_is_resolved_and_single_keys_go_before_it(small, protocol, ex
     assert (test.window, test.scales, test.base_size) == ("none", (1.0, 2.0), 7)
 
 
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        ("test.windows=fast", "coarse logits, which only torch gives"),
+        ("test.optimize=compile", "optimize is for torch"),
+        ("test.amp=bf16", "onnxruntime does not compute in bf16"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(small, others, message):
+    with pytest.raises(ConfigError, match=message):
+        load(small, ["test.engine=onnxruntime", others])
+    assert load(small, ["test.engine=openvino", "test.amp=bf16"]).config.test.engine == "openvino"
+
+
 @pytest.fixture
 def bases(tmp_path) -> Path:
     """A folder config/ with one data set, one recipe and one network, and no experiment."""
