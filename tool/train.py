@@ -11,6 +11,7 @@ A loss that is not finite leaves a record, and `python -m tool.replay RECORD` sa
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from util.checkpoint.store import CheckpointWriter
 from util.config.load import Experiment, RunPaths, describe, load
 from util.config.schema import Config
 from util.dist import signals
-from util.record import lock, status
+from util.record import history, lock, status
 from util.record.events import Events
 from util.record.files import write_text
 from util.record.log import log, open_log, write_json
@@ -185,6 +186,8 @@ def end_epoch(
         scores = validate(training, val_set, epoch, writer, stop)
         if scores is None:
             return stop.agree()
+        if dist.is_main():
+            note_scores(training, epoch, scores, val_set.classes, checkpoints.folder.parent)
         improved = scores.mIoU > training.best
         training.best = max(training.best, scores.mIoU)
         status.note(state="running", best=training.best)
@@ -192,6 +195,14 @@ def end_epoch(
     if improved or last or (epoch + 1) % train.save_every == 0:
         save(training, checkpoints, data, improved)
     return 0
+
+
+def note_scores(training: Training, epoch: int, scores: Scores, classes: tuple[str, ...], folder: Path) -> None:
+    """Add the scores of a validation to the run's history.csv."""
+    values = {"step": training.step, "loss": training.losses.newest.get("loss")}
+    values |= {name: getattr(scores, name) for name in ("mIoU", "mAcc", "allAcc")}
+    values |= {f"IoU {name}": iou for name, iou in zip(classes, scores.iou, strict=True)}
+    history.add(folder, epoch + 1, values)
 
 
 @contextmanager

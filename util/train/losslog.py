@@ -20,6 +20,7 @@ class LossLog:
         self.entries: list[Entry] = []
         self.overflows: Tensor | int = 0
         self.skipped = 0
+        self.newest: dict[str, float] = {}  # means of the last log line; none before the first
 
     def add(self, step: int, terms: dict[str, Tensor], names: list[str]) -> None:
         self.entries.append((step, terms, names))
@@ -60,9 +61,9 @@ class LossLog:
         names, table = self.table()
         means = (dist.all_reduce_sum_(table.mean(0)) / dist.world_size()).tolist()
         self.stop_if_not_finite()
-        overflows = int(self.overflows)
+        overflows, self.newest = int(self.overflows), dict(zip(names, means, strict=True))
         self.entries, self.overflows, self.skipped = [], 0, self.skipped + overflows
-        return dict(zip(names, means, strict=True)), overflows
+        return self.newest, overflows
 
 
 class NotFinite(FloatingPointError):

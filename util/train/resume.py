@@ -126,6 +126,7 @@ def state_of(training: Training, data: Data) -> dict:
         "epoch": training.epochs_done,
         "steps_per_epoch": training.steps_per_epoch,
         "best": training.best,
+        "losses": training.losses.newest,
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
         "scaler": training.scaler.state_dict(),
@@ -193,6 +194,7 @@ def restore(training: Training, path: Path, data: Data) -> None:
     if training.ema is not None:
         checkpoint.load_strictly(training.ema.module, state["model"], str(path))
         training.ema.n_averaged.copy_(state["averaged"])
+    training.losses.newest = dict(state.get("losses", {}))
     training.step, training.epochs_done, training.best = state["step"], state["epoch"], state["best"]
     if state["steps_per_epoch"] != training.steps_per_epoch:  # other data or batches, by force
         training.step = training.epochs_done * training.steps_per_epoch

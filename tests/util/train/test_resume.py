@@ -100,6 +100,8 @@ def test_a_kill_around_a_validation_neither_loses_nor_repeats_its_effect(tmp_pat
     assert same(run(experiment, tmp_path / "run"), whole)
     best = [checkpoint.load(tmp_path / name / "model" / "best.pth") for name in ("run", "whole")]
     assert same(best[0]["model"], best[1]["model"]) and best[0]["step"] == best[1]["step"]
+    histories = [(tmp_path / name / "history.csv").read_text() for name in ("run", "whole")]
+    assert histories[0] == histories[1] and len(histories[0].splitlines()) == 1 + whole["epoch"]
 
 
 def test_the_random_streams_are_continued():
