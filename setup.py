@@ -14,6 +14,7 @@ REQUIRES = [
     "safetensors>=0.4",
     "tensorboardX>=2.6.2",
     "tqdm>=4.66",
+    "jinja2>=3.1",
 ]
 OPENCV = "opencv-python-headless>=4.9"  # either build serves; a present opencv-python is kept
 EXTRAS = {
@@ -53,6 +54,7 @@ setup(
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
     packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
+    package_data={"util.report": ["template/*.html"]},
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

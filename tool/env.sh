@@ -6,7 +6,7 @@
 suitable() {
     "$1" -c 'import sys, importlib.util as u
 from importlib.metadata import version
-names = "torch torchvision numpy cv2 PIL yaml pydantic timm tensorboardX tqdm".split() + sys.argv[1:]
+names = "torch torchvision numpy cv2 PIL yaml pydantic timm tensorboardX tqdm jinja2".split() + sys.argv[1:]
 old = sys.version_info < (3, 10) or tuple(map(int, version("torch").split(".")[:2])) < (2, 11)
 sys.exit(old or not all(map(u.find_spec, names)))' $2 >/dev/null 2>&1
 }

@@ -1,0 +1,260 @@
+"""report.html: a result as one page that needs no network, script library or second file."""
+
+import base64
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from util.record.files import replacing
+from util.report.details import Measured
+from util.report.per_image import ImageCounts, mean_iou
+from util.report.sizes import SIZES
+
+NAME = "report.html"
+LARGEST_MATRIX = 40  # classes up to which the cells of the confusion matrix hold numbers
+MOST_IMAGES = 2000  # lines of the table of images; per_image.csv has all
+CHART = (640, 240)  # size of a chart's inside, in its own units
+TICKS = 4
+NOTES = (
+    ("absent", "Neither labelled nor predicted, left out of the means"),
+    ("never_labelled", "Predicted but never labelled, so that their IoU is 0 and counts"),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report shows.
+
+    Args:
+        title: of the experiment.
+        metrics: content of metrics.json.
+        matrix: confusion matrix, int64 (C, C), rows = truth.
+        colors: uint8 (C, 3) RGB.
+        measured: boundaries, sizes and images; None where they were not measured.
+        counts: of the images; None where they were not measured.
+        history: lines of history.csv; none where no training is known.
+        config: the experiment as YAML.
+    """
+
+    title: str
+    metrics: Mapping[str, Any]
+    matrix: np.ndarray
+    colors: np.ndarray
+    measured: Measured | None
+    counts: ImageCounts | None
+    history: Sequence[Mapping[str, str]]
+    config: str
+
+
+def write_report(folder: Path, page: Page) -> Path:
+    """Write report.html; return its path."""
+    content = {
+        "page": page,
+        "metrics": page.metrics,
+        "classes": class_rows(page),
+        "sizes": size_rows(page.measured),
+        "matrix": matrix_rows(page),
+        "numbers": len(page.colors) <= LARGEST_MATRIX,
+        "charts": charts(page),
+        "histogram": None if page.counts is None else histogram(page.counts.mean_iou()),
+        "images": image_rows(page),
+        "most": MOST_IMAGES,
+        "shown": [] if page.measured is None else shown_images(page.measured),
+        "facts": facts(page.metrics),
+        "notes": [(key, text) for key, text in NOTES if page.metrics.get(key)],
+        "boundary_iou": None if page.measured is None else float(mean_iou(*page.measured.band)),
+    }
+    return render(folder / NAME, "report.html", content)
+
+
+def render(file: Path, template: str, content: dict[str, Any]) -> Path:
+    """Fill in a template of this folder and write it; text is escaped."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "colour": colour}
+    text = environment.get_template(template).render(content)
+    with replacing(file) as part:
+        part.write_text(text, encoding="utf-8")
+    return file
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction in percent, a dash where it is undefined."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+
+
+def colour(rgb: Sequence[int]) -> str:
+    """Write a colour as CSS does."""
+    return "#{:02x}{:02x}{:02x}".format(*(int(value) for value in rgb))
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+    """Divide; None where the whole is 0."""
+    return [float(a) / float(b) if b else None for a, b in zip(part, whole, strict=True)]
+
+
+def class_rows(page: Page) -> list[dict[str, Any]]:
+    """Give the lines of the table of classes."""
+    measured, classes = page.measured, page.metrics["classes"]
+    columns: dict[str, list] = {"precision": ratio(page.matrix.diagonal(), page.matrix.sum(0))}
+    if measured is not None:
+        columns["boundary_f"] = [None if math.isnan(value) else float(value) for value in measured.boundary_f]
+        columns["boundary_iou"] = ratio(*measured.band)
+        columns |= {size: ratio(*measured.sizes[:, index]) for index, size in enumerate(SIZES)}
+    total = max(sum(entry["pixels"] for entry in classes), 1)
+    return [
+        dict(entry)
+        | {"color": color, "share": entry["pixels"] / total}
+        | {name: values[index] for name, values in columns.items()}
+        for index, (entry, color) in enumerate(zip(classes, page.colors.tolist(), strict=True))
+    ]
+
+
+def size_rows(measured: Measured | None) -> list[dict[str, Any]]:
+    """Give the mean IoU of each size over the classes that have it."""
+    if measured is None:
+        return []
+    rows = []
+    for index, size in enumerate(SIZES):
+        values = [value for value in ratio(*measured.sizes[:, index]) if value is not None]
+        rows.append({"name": size, "iou": float(np.mean(values)) if values else None, "classes": len(values)})
+    return rows
+
+
+def matrix_rows(page: Page) -> list[dict[str, Any]]:
+    """Give the lines of the confusion matrix as shares of the truth; None where a class has no pixel."""
+    rows = []
+    for entry, line in zip(page.metrics["classes"], page.matrix.tolist(), strict=True):
+        total = sum(line)
+        rows.append({"name": entry["name"], "cells": [value / total for value in line] if total else None})
+    return rows
+
+
+def chart(series: Sequence[tuple[str, str | None, list[tuple[float, float]]]], top: float | None) -> dict[str, Any]:
+    """Lay out a chart of lines.
+
+    Args:
+        series: name, colour (None for the next of the page) and points of each line.
+        top: the end of the vertical axis, which begins at 0; None for the largest value.
+    """
+    points = [point for _, _, line in series for point in line]
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    high = top or max([y for _, y in points if math.isfinite(y)] + [1e-9])
+    width, height = CHART
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        x = (point[0] - left) / (right - left) if right > left else 0.5
+        return round(x * width, 1), round((1 - min(max(point[1] / high, 0), 1)) * height, 1)
+
+    lines = [
+        {"name": name, "color": color, "points": [place(p) for p in line], "last": line[-1][1]}
+        for name, color, line in series
+        if line
+    ]
+    ticks = [(round((1 - i / TICKS) * height, 1), f"{high * i / TICKS:.3g}") for i in range(TICKS + 1)]
+    return {"lines": lines, "ticks": ticks, "left": f"{left:g}", "right": f"{right:g}", "size": CHART}
+
+
+def charts(page: Page) -> list[dict[str, Any]]:
+    """Lay out the curves of the training: loss, means, and classes."""
+
+    def line(column: str, factor: float = 1.0) -> list[tuple[float, float]]:
+        found = []
+        for row in page.history:
+            try:
+                found.append((float(row["epoch"]), factor * float(row.get(column) or "nan")))
+            except ValueError:
+                continue
+        return [(x, y) for x, y in found if math.isfinite(y)]
+
+    out = []
+    means = [(name, None, line(name, 100)) for name in ("mIoU", "mAcc", "allAcc")]
+    classes = [
+        (entry["name"], colour(color), line(f"IoU {entry['name']}", 100))
+        for entry, color in zip(page.metrics["classes"], page.colors, strict=True)
+    ]
+    for title, series, top in (
+        ("Validation, %", means, 100.0),
+        ("Training loss", [("loss", None, line("loss"))], None),
+        ("IoU of the classes in the validation, %", classes, 100.0),
+    ):
+        if any(points for _, _, points in series):
+            out.append({"title": title, "legend": len(series) <= 3, **chart(series, top)})
+    return out
+
+
+def histogram(values: np.ndarray, bins: int = 20) -> list[dict[str, Any]]:
+    """Count the images by their mIoU."""
+    counts, edges = np.histogram(values[~np.isnan(values)], bins, (0, 1))
+    return [
+        {"count": int(count), "share": float(count / max(counts.max(), 1)), "from": float(low), "to": float(high)}
+        for count, low, high in zip(counts, edges, edges[1:], strict=False)
+    ]
+
+
+def image_rows(page: Page) -> list[dict[str, Any]]:
+    """Give the lines of the table of images, the worst first."""
+    if page.counts is None or page.measured is None:
+        return []
+    hits, labelled, _ = page.counts.sums()
+    rows: list[dict[str, Any]] = [
+        {
+            "name": score.name,
+            "mIoU": float(iou),
+            "allAcc": float(right / pixels) if pixels else math.nan,
+            "boundary_f": score.boundary_f,
+            "boundary_iou": score.boundary_iou,
+        }
+        for score, iou, right, pixels in zip(
+            page.measured.scores, page.counts.mean_iou(), hits.sum(1), labelled.sum(1), strict=True
+        )
+    ]
+    rows.sort(key=lambda row: (math.isnan(row["mIoU"]), row["mIoU"]))
+    return rows[:MOST_IMAGES]
+
+
+def shown_images(measured: Measured) -> list[dict[str, Any]]:
+    """Give the images of the report with their pictures as data URIs."""
+    return [
+        {
+            "name": shown.name,
+            "mIoU": shown.mean_iou,
+            "pictures": {
+                title: f"data:{mime};base64,{base64.b64encode(data).decode()}"
+                for title, (mime, data) in shown.pictures.items()
+            },
+        }
+        for shown in measured.shown
+    ]
+
+
+def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say how the number was obtained: protocol, speed, checkpoint, commit, command, versions."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value))
+        return "–" if value is None else str(value) if not isinstance(value, dict) else json.dumps(value)
+
+    protocol = metrics["protocol"] or {}
+    rows = [(f"protocol: {key}", text(value)) for key, value in protocol.items()]
+    rows.append(("images", str(metrics["num_images"])))
+    seconds = metrics["seconds_per_image"]
+    rows.append(
+        ("seconds per image", "–" if seconds is None else f"{seconds:.4f} ({1 / max(seconds, 1e-9):.1f} a second)")
+    )
+    if metrics["checkpoint"]:
+        rows += [(f"checkpoint: {key}", text(value)) for key, value in metrics["checkpoint"].items()]
+    for key in ("experiment", "network", "backbone", "seed", "command", "commit", "dirty"):
+        if key in metrics:
+            rows.append((key, shlex.join(metrics[key]) if key == "command" else text(metrics[key])))
+    return rows + [(f"version: {key}", value) for key, value in metrics["versions"].items()]
