@@ -15,7 +15,7 @@ LARGEST = 2**27
 
 
 def add(folder: Path, epoch: int, values: Mapping[str, float | None]) -> None:
-    """Add the line of an epoch; lines of this and later epochs go.
+    """Write the line of an epoch; drop lines of later ones.
 
     A run that continues from before its last validation validates again, and a run that begins anew has none behind it.
     Lines of other columns (another data set) go too.
@@ -36,7 +36,10 @@ def add(folder: Path, epoch: int, values: Mapping[str, float | None]) -> None:
 
 
 def read(file: Path, header: list[str] | None = None) -> list[dict[str, str]]:
-    """Read the lines of a history, a dict each; none if there is no file or it is of other columns than `header`."""
+    """Read the lines of a history, a dict each.
+
+    None if there is no file, or it is of other columns than `header`.
+    """
     if not file.is_file():
         return []
     reader = csv.DictReader(io.StringIO(read_text(file, LARGEST)))

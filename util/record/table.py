@@ -9,7 +9,10 @@ FORMULA = ("=", "+", "-", "@")  # a cell that begins so is a formula to spreadsh
 
 
 def cell(value: Any) -> Any:
-    """Make a value safe to write: text without control characters, and never a formula."""
+    """Make a value safe to write.
+
+    Text has no control characters and is never a formula.
+    """
     if not isinstance(value, str):
         return value
     text = "".join(letter if letter.isprintable() else " " for letter in value)

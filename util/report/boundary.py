@@ -15,7 +15,7 @@ BAND_WIDTH = 0.02  # of the image's diagonal (Cheng et al., section 5.2)
 
 
 def contour(labels: np.ndarray) -> np.ndarray:
-    """Find the pixels that have another class above, below or beside them: bool (H, W)."""
+    """Find the pixels beside another class (4 neighbours): bool (H, W)."""
     found = np.zeros(labels.shape, bool)
     pairs = ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]))
     for one, other in pairs:
@@ -28,7 +28,9 @@ def contour(labels: np.ndarray) -> np.ndarray:
 def boundary_f(
     truth: np.ndarray, prediction: np.ndarray, num_classes: int, tolerance: float | None = None
 ) -> np.ndarray:
-    """Return the boundary F-score of each class: float (C,), nan without a boundary.
+    """Return the boundary F-score of each class: float (C,).
+
+    It is nan where neither side has a boundary.
 
     Precision is the share of predicted boundary pixels nearer than `tolerance` pixels to a true one of the same class,
     recall the reverse, F their harmonic mean. Csurka et al., "What is a good evaluation measure for semantic
@@ -58,7 +60,9 @@ def boundary_f(
 
 
 def _spread(sets: np.ndarray, radius: float) -> np.ndarray:
-    """Unite the sets of all pixels nearer than `radius` pixels: uint32 (H, W), a bit a class.
+    """Unite the sets of all pixels nearer than `radius` pixels.
+
+    sets: uint32 (H, W), a bit a class.
 
     All classes at once: rows are united to runs that grow by a pixel on both sides, and each run is added to the rows
     for whose distance it is the chord of the disc.
@@ -77,9 +81,10 @@ def _spread(sets: np.ndarray, radius: float) -> np.ndarray:
 
 
 def band(labels: np.ndarray, width: int) -> np.ndarray:
-    """Find the pixels at most `width` from the end of their region: bool (H, W).
+    """Find the pixels near the end of their region: bool (H, W).
 
-    The distance is that of the chessboard, and the border of the image ends a region, as in Cheng et al.'s code.
+    They are at most `width` from it, as on a chessboard; the border of the image ends a region, as in Cheng et al.'s
+    code.
     """
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     # One filter serves all classes: a region ends where the window holds more than one class. Ignored pixels are the
@@ -95,7 +100,7 @@ def band(labels: np.ndarray, width: int) -> np.ndarray:
 def band_counts(
     truth: np.ndarray, prediction: np.ndarray, num_classes: int, width: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count intersection and union of each class's boundary bands: int64 (C,) each.
+    """Count intersection and union of boundary bands: int64 (C,) each.
 
     Their quotient is the boundary IoU: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation
     Evaluation", CVPR 2021, section 5.

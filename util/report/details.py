@@ -1,4 +1,4 @@
-"""What the report shows beside the confusion matrix, measured image by image beside the predictions."""
+"""Measurements of single images for the report, taken beside the predictions."""
 
 import heapq
 import math
@@ -24,7 +24,10 @@ WRONG = (230, 40, 40)
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of the report: encoded pictures (MIME type, bytes) by title."""
+    """An image of the report.
+
+    pictures: encoded, (MIME type, bytes) by title.
+    """
 
     name: str
     mean_iou: float
@@ -52,7 +55,9 @@ class Measured:
 
 
 class Details:
-    """`on_prediction` of evaluate(): measures a labelled image; threads may call it at once.
+    """`on_prediction` of evaluate(): measures labelled images.
+
+    Threads may call it at once.
 
     Args:
         names: of all images of the evaluation, on every process.
@@ -137,7 +142,10 @@ class Details:
         return Shown(sample["name"], score, pictures)
 
     def gather(self) -> Measured:
-        """Join the measurements of all processes; every process calls it, after the last image."""
+        """Join the measurements of all processes.
+
+        Every process calls it, after its last image.
+        """
         mine = (self._scores, self._f_sum, self._f_count, self._band, self._sizes)
         found = (self._best, self._worst, self._spread)
         parts = dist.gather_objects((mine, found))

@@ -1,4 +1,4 @@
-"""report.html: a result as one page that needs no network, script library or second file."""
+"""report.html: a result as one page that needs no network."""
 
 import base64
 import json
@@ -75,7 +75,7 @@ def write_report(folder: Path, page: Page) -> Path:
 
 
 def render(file: Path, template: str, content: dict[str, Any]) -> Path:
-    """Fill in a template of this folder and write it; text is escaped."""
+    """Fill in a template and write it; text is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -120,7 +120,7 @@ def class_rows(page: Page) -> list[dict[str, Any]]:
 
 
 def size_rows(measured: Measured | None) -> list[dict[str, Any]]:
-    """Give the mean IoU of each size over the classes that have it."""
+    """Give the mean IoU of each size of objects."""
     if measured is None:
         return []
     rows = []
@@ -131,7 +131,10 @@ def size_rows(measured: Measured | None) -> list[dict[str, Any]]:
 
 
 def matrix_rows(page: Page) -> list[dict[str, Any]]:
-    """Give the lines of the confusion matrix as shares of the truth; None where a class has no pixel."""
+    """Give the lines of the confusion matrix as shares of the truth.
+
+    None where a class has no pixel.
+    """
     rows = []
     for entry, line in zip(page.metrics["classes"], page.matrix.tolist(), strict=True):
         total = sum(line)

@@ -18,9 +18,9 @@ CSV, NPZ = "per_image.csv", "per_image.npz"
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image: its confusion matrix, sparse, and its scores along boundaries (nan: no boundary).
+    """Counts and boundary scores of one image (nan: no boundary).
 
-    cells: truth * C + prediction of the pairs that occur. counts: their pixels.
+    Its confusion matrix is sparse. cells: truth * C + prediction of the pairs that occur. counts: their pixels.
     """
 
     name: str
@@ -32,7 +32,10 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """The confusion matrices of N images, sparse: those of image i are cells[starts[i] : starts[i + 1]]."""
+    """The confusion matrices of N images, sparse.
+
+    Those of image i are cells[starts[i] : starts[i + 1]] and the counts there.
+    """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
@@ -41,7 +44,7 @@ class ImageCounts:
     counts: np.ndarray
 
     def sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return right, labelled and predicted pixels of each image and class: int64 (N, C) each."""
+        """Return right, labelled and predicted pixels: int64 (N, C) each."""
         classes = len(self.classes)
         image = np.repeat(np.arange(len(self.names)), np.diff(self.starts))
         truth, prediction = np.divmod(self.cells.astype(np.int64), classes)
@@ -52,13 +55,20 @@ class ImageCounts:
         return hits, labelled, predicted
 
     def mean_iou(self) -> np.ndarray:
-        """Return the mIoU of each image over the classes that occur in it: float (N,), nan without a pixel."""
+        """Return the mIoU of each image: float (N,).
+
+        It is the mean over the classes that occur in the image, nan without a labelled pixel.
+        """
         hits, labelled, predicted = self.sums()
         return mean_iou(hits, labelled + predicted - hits)
 
 
 def sparse_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count the pairs of truth and prediction in one image: the cells that occur, and their pixels."""
+    """Count the pairs of truth and prediction in one image.
+
+    Returns:
+        the cells (truth * C + prediction) that occur, and their pixels.
+    """
     valid = truth != IGNORE
     pairs = truth[valid].astype(np.int32) * num_classes + prediction[valid]
     counts = np.bincount(pairs, minlength=num_classes**2)
@@ -67,7 +77,10 @@ def sparse_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -
 
 
 def mean_iou(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """Average the IoU over the last axis; classes without a pixel are left out, nan where there is none."""
+    """Average the IoU over the last axis.
+
+    Classes without a pixel are left out; nan where there is none.
+    """
     there = union > 0
     ratios = np.where(there, intersection / np.maximum(union, 1), 0.0)
     number = there.sum(-1)

@@ -1,4 +1,4 @@
-"""IoU by the size of objects: which share of the error is that of small ones."""
+"""IoU by the size of objects."""
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ def size_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> 
 
 
 def _regions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Number the connected regions that are not ignored, from 0 on; ignored pixels have the last number.
+    """Number the connected regions from 0 on; -1 where pixels are ignored.
 
     One pass for all classes: on a grid of twice the size the points between equal neighbours are set.
 
