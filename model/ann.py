@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from model.backbone import build_backbone
 from model.base import SegModel
@@ -10,6 +9,18 @@ from model.layer.attention import attend
 from model.layer.basic import Classifier, ConvBNReLU, FCNHead
 
 BINS = (1, 3, 6, 8)  # cells a side of the pooled maps: 110 in all
+
+
+class CellRow(nn.Module):
+    """All cells of the pooled maps in one row: (N,C,H,W) -> (N,C,1,110)."""
+
+    def __init__(self):
+        super().__init__()
+        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(size) for size in BINS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N,C,H,W) to (N,C,1,110)."""
+        return torch.cat([pool(x).flatten(2) for pool in self.pools], 2)[:, :, None]
 
 
 class PooledAttention(nn.Module):
@@ -28,19 +39,15 @@ class PooledAttention(nn.Module):
         self.project = nn.Conv2d(width, key_channels if query_channels is None else query_channels, 1)
         for parameter in self.project.parameters():
             nn.init.zeros_(parameter)
+        self.cells = CellRow()
         self.scale = width**-0.5
 
     def forward(self, queried: torch.Tensor, keyed: torch.Tensor) -> torch.Tensor:
         """Map (N,query,H,W) and (N,key,h,w) to (N,query,H,W)."""
         keys = self.key(keyed)
         queries = keys if self.query is None else self.query(queried)
-        mean = attend(queries, _pool(keys), _pool(self.value(keyed)), self.scale)
+        mean = attend(queries, self.cells(keys), self.cells(self.value(keyed)), self.scale)
         return self.project(mean)
-
-
-def _pool(x: torch.Tensor) -> torch.Tensor:
-    """All cells of the pooled maps in one row: (N,C,H,W) -> (N,C,1,110)."""
-    return torch.cat([F.adaptive_avg_pool2d(x, size).flatten(2) for size in BINS], 2)[:, :, None]
 
 
 class ANN(SegModel):

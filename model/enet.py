@@ -84,7 +84,10 @@ class Bottleneck(nn.Module):
             shortcut = self.shortcut(shortcut)
         if self.kind == "up":
             assert places is not None, "an enlarging block needs the places of the maxima"
-            shortcut = F.max_unpool2d(shortcut, places, [2, 2])
+            # What `max_unpool2d` does, which cannot be exported to ONNX.
+            height, width = shortcut.shape[-2:]
+            empty = shortcut.new_zeros(*shortcut.shape[:2], 4 * height * width)
+            shortcut = empty.scatter(2, places.flatten(2), shortcut.flatten(2)).unflatten(2, (2 * height, 2 * width))
         return self.activation(self.branch(x) + shortcut), places
 
 

@@ -74,6 +74,7 @@ class ICNet(SegModel):
         super().__init__(build_backbone(backbone, output_stride, finest=8, in_channels=in_channels))
         self.middle = next(place for place, stride in enumerate(self.backbone.strides) if stride >= 8)
         self.light = _light_branch(in_channels)
+        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(size) for size in BINS)
         self.fuse24 = CascadeFusion(self.backbone.channels[-1], self.backbone.channels[self.middle], 128, True)
         self.fuse12 = CascadeFusion(128, 64, 128, True)
         self.classifier = classifier(128, num_classes, bias=False)
@@ -84,7 +85,7 @@ class ICNet(SegModel):
         """Map (N,in_channels,H,W) to features at strides 8, 16 and 32."""
         half, quarter = (self.backbone(_shrink(x, factor, True)) for factor in (0.5, 0.25))
         coarse = quarter[-1]
-        pooled = [resize(F.adaptive_avg_pool2d(coarse, size), coarse.shape[-2:]) for size in BINS]
+        pooled = [resize(pool(coarse), coarse.shape[-2:]) for pool in self.pools]
         return [self.light(x), half[self.middle], sum(pooled, coarse)]
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -52,7 +52,8 @@ class SplitShuffle(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N,C,H,W) to the same size."""
         halves = (branch(half) for branch, half in zip(self.halves, x.chunk(2, 1), strict=True))
-        return F.channel_shuffle(F.relu(torch.cat([*halves], 1) + x), 2)
+        # Channels of the halves in turns: what `channel_shuffle` does, which cannot be exported to ONNX.
+        return F.relu(torch.cat([*halves], 1) + x).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class AttentionPyramid(nn.Module):

@@ -7,14 +7,16 @@ import re
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import resnet50
 from torchvision.ops import StochasticDepth
 
 from model import MODELS, build_model, table
 from model.backbone import BACKBONES, build_backbone, output_strides
 from model.base import SegModel
+from model.inference import export
 from model.layer.basic import ConvBNReLU, FCNHead, resize
 from model.layer.context import ASPP, PPM
 from model.sketchfill import CFABlock
@@ -85,18 +87,28 @@ def test_any_size_gives_full_size_logits(name):
         check_outputs(network, trained, 2, size)
 
 
+@pytest.fixture(scope="module")
+def process_group():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
 @every_network
-def test_every_parameter_gets_a_gradient(name):
-    check_gradients(small(name))
+def test_every_parameter_gets_a_gradient(name, process_group):
+    """Over one process, too: its second step fails where a parameter had no part in the first."""
+    network = small(name)
+    check_gradients(network, DistributedDataParallel(network))
 
 
 @pytest.mark.parametrize("name", ["fcn", "sketchfill"])
 @pytest.mark.parametrize("backbone", BACKBONE_SAMPLE)
 def test_every_parameter_gets_a_gradient_on_other_backbones(name, backbone):
-    check_gradients(build_model(name, CLASSES, backbone))
+    network = build_model(name, CLASSES, backbone)
+    check_gradients(network, network)
 
 
-def check_gradients(network: SegModel) -> None:
+def check_gradients(network: SegModel, call: nn.Module) -> None:
     """Every parameter gets a gradient, with the norms' statistics of the batch or with their running ones.
 
     With the batch's, a bias in front of a further norm has none but that of rounding. With the running ones, all
@@ -106,7 +118,8 @@ def check_gradients(network: SegModel) -> None:
         if not parameter.any():  # what starts at zero holds back the gradient of what comes before it
             torch.nn.init.normal_(parameter, std=0.1)
     for prepare in (nn.Module.train, eval_norms):
-        outputs = prepare(network)(torch.randn(2, 3, *SIZES[0]))
+        prepare(network)
+        outputs = call(torch.randn(2, 3, *SIZES[0]))
         sum((output * torch.randn_like(output)).sum() for output in outputs.values()).backward()
     without = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -180,6 +193,17 @@ def test_compiles_as_one_graph_and_exports(name):
         check_outputs(network, trained, 2, SIZES[0])
         exported = torch.export.export(network.eval(), (x,)).module()
         torch.testing.assert_close(exported(x)["out"], network(x)["out"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(export.missing("onnx", "onnxruntime") is not None, reason="needs the extra export")
+@every_network
+def test_onnx_runtime_gives_the_logits(name):
+    network, x = shared(name).eval(), torch.randn(2, 3, *SIZES[0])
+    with torch.no_grad():
+        expected = network(x)["out"]
+    found = export.onnx_engine(network, SIZES[0], 2)(x)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @every_network

@@ -6,7 +6,7 @@ import torchvision
 from torch.nn import functional as F
 
 from model import build_model
-from model.ann import PooledAttention, _pool
+from model.ann import CellRow, PooledAttention
 from model.backbone import build_backbone
 from model.backbone.densenet import TorchvisionDenseNet
 from model.danet import ChannelAttention, PositionAttention
@@ -262,7 +262,7 @@ def test_attention_in_tiles_stays_in_its_tile():
 
 def test_pooled_keys_are_the_110_means():
     x = torch.randn(1, 2, 9, 11)
-    pooled = _pool(x)
+    pooled = CellRow()(x)
     assert pooled.shape == (1, 2, 1, 1 + 9 + 36 + 64)
     torch.testing.assert_close(pooled[0, :, 0, 0], x[0].mean((1, 2)))
     torch.testing.assert_close(pooled[0, :, 0, 1], x[0, :, :3, :4].mean((1, 2)))
