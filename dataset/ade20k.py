@@ -370,13 +370,6 @@ class ADE20K(SegDataset):
         ),
     )
 
-    def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Map training ids uint8 (H, W) to the benchmark's 1..150.
-
-        255 becomes 0. With the user's own classes the ids stay as they are.
-        """
-        return prediction + np.uint8(1) if self.classes == type(self).classes else prediction
-
 
 def read_full(path: Path) -> np.ndarray:
     """Read a `*_seg.png` of the full release as benchmark ids.

@@ -76,7 +76,8 @@ class SegDataset(Dataset):
         split: "train", "val", "test" or another name; lines of "test" may name an image without a label.
         transform: None, or what augments the samples that have a label.
         seed: of the augmentation.
-        classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette.
+        classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette. In
+            label_map, "rest": "identity" adds the ids of the classes that it does not name.
         channels, limits: bands of an image, and the values that become 0 and 255, see `read_image`.
 
     Raises:
@@ -89,6 +90,7 @@ class SegDataset(Dataset):
     colors: np.ndarray | None = None
     label_map: Mapping | None = None
     ignore_label: int = IGNORE
+    disk_ids: tuple[int, ...] | None = None  # of each class, where label_map gives several
 
     def __init__(
         self,
@@ -122,15 +124,21 @@ class SegDataset(Dataset):
     def _set_facts(
         self, classes: Sequence[str] | None, colors: Sequence | np.ndarray | None, label_map: Mapping | None
     ) -> None:
+        if classes is not None or label_map is not None:
+            self.disk_ids = None
         if classes is not None:
             self.classes = tuple(str(name) for name in classes)
         check_classes(self.classes, self.name)
-        if colors is None and len(self.classes) == len(type(self).classes):
-            colors = self.colors
-        self.colors = check_colors(colors, len(self.classes), self.name)
+        declared = colors is None and len(self.classes) == len(type(self).classes)
+        self.colors = check_colors(self.colors if declared else colors, len(self.classes), self.name)
         if label_map is not None:
             self.label_map = dict(label_map)
-        self._map = LabelMap(self.label_map, len(self.classes), self.name)
+            if self.label_map.pop("rest", None) is not None:
+                self.label_map = {**{i: i for i in range(len(self.classes))}, **self.label_map}
+        # Colours of the user's own classes are those of labels drawn in colours; others may be for drawing alone.
+        own = colors is not None and (classes is not None or not type(self).classes)
+        drawn = [(int(r), int(g), int(b)) for r, g, b in self.colors] if own else None
+        self._map = LabelMap(self.label_map, len(self.classes), self.name, drawn)
 
     def map_for(self, label_path: str) -> LabelMap:
         """Return the label map of one label file.
@@ -140,11 +148,17 @@ class SegDataset(Dataset):
         return self._map
 
     def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Map training ids to those of the test server.
+        """Map training ids uint8 (H, W) to what stands in label files.
 
-        prediction: uint8 (H, W). Here it is returned unchanged.
+        Returns:
+            Ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3) where the label map has nothing else.
+
+        Raises:
+            DataError: the label map does not give each class one value on disk.
         """
-        return prediction
+        if self.disk_ids is not None:
+            return np.array([*self.disk_ids, *[IGNORE] * (256 - len(self.disk_ids))], np.uint8)[prediction]
+        return self._map.invert(self.classes)[prediction]
 
     def sample_name(self, index: int) -> str:
         """Give a name for outputs that no other sample has; see `unique_names`."""

@@ -49,9 +49,6 @@ NAMES = (
 IDS = {**{name: i for i, name in enumerate(NAMES)}, "license plate": -1}
 TRAIN_ID_SUFFIX = "_labelTrainIds.png"
 
-_LABEL_IDS = np.zeros(256, np.uint8)
-_LABEL_IDS[: len(TABLE)] = [label_id for _, label_id, _ in TABLE]
-
 
 def _label(kind: str, labels: str):
     """leftImg8bit/val/CITY/X_leftImg8bit.png -> gtFine/val/CITY/X_gtFine_KIND, and gtCoarse alike."""
@@ -107,13 +104,6 @@ class Cityscapes(SegDataset):
         for all files.
         """
         return self._train_id_map if label_path.endswith(TRAIN_ID_SUFFIX) else self._map
-
-    def to_label_ids(self, prediction: np.ndarray) -> np.ndarray:
-        """Map training ids to the ids that the test server scores.
-
-        prediction: uint8 (H, W); 255 becomes 0, unlabeled. With the user's own classes the ids stay as they are.
-        """
-        return _LABEL_IDS[prediction] if self.classes == type(self).classes else prediction
 
 
 class CityscapesCoarse(Cityscapes):

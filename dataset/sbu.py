@@ -20,6 +20,7 @@ class SBU(SegDataset):
     classes = ("no shadow", "shadow")
     colors = np.array([(128, 128, 128), (255, 255, 255)], np.uint8)
     label_map = {0: 0, **dict.fromkeys(range(1, 256), 1)}
+    disk_ids = (0, 255)
     layout = Layout(
         source="https://www3.cs.stonybrook.edu/~cvl/projects/shadow_noisy_label/index.html",
         licence="non-commercial research, no redistribution",

@@ -11,6 +11,7 @@ prediction.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from dataset import build_eval_loader
 from model.inference.export import ExportedNetwork
 from model.inference.optimize import optimize_for_inference
 from tool.shared import cli
-from tool.shared.data import dataset_of, loader_workers
+from tool.shared.data import check_labels, dataset_of, loader_workers
 from tool.shared.network import build_predictor
 from tool.shared.published import BLACK
 from tool.shared.trained import Trained, experiment_of, open_trained
@@ -59,8 +60,15 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cpu" and config.test.keep_memory:
         keep_memory()
     data = dataset_of(config, config.test.split)
+    if config.data.check:
+        for warning in dist.main_first(lambda: check_labels([data], run)):
+            log.info("data: %s", warning)
     indices = selection(config, len(data))
-    labelled = all(data.samples[i][1] is not None for i in indices)
+    if config.test.submission:
+        data.to_label_ids(np.zeros((1, 1), np.uint8))  # refused before anything is predicted
+    labelled = [i for i in indices if data.samples[i][1] is not None]
+    if labelled and len(labelled) < len(indices):
+        log.info("%d of %d pictures have no label: predicted, not scored", len(indices) - len(labelled), len(indices))
     matrix = VoidConfusion if config.test.void == "class" else ConfusionMatrix
     confusion = matrix(len(data.classes), data.ignore_label, device) if labelled else None
     if config.test.has_prediction:
@@ -78,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     dist.barrier()  # every process has written its pictures
     protocol = predictor.describe() | trained.describe() | {"engine": engine_of(model)}
     if predictor.windows == "fast" and labelled and config.test.compare:
-        protocol["compared"] = compare_ways(trained, model, data, indices, device)
+        protocol["compared"] = compare_ways(trained, model, data, labelled, device)
     if dist.is_main():
         conclude(config, run, data, indices, confusion, scores, timing, protocol, file)
     return 0
@@ -193,6 +201,8 @@ def conclude(config, run, data, indices, confusion, scores, timing, protocol, fi
     if scores is None:
         log.info("%d pictures without labels predicted: %s", timing.num_images, run.result)
     else:
+        labelled = sum(data.samples[i][1] is not None for i in indices)
+        timing = replace(timing, num_images=labelled)
         protocol = {"name": config.test.protocol, "split": config.test.split, **protocol} if protocol else None
         print(write_results(run.result, scores, confusion, data.classes, timing, protocol, file), flush=True)
         log.info(
@@ -227,7 +237,8 @@ def score_existing(config: Config, run: RunPaths, data, indices, confusion) -> N
         raise ValueError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
     if not dist.is_main():
         return
-    samples = build_eval_loader(data, indices, loader_workers(config))
+    labelled = [i for i in indices if data.samples[i][1] is not None]
+    samples = build_eval_loader(data, labelled, loader_workers(config))
     labels = ((sample["name"], sample["label"]) for sample in samples)
     number = score_predictions(run.result, labels, confusion)
     timing = Timing(number, float("nan"), float("nan"))

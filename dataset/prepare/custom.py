@@ -2,6 +2,7 @@
 
 import csv
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,7 +281,7 @@ def _select(root: Path, wanted: str | None, usual: tuple[str, ...], what: str, o
         paths = [path for path in _walk(root, root) if lower & {part.lower() for part in path.parts[:-1]}]
         chosen = {path: _without(path, folders) for path in paths}
     found = {
-        path.as_posix(): name.with_suffix("").as_posix()
+        path.as_posix(): unicodedata.normalize("NFC", name.with_suffix("").as_posix())
         for path, name in sorted(chosen.items())
         if path.suffix.lower() in PICTURES and not any(part.startswith(".") for part in path.parts)
     }

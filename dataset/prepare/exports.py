@@ -169,8 +169,14 @@ def _coco(path: Path) -> Iterator[Item]:
         yield Item(name, size, [(names[c], "coco" if data else "nothing", data) for _, c, data in found])
 
 
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Give the sorted files below a folder that match, without the hidden ones that systems leave behind."""
+    found = (file for file in folder.rglob(pattern) if file.is_file())
+    return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+
+
 def _labelme(path: Path) -> Iterator[Item]:
-    for file in sorted(path.rglob("*.json")):
+    for file in _visible(path, "*.json"):
         document = read_json(file)
         if not isinstance(document, dict) or "shapes" not in document:
             continue  # a settings file beside the labels
@@ -267,7 +273,7 @@ def _is_picture(source: str) -> bool:
 
 def _yolo(path: Path) -> Iterator[Item]:
     names = _yolo_names(path)
-    for file in sorted(path.rglob("*.txt")):
+    for file in _visible(path, "*.txt"):
         if file.name in ("classes.txt", "obj.names", "train.txt", "val.txt", "test.txt"):
             continue
         shapes = []

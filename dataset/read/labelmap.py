@@ -1,6 +1,7 @@
 """Maps what stands in a label file to the ids that a network is trained with."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -26,12 +27,16 @@ class LabelMap:
             None: the identity over 0..num_classes-1.
         num_classes: 1 to 255.
         owner: the data set the map belongs to, for errors.
+        class_colors: RGB of each class, for labels drawn in these; a colour of the mapping, or of two classes, is not
+            taken from here.
 
     Raises:
-        ValueError: names the owner and the key or value that is out of range.
+        DataError: names the owner and the key or value that is out of range.
     """
 
-    def __init__(self, mapping: Mapping | None, num_classes: int, owner: str):
+    def __init__(
+        self, mapping: Mapping | None, num_classes: int, owner: str, class_colors: Sequence[Colour] | None = None
+    ):
         assert 1 <= num_classes <= MAX_CLASSES
         self.owner = owner
         mapping = {i: i for i in range(num_classes)} if mapping is None else mapping
@@ -43,6 +48,12 @@ class LabelMap:
                 self.colors[self._check_color(key)] = value
             else:
                 self.ids[self._check_id(key)] = value
+        self.given: dict[Key, int] = {}
+        self.given.update(self.ids.items())
+        self.given.update((color, value) for color, value in self.colors.items())
+        for color, count in Counter(class_colors or ()).items():
+            if count == 1 and class_colors is not None:
+                self.colors.setdefault(color, class_colors.index(color))
         self.has_ids = bool(self.ids)
         self.names_ignored = IGNORE in self.ids  # whether the mapping itself says what 255 is
         self.ids.setdefault(IGNORE, IGNORE)
@@ -119,13 +130,36 @@ class LabelMap:
 
     def to_paste(self, extra: Iterable[Key]) -> str:
         """Write the map as a key of an experiment, with `extra` values added, ignored."""
-        items: dict[Key, int] = {k: v for k, v in self.ids.items() if k != IGNORE or self.names_ignored}
-        items.update((color, value) for color, value in self.colors.items())
-        if len(items) > 12 and self.has_ids and items == {i: i for i in range(len(items))}:
+        if self.given == {i: i for i in range(len(self.given))} and len(self.given) > 12:
             shown = ["rest: identity"]
         else:
-            shown = [f"{_yaml(key)}: {value}" for key, value in items.items()]
+            shown = [f"{_yaml(key)}: {value}" for key, value in self.given.items()]
         return "label_map: {" + ", ".join([*shown, *(f"{_yaml(key)}: {IGNORE}" for key in extra)]) + "}"
+
+    def invert(self, classes: Sequence[str]) -> np.ndarray:
+        """Give what stands on disk for each training id: ids (256,), or colours (256, 3) where the map has no ids.
+
+        Training id 255 becomes the lowest of the values that the map ignores.
+
+        Raises:
+            DataError: names a class with several values on disk, or none.
+        """
+        source: dict[Key, int] = {k: v for k, v in self.given.items() if isinstance(k, int) or not self.has_ids}
+        table = np.zeros(256 if self.has_ids else (256, 3), np.uint16)
+        for index, name in enumerate(classes):
+            keys = [key for key, value in source.items() if value == index]
+            if len(keys) != 1:
+                what = (
+                    f"the values {', '.join(map(str, keys[:8]))}{', ...' if keys[8:] else ''}" if keys else "no value"
+                )
+                raise DataError(
+                    f"the label map of {self.owner} gives class {name!r} {what} on disk, so predictions cannot be "
+                    "written as labels (test.submission); map one value to each class"
+                )
+            table[index] = keys[0]
+        ignored = [key for key, value in source.items() if value == IGNORE]
+        table[IGNORE] = np.array(ignored).min(axis=0) if ignored else IGNORE
+        return table.astype(np.uint8) if table.max() < 256 else table
 
     def __str__(self) -> str:
         parts = [_describe(*run) for run in _runs(sorted(self.ids.items()))]

@@ -3,8 +3,10 @@
 import io
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from dataset.read import DataError
@@ -31,6 +33,7 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
     Raises:
         FileNotFoundError, ValueError: begins with `LIST:LINE:`.
     """
+    _names_by.cache_clear()  # folders may have changed since the last list
     samples: list[Pair] = []
     first_line: dict[str, int] = {}
     for number, line in _lines(list_file):
@@ -38,24 +41,69 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
         fields = _fields(line, where)
         if len(fields) > 2 or (len(fields) == 1 and needs_label):
             raise DataError(f"{where}: {_wrong_count(line, fields, needs_label)}")
-        paths = [str(root / field) for field in fields]
+        paths = [_existing(root, field, where) for field in fields]
         if paths[0] in first_line:
             raise DataError(
                 f"{where}: the picture {fields[0]} stands on line {first_line[paths[0]]} "
                 "already; remove one of the two lines"
             )
         first_line[paths[0]] = number
-        for field, path in zip(fields, paths, strict=True):
-            if not os.path.isfile(path):
-                found = "is no ordinary file" if os.path.exists(path) else "does not exist"
-                raise FileNotFoundError(
-                    f"{where}: {field} {found} (looked for {path}); correct the "
-                    "line, or the data root that relative paths start from"
-                )
         samples.append((paths[0], paths[1] if len(paths) == 2 else None))
     if not samples:
         raise DataError(f"{list_file}: the list is empty; write one line `image label` a sample")
     return samples
+
+
+def _existing(root: Path, field: str, where: str) -> str:
+    """Give the path of a file that a list names: as written, or with slashes, or in another Unicode form.
+
+    Raises:
+        FileNotFoundError: begins with `where`, and names the file that differs in case alone.
+    """
+    path = str(root / field)
+    if os.path.isfile(path):
+        return path
+    if os.path.exists(path):
+        raise FileNotFoundError(f"{where}: {field} is no ordinary file; correct the line")
+    slashed = str(root / field.replace("\\", "/"))
+    if (found := _same(slashed, _composed)) is not None and os.path.isfile(found):
+        return found
+    if (near := _same(slashed, _caseless)) is not None:
+        raise FileNotFoundError(f"{where}: {field} does not exist, but {near} does; write it with the same capitals")
+    hint = "; a backslash separates no folders here, and with slashes it does not exist either" if "\\" in field else ""
+    raise FileNotFoundError(
+        f"{where}: {field} does not exist (looked for {path}){hint}; correct the "
+        "line, or the data root that relative paths start from"
+    )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _same(path: str, form: Callable[[str], str]) -> str | None:
+    """Give the one path that is there and has the same `form` as `path`; None where there is none, or several."""
+    if os.path.exists(path):
+        return path
+    folder, name = os.path.split(path)
+    parent = None if folder in ("", path) else _same(folder, form)
+    if parent is None or not os.path.isdir(parent):
+        return None
+    names = _names_by(parent, form).get(form(name), [])
+    return os.path.join(parent, names[0]) if len(names) == 1 else None
+
+
+@lru_cache(maxsize=64)
+def _names_by(folder: str, form: Callable[[str], str]) -> dict[str, list[str]]:
+    """Give the names in a folder by their form."""
+    names: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        names.setdefault(form(name), []).append(name)
+    return names
 
 
 def _lines(list_file: Path) -> Iterator[tuple[int, str]]:

@@ -8,7 +8,7 @@ from dataset import DATASETS, build_dataset, dataset_class
 from dataset.base import distinct_palette
 from dataset.read.labelmap import LabelMap
 from dataset.read.listfile import read_list, unique_names
-from tests.three_pictures import build, fails, picture, save
+from tests.three_pictures import build, fails, picture, save, save_palette
 
 pytestmark = pytest.mark.fast
 
@@ -149,6 +149,82 @@ def test_cityscapes_tells_label_ids_from_train_ids(tmp_path):
     assert np.array_equal(back, np.where(train_ids == 255, 0, label_ids))
     own = build_dataset("cityscapes", tmp_path, label_map=dict.fromkeys(range(34), 0), classes=["all"])
     assert set(np.unique(own[1]["label"])) <= {0, 255}
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"custom", "street"}))
+def test_the_way_back_inverts_the_label_map(tmp_path, name):
+    """What stands on disk is what gives the class again; where several ids are one class there is no way back."""
+    save(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+    (tmp_path / "test.txt").write_text("a.png\n")
+    dataset = build_dataset(name, tmp_path, list_file=tmp_path / "test.txt", split="test")
+    classes = np.arange(len(dataset.classes), dtype=np.uint8)[None]
+    if name in NO_WAY_BACK:
+        fails(f"the label map of {name} gives class ", dataset.to_label_ids, classes)
+    else:
+        assert np.array_equal(dataset.map_for("").apply(dataset.to_label_ids(classes)), classes)
+
+
+NO_WAY_BACK = {"camvid_full"}
+
+
+def test_the_way_back_of_classes_of_ones_own(tree):
+    classes = np.array([[0, 1, 2, 255]], np.uint8)
+    assert build(tree, label_map={10: 0, 20: 1, 30: 2, 7: 255, 9: 255}).to_label_ids(classes).tolist() == [
+        [10, 20, 30, 7]
+    ]
+    assert build(tree, label_map={10: 0, 2000: 1, 30: 2}).to_label_ids(classes).tolist() == [[10, 2000, 30, 255]]
+    assert build(tree).to_label_ids(classes).tolist() == classes.tolist()
+    colors = {"1,2,3": 0, "4,5,6": 1, (7, 8, 9): 2}
+    assert build(tree, label_map=colors).to_label_ids(classes)[0, :3].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    fails(
+        "gives class 'x' the values 0, 3 on disk", build(tree, label_map={0: 0, 3: 0, 1: 1, 2: 2}).to_label_ids, classes
+    )
+    fails("gives class 'z' no value on disk", build(tree, label_map={0: 0, 1: 1}).to_label_ids, classes)
+    own = build_dataset("cityscapes", tree, classes=["flat", "rest"], label_map={**dict.fromkeys(range(34), 1), 7: 0})
+    fails("gives class 'rest' the values 0, 1, 2", own.to_label_ids, classes)
+
+
+def test_colours_of_all_classes_decode_labels_drawn_in_them(tree):
+    colors = np.array([[10, 20, 30], [200, 0, 7], [0, 0, 1]], np.uint8)
+    ids = np.asarray(Image.open(tree / "label/a.png"))
+    save(tree / "label/a.png", colors[ids])
+    save_palette(tree / "label/b.png", 2 - ids, colors[::-1])
+    dataset = build(tree, colors=colors.tolist())
+    assert all(np.array_equal(dataset[i]["label"], ids) for i in (0, 1))
+    assert set(np.unique(dataset[2]["label"])) == {0, 1, 2}  # ids
+    drawn = colors[ids]
+    drawn[0] = 0
+    save(tree / "label/a.png", drawn)
+    fails("value (0, 0, 0) is not in the label map", dataset.__getitem__, 0)
+    void = build(tree, colors=colors.tolist(), label_map={"0,0,0": 255, "rest": "identity"})
+    assert (void[0]["label"][0] == 255).all() and np.array_equal(void[0]["label"][1:], ids[1:])
+    same = build(tree, colors=[[0, 0, 1], [0, 0, 1], [9, 9, 9]])
+    fails("not in the label map", same.__getitem__, 0)
+
+
+def test_the_identity_may_be_extended(tree):
+    label = np.asarray(Image.open(tree / "label/a.png")).copy()
+    label[0] = 77
+    save(tree / "label/a.png", label)
+    dataset = build(tree, label_map={77: 255, 1: 2, "rest": "identity"})
+    expected = np.array([0, 2, 2])[label % 77]
+    expected[0] = 255
+    assert np.array_equal(dataset[0]["label"], expected) and dataset.label_map == {0: 0, 1: 2, 2: 2, 77: 255}
+
+
+def test_lists_of_other_systems(tree):
+    """Windows writes backslashes, line ends and a byte order mark; macOS decomposes accents."""
+    for name in ("label", "image"):
+        (tree / f"{name}/a.png").rename(tree / f"{name}/A\u0308 e\u0301.png")
+    line = '"image\\\u00c4 \u00e9.png" "label\\\u00c4 \u00e9.png"\r\n'
+    (tree / "train.txt").write_bytes(b"\xef\xbb\xbf" + line.encode())
+    dataset = build(tree)
+    assert dataset[0]["label"].shape == (12, 16) and dataset.samples[0][0].endswith("A\u0308 e\u0301.png")
+    (tree / "train.txt").write_text("image/B.PNG label/b.png\n")
+    message = f"image/B.PNG does not exist, but {tree}/image/b.png does; write it with the same capitals"
+    fails(message, build, tree, error=FileNotFoundError)
+    (tree / "train.txt").write_text("image\\x.png label\\x.png\n")
+    fails("a backslash separates no folders here", build, tree, error=FileNotFoundError)
 
 
 def test_own_facts_replace_those_of_a_known_data_set(tree):

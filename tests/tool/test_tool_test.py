@@ -122,6 +122,31 @@ def test_a_split_without_labels_is_predicted_not_scored(trained):
         test.main(["--config", str(experiment), "--exp", str(run), "test.split=test", "test.has_prediction=true"])
 
 
+def test_one_missing_label_does_not_silence_the_score(trained, data, capsys):
+    experiment, run = trained
+    lines = (data / "val.txt").read_text().splitlines()
+    mixed = run / "mixed.txt"
+    mixed.write_text("\n".join([*lines[:4], lines[4].split()[0]]) + "\n")
+    four = score(experiment, run, "test.index_step=4")
+    found = score(experiment, run, "test.split=test", f"data.test_list={mixed}")
+    assert found["num_images"] == 4 and found["classes"] == four["classes"]
+    assert "1 of 5 pictures have no label" in "".join(capsys.readouterr())
+
+
+def test_a_submission_holds_the_ids_on_disk_or_is_refused(trained, data, tmp_path):
+    experiment, run = trained
+    options = ["test.split=test", "test.submission=true"]
+    label_map = "data.label_map={10: 0, 20: 1, 30: 2}"
+    assert test.main(["--config", str(experiment), "--exp", str(run), *options, label_map]) == 0
+    with zipfile.ZipFile(run / "result" / "submission.zip") as archive:
+        ids = cv2.imdecode(np.frombuffer(archive.read("val_000.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    gray = cv2.imread(str(run / "result" / "gray" / "val_000.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(ids, 10 * (gray + 1))
+    label_map = "data.label_map={10: 0, 20: 1, 30: 2, 31: 2}"
+    with pytest.raises(ValueError, match="class 'ball' the values 30, 31"):
+        test.main(["--config", str(experiment), "--exp", str(run), *options, label_map])
+
+
 def test_the_cityscapes_zip_has_label_ids_and_the_pictures_names(tmp_path):
     """Against the ids of the official table: train ids 0..18 are these label ids."""
     official = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

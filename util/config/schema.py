@@ -46,9 +46,13 @@ class DataConfig(Section):
     val_list: str | None = Field(None, description="list file; default: ROOT/val.txt")
     test_list: str | None = Field(None, description="list file; default: ROOT/test.txt")
     classes: tuple[str, ...] | None = Field(None, description="class names of your own data")
-    colors: tuple[tuple[int, int, int], ...] | None = Field(None, description="RGB colour per class")
-    label_map: dict[int | str, int] | None = Field(
-        None, description="id on disk (or colour 'R,G,B') -> class index, or 255 to ignore"
+    colors: tuple[tuple[int, int, int], ...] | None = Field(
+        None, description="RGB colour per class, of drawings and of labels drawn in colours"
+    )
+    label_map: dict[int | str, int | Literal["identity"]] | None = Field(
+        None,
+        description="id on disk (or colour 'R,G,B') -> class index, or 255 to ignore; 'rest: identity' adds the ids of "
+        "the classes that it does not name",
     )
     channels: int = Field(3, ge=1, le=512, description="bands of an image; 3: RGB, which grey images become too")
     range: tuple[float, float] | tuple[Percent, Percent] | None = Field(
@@ -71,6 +75,8 @@ class DataConfig(Section):
     def _numbers(cls, value):
         if value is None:
             return None
+        if any((key == "rest") != (target == "identity") for key, target in value.items()):
+            raise ValueError("'rest: identity' is the one entry that is no number or colour")
         return {int(k) if re.fullmatch(r"-?\d+", str(k)) else k: v for k, v in value.items()}
 
     @model_validator(mode="after")

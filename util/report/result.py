@@ -164,23 +164,27 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
 def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) -> int:
     """Zip ids for a test server; return their number.
 
-    items: (name, ids uint8 (H, W)), written as NAME.png. The ids are the server's (SegDataset.to_label_ids). The zip
-    appears complete or not at all, and equal predictions give an equal file. ValueError if a name comes twice or the
-    ids are not bytes.
+    items: (name, ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3)), written as NAME.png. The ids are the server's
+    (SegDataset.to_label_ids). The zip appears complete or not at all, and equal predictions give an equal file.
+    ValueError if a name comes twice or the ids are of another type.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written: set[str] = set()
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, ids in items:
-            if ids.dtype != np.uint8 or ids.ndim != 2:
-                raise UserError(f"{name}: ids must be uint8 (H, W), not {ids.dtype} {ids.shape}")
+            if (
+                ids.dtype not in (np.uint8, np.uint16)
+                or ids.ndim != 2
+                and (ids.dtype, ids.shape[2:]) != (np.uint8, (3,))
+            ):
+                raise UserError(f"{name}: ids must be uint8 or uint16 (H, W), not {ids.dtype} {ids.shape}")
             if name in written:
                 raise UserError(f"{name} comes twice in the submission {path}")
             written.add(name)
             entry = zipfile.ZipInfo(f"{_checked_name(name)}.png")  # of a fixed date
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, _png(ids).tobytes())
+            archive.writestr(entry, _png(ids if ids.ndim == 2 else ids[:, :, ::-1]).tobytes())
     return len(written)
 
 

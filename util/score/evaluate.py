@@ -46,12 +46,13 @@ def evaluate(
 ) -> tuple[Scores | None, Timing]:
     """Predicts each sample and scores it; every process calls it with its own samples (see `shard`).
 
-    samples: dicts with image (uint8 (3, H, W)), name, and label (integers (H, W)) where there is one.
+    samples: dicts with image (uint8 (3, H, W)), name, and label (integers (H, W)) where there is one; without a label
+        they are predicted, not scored.
     confusion: an empty matrix, filled and summed over the processes here; None if there are no labels.
     on_prediction: called with the sample and its prediction, uint8 (H, W), in a thread beside the next
         predictions and in any order (`result.PredictionWriter`, for example); its errors are raised here.
     Returns the scores (None without a matrix) and the time, the same on every process.
-    ValueError, naming the sample, if a label is missing, of another size than its picture, or holds an
+    ValueError, naming the sample, if a label is of another size than its picture, or holds an
     unknown class.
     """
     seconds: list[float] = []
@@ -63,7 +64,7 @@ def evaluate(
             if prediction.is_cuda:
                 torch.cuda.synchronize(prediction.device)
             seconds.append(time.perf_counter() - start)
-            if confusion is not None:
+            if confusion is not None and "label" in sample:
                 _count(confusion, prediction, sample)
             if on_prediction is not None:
                 hand_on(sample, prediction.cpu().numpy())

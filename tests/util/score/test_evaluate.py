@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from dataset.base import distinct_palette
@@ -168,8 +169,14 @@ def test_wrong_labels_name_the_sample():
         samples[1]["label"] = torch.full(size, value, dtype=torch.uint8)
         with pytest.raises(ValueError, match=f"sample town/frame.1: {message}"):
             evaluate(make_predictor(), samples, ConfusionMatrix(4))
-    with pytest.raises(ValueError, match="sample town/frame.0 has no label"):
-        evaluate(make_predictor(), make_samples(2, labelled=False), ConfusionMatrix(4))
+
+
+def test_what_has_no_label_is_predicted_and_not_scored():
+    samples, seen, alone, both = make_samples(3), [], ConfusionMatrix(4), ConfusionMatrix(4)
+    evaluate(make_predictor(), [samples[0], samples[2]], alone)
+    del samples[1]["label"]
+    _, timing = evaluate(make_predictor(), samples, both, lambda sample, _: seen.append(sample["name"]))
+    assert torch.equal(both.matrix, alone.matrix) and timing.num_images == 3 and len(seen) == 3
 
 
 def test_error_of_a_writer_reaches_the_caller():
@@ -340,6 +347,15 @@ def test_submission_holds_the_ids_and_is_reproducible(tmp_path):
     assert (tmp_path / "b.zip").read_bytes() == (tmp_path / "new" / "a.zip").read_bytes()
 
 
+def test_submission_of_colours_and_of_16_bits(tmp_path):
+    colors = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    deep = np.full((6, 8), 1000, np.uint16)
+    write_submission(tmp_path / "a.zip", [("colors", colors), ("deep", deep)])
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        for name, values in (("colors", colors), ("deep", deep)):
+            assert np.array_equal(np.asarray(Image.open(archive.open(f"{name}.png"))), values)
+
+
 def test_submission_that_fails_leaves_the_older_one(tmp_path):
     path = tmp_path / "a.zip"
     ids = np.zeros((6, 8), np.uint8)
@@ -349,5 +365,7 @@ def test_submission_that_fails_leaves_the_older_one(tmp_path):
         write_submission(path, [("a", ids), ("a", ids)])
     with pytest.raises(ValueError, match="int64"):
         write_submission(path, [("a", ids.astype(np.int64))])
+    with pytest.raises(ValueError, match="uint8 or uint16"):
+        write_submission(path, [("a", np.zeros((6, 8, 2), np.uint8))])
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.zip"]
