@@ -160,6 +160,18 @@ class SegDataset(Dataset):
             return np.array([*self.disk_ids, *[IGNORE] * (256 - len(self.disk_ids))], np.uint8)[prediction]
         return self._map.invert(self.classes)[prediction]
 
+    def read_range(self, limits: Limits | None) -> None:
+        """Read the images with other values that become 0 and 255, see `read_image`.
+
+        Raises:
+            DataError: they are read from packed data, whose values are fixed.
+        """
+        if not isinstance(self.source, Files):
+            raise DataError(
+                f"{self.list_file}: packed with data.range {self.limits}, not {limits}; set loader.packed to null"
+            )
+        self.limits = self.source.limits = limits
+
     def sample_name(self, index: int) -> str:
         """Give a name for outputs that no other sample has; see `unique_names`."""
         return self._names[index]

@@ -59,6 +59,19 @@ def test_five_bands_from_files_to_a_prediction(tmp_path, capsys, suffix):
     state = checkpoint.load(last)
     assert state["spec"]["options"]["in_channels"] == BANDS
     assert state["preprocessing"]["range"] == [0, 2400]
+    for changed in ("data.range=[0, 9]", "data.range=null"):
+        test.main(["--config", str(file), "--exp", str(tmp_path / "files"), changed])
+        result = json.loads(next((tmp_path / "files").rglob("metrics.json")).read_text())
+        assert "data.range" in result["protocol"]["overridden"][0]
+    assert test.main(["--exp", str(tmp_path / "files"), "--checkpoint", str(last)]) == 0
+    silent = make_experiment(tmp_path, tmp_path, data={key: data[key] for key in ("channels", "mean", "std")})
+    assert test.main(["--config", str(silent), "--exp", str(tmp_path / "silent"), "--checkpoint", str(last)]) == 0
+    ours, theirs = (next((tmp_path / name).rglob("gray/*.png")).read_bytes() for name in ("files", "silent"))
+    assert ours == theirs
+    data["range"] = [0, 65535]
+    other = make_experiment(tmp_path, tmp_path, data=data)
+    arguments = ["--config", str(other), "--exp", str(tmp_path / "other"), "--checkpoint", str(last)]
+    assert "data.range is [0,65535]" in failure(capsys, test.main, arguments)
     photo = tmp_path / f"images/0.{suffix}"
     assert demo.main([str(photo), "--checkpoint", str(last), "--out", str(tmp_path / "out")]) == 0
     assert cv2.imread(str(tmp_path / "out/0.png")).shape[0] > 48

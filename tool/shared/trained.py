@@ -72,6 +72,8 @@ def open_trained(file: str | Path, experiment: Experiment, data: SegDataset) -> 
     other = compare_network(spec, config, told)
     network = rebuild(state | {"spec": spec | {"options": spec["options"] | other}}, file)
     preprocessing = compare_preprocessing(facts, config, told)
+    if "range" in preprocessing:
+        data.read_range(preprocessing["range"])
     outputs = compare_classes(facts, spec["num_classes"], data, config, told)
     has_void = spec["num_classes"] == len(data.classes) + 1
     if config.test.void == "class":
@@ -152,11 +154,17 @@ def compare_preprocessing(facts: Facts, config: Config, told: Told, init: bool =
     Raises:
         UserError: the experiment says otherwise.
     """
-    known = {"mean": facts.mean, "std": facts.std, "channel_order": facts.channel_order}
+    known = {"mean": facts.mean, "std": facts.std, "channel_order": facts.channel_order, "range": facts.limits}
     chosen = {}
+    if facts.mean is not None and len(facts.mean) != config.data.channels:
+        raise UserError(
+            f"{told.file} was trained with images of {len(facts.mean)} channels, "
+            f"data.channels is {config.data.channels}"
+        )
     for name, value in known.items():
         said, key = getattr(config.data, name), f"data.{name}"
-        if value is None or _same(value, said):
+        unsaid = facts.mean is None if name == "range" else value is None  # no range is one, too
+        if unsaid or _same(value, said):
             continue
         if key in told.sources or init:
             told.differ(key, value, said)
@@ -293,7 +301,9 @@ def _network(name: str, backbone: str | None) -> str:
 
 def _same(known: object, said: object) -> bool:
     if isinstance(known, tuple) and isinstance(said, tuple):
-        return len(known) == len(said) and all(map(partial(math.isclose, rel_tol=1e-4), known, said))
+        numbers = all(isinstance(value, int | float) for value in (*known, *said))
+        if numbers and len(known) == len(said):
+            return all(map(partial(math.isclose, rel_tol=1e-4), known, said))
     return known == said
 
 
