@@ -161,7 +161,7 @@ class SegDataset(Dataset):
         return self._map.invert(self.classes)[prediction]
 
     def read_range(self, limits: Limits | None) -> None:
-        """Read the images with other values that become 0 and 255, see `read_image`.
+        """Read the images by another range of values, see `read_image`.
 
         Raises:
             DataError: they are read from packed data, whose values are fixed.
