@@ -71,10 +71,7 @@ def build_dataset(
     channels: int = 3,
     limits: Limits | None = None,
 ) -> SegDataset:
-    """Build the data set `name`, or the user's own for "custom".
-
-    For arguments and errors see `SegDataset`.
-    """
+    """Build a data set by name, see `SegDataset`; "custom": the user's."""
     return dataset_class(name)(
         root,
         list_file=list_file,

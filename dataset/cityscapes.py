@@ -107,10 +107,7 @@ class Cityscapes(SegDataset):
 
 
 class CityscapesCoarse(Cityscapes):
-    """Coarsely labelled pictures for training, the fine val pictures for scoring.
-
-    The training split is the official `train_extra`.
-    """
+    """Coarsely labelled pictures (`train_extra`), scored on the fine val pictures."""
 
     name = "cityscapes_coarse"
     layout = Layout(

@@ -90,10 +90,7 @@ def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[str, Path
 
 
 def training_ids(task: tuple[str, Path]) -> np.ndarray:
-    """Read a label of one of the parts as training ids.
-
-    The ids are uint8 (H, W).
-    """
+    """Read a label of a part as training ids uint8 (H, W)."""
     part, path = task
     if part == "idd":
         return cityscapes_ids(path)

@@ -89,10 +89,7 @@ def _sbd_source(root: Path, image: str) -> str:
 
 
 def read_sbd(path: Path) -> np.ndarray:
-    """Read the ids of a label of SBD (.mat) or VOC (.png).
-
-    The ids are uint8 (H, W).
-    """
+    """Read a label of SBD (.mat) or VOC (.png): uint8 (H, W)."""
     if path.suffix == ".png":
         return read_label(path)
     try:

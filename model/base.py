@@ -51,10 +51,7 @@ class SegModel(nn.Module):
 
     @property
     def gives_coarse(self) -> bool:
-        """Tell whether `coarse` can be called.
-
-        It cannot where a network enlarges its logits in a way of its own.
-        """
+        """Tell whether `coarse` works: `forward` enlarges as `SegModel` does."""
         return type(self).forward is SegModel.forward and self.align_corners
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,10 +84,7 @@ class SegModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement decode(features)")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """List the parameters of the backbone and of the rest ("head").
-
-        Each parameter stands in exactly one group.
-        """
+        """Split the parameters into those of the backbone and the "head"."""
         backbone = [] if self.backbone is None else list(self.backbone.parameters())
         known = {id(parameter) for parameter in backbone}
         return {"backbone": backbone, "head": [p for p in self.parameters() if id(p) not in known]}

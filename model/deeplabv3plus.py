@@ -72,10 +72,7 @@ class DeepLabV3Plus(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits.
-
-        "out" has stride 4, "aux" that of the features it is made of.
-        """
+        """Map features to logits: "out" at stride 4, "aux" at its features'."""
         low = self.low(features[self.low_level])
         context = resize(self.aspp(features[-1]), low.shape[-2:], self.align_corners)
         logits = {"out": self.classifier(self.decoder(torch.cat([context, low], 1)))}

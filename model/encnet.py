@@ -88,10 +88,7 @@ class EncNet(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits at their stride.
-
-        "se" is (N,num_classes).
-        """
+        """Map features to logits at their stride, and "se" (N,num_classes)."""
         x = self.reduce(features[-1])
         encoded = F.relu(self.norm(self.encoding(self.project(x)))).mean(1)
         gate = torch.sigmoid(self.gate(encoded))[..., None, None]

@@ -14,10 +14,7 @@ REGULAR = 4  # the one that the published code leaves out of stage 3
 
 
 class Initial(nn.Module):
-    """Initial block: (N,in,H,W) -> (N,16,H/2,W/2).
-
-    A strided convolution beside a max-pooling. Source: figure 2a.
-    """
+    """Strided convolution beside a max-pooling: (N,in,H,W) -> (N,16,H/2,W/2) (figure 2a)."""
 
     def __init__(self, in_channels: int):
         super().__init__()

@@ -107,10 +107,7 @@ class ESPNet(SegModel):
         return [joined if self.join_input else fine, middle, coarse]
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits of the image's size.
-
-        Without a decoder they have stride 8.
-        """
+        """Map features to image-sized logits, without a decoder at stride 8."""
         fine, middle, coarse = features
         logits = self.classifier3(coarse)
         return {"out": logits if self.decoder is None else self.decoder(fine, middle, logits)}
@@ -134,10 +131,7 @@ class Decoder(nn.Module):
         self.up1 = nn.ConvTranspose2d(num_classes, num_classes, 2, 2, bias=False)
 
     def forward(self, fine: torch.Tensor, middle: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """Map two features and coarse logits to logits (N,C,H,W).
-
-        The features have strides 2 and 4, the coarse logits stride 8.
-        """
+        """Map features (strides 2, 4) and logits (stride 8) to logits (N,C,H,W)."""
         y = self.up3(self.norm3(coarse))
         y = self.up2(self.join2(torch.cat([self.classifier2(middle), y], 1)))
         return self.up1(self.join1(torch.cat([y, fine], 1)))

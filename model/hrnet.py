@@ -105,10 +105,7 @@ class HRNetOCR(SegModel):
         self.classifier = _last(width, num_classes)
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits at the finest level's stride.
-
-        "out", and "aux" while training.
-        """
+        """Map features to logits at the finest level's stride: "out", "aux"."""
         x = _side_by_side([features[level] for level in self.levels], self.align_corners)
         coarse = self.aux(x)
         logits = {"out": self.classifier(self.context(self.pixels(x), coarse))}

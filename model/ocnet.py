@@ -73,10 +73,7 @@ class BaseContext(nn.Module):
 
 
 class PyramidContext(nn.Module):
-    """Features beside their attention in tiles of four sizes.
-
-    Maps (N,in,H,W) to (N,width,H,W).
-    """
+    """Features beside attention in tiles of four sizes: (N,in,H,W) -> (N,width,H,W)."""
 
     def __init__(self, in_channels: int, width: int):
         super().__init__()

@@ -105,10 +105,7 @@ class SemanticFlow(SegModel):
         self.dsn = nn.ModuleList(heads) if deep_supervision else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits at the strides of the levels.
-
-        "out", and "dsn0", ... while training.
-        """
+        """Map features to logits at the levels' strides: "out", "dsn0", ..."""
         maps, logits, _ = self._aligned(features)
         finest = maps[-1]
         others = (resize(coarse, finest.shape[-2:]) for coarse in maps[-2::-1])
@@ -190,10 +187,7 @@ class SemanticFlowLite(SegModel):
         self.dsn = FCNHead(width, width, num_classes, dropout, bias=True) if deep_supervision else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits at the finest stride.
-
-        "out", and "dsn0" while training.
-        """
+        """Map features to logits at the finest stride: "out", "dsn0"."""
         aligned, _ = self._aligned(features)
         middle = self.lateral[1](features[self.levels[1]])
         gathered = torch.cat([aligned, resize(middle, aligned.shape[-2:])], 1)

@@ -17,10 +17,7 @@ resize_inside = partial(resize, align_corners=False)
 
 
 class Widths(NamedTuple):
-    """Channels of the decoder.
-
-    At strides 16, 8 and 4, and inside the two heads.
-    """
+    """Channels of the decoder, at strides 16, 8, 4 and in heads."""
 
     coarse: int
     middle: int
@@ -114,10 +111,7 @@ class SketchFill(SegModel):
         self.aux = FCNHead(deep, width.head, num_classes, dropout) if auxiliary else None
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits.
-
-        "out" has stride 4, "aux" that of level three.
-        """
+        """Map features to logits: "out" at stride 4, "aux" at level three's."""
         sketch, hidden = self._fill(features)
         sketch = resize_inside(sketch, hidden.shape[-2:])
         logits = {"out": self.classifier(torch.cat([hidden, sketch], 1))}

@@ -22,10 +22,7 @@ class ModelError(ValueError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Write the message about a name that does not exist.
-
-    It gives the nearest name, and all of them.
-    """
+    """Write the message about an unknown name, with the nearest known one."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
@@ -71,10 +68,7 @@ def _fits(value: object, wanted: type) -> bool:
 
 
 def plain(value: object) -> object:
-    """Return the value as dicts, lists and scalars only.
-
-    As YAML and JSON would give it back.
-    """
+    """Return the value as dicts, lists and scalars, as in YAML."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -62,10 +62,7 @@ class UPerNet(SegModel):
         self.align_corners = align_corners
 
     def decode(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Map features to logits.
-
-        "out" has stride 4, "aux" that of the level before last.
-        """
+        """Map features to logits: "out" at stride 4, "aux" while training."""
         features = [features[level] for level in self.levels]
         x = self.context(self.ppm(features[-1]))
         maps = [x]

@@ -99,10 +99,7 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
 
 
 def list_text(pairs: Lines) -> str:
-    """Return the list file of (picture, label) paths.
-
-    A path with white space is quoted.
-    """
+    """Return the list file of (picture, label) paths, quoted if needed."""
     return "".join(" ".join(_quoted(path) for path in pair if path is not None) + "\n" for pair in pairs)
 
 

@@ -109,10 +109,7 @@ def check_samples(batch: list[dict], record: Record) -> None:
 
 
 def explain(watch: FirstNotFinite, batch: list[dict]) -> str:
-    """Say where the first bad number came up, and from what.
-
-    Bad: not finite.
-    """
+    """Say where the first not finite number came up, and from what."""
     found = any_process(watch.found)
     where = [f"first in {text}" for text in found] or ["every layer's output is finite: it came up in the loss itself"]
     names = [name for micro_batch in batch for name in micro_batch["name"]]

@@ -42,10 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def collect(folder: Path) -> tuple[list[dict], list[str]]:
-    """Return the status of every run below `folder`.
-
-    Also the errors of damaged files.
-    """
+    """Return the statuses of all runs below `folder`, and damaged files."""
     runs, damaged = [], []
     for file in sorted(folder.rglob(status.NAME)):
         try:

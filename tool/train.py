@@ -127,10 +127,7 @@ def fit(
     writer: Events,
     stop: signals.Stop,
 ) -> int:
-    """Train, validate and save the epochs that are left.
-
-    Returns 0, or the exit status that a signal asks for.
-    """
+    """Train, validate and save what is left; return the exit status."""
     train = training.config.train
     progress = Progress(training.step, train.epochs * training.steps_per_epoch, train.batch_size)
     best = training.best if training.best >= 0 else None
@@ -217,10 +214,7 @@ def any_size(compiled: bool) -> Iterator[None]:
 
 
 def validate(training: Training, val_set: SegDataset, epoch: int, writer: Events, stop: signals.Stop) -> Scores | None:
-    """Score the network on whole images; None after a signal.
-
-    At the scale `train.val_scale`.
-    """
+    """Score whole images at `train.val_scale`; None after a signal."""
     config = training.config
     dist.share_buffers(training.eval_model)  # every process has seen other pictures
     predictor = build_predictor(

@@ -157,10 +157,7 @@ def check_shared_memory(batch: int, workers: int, processes: int) -> None:
 
 
 def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0) -> Loader:
-    """Build the loader of an evaluation.
-
-    It yields the `Sample`s `indices`, in this order, one by one.
-    """
+    """Build the loader that yields the `Sample`s `indices` one by one."""
     return Loader(
         ErrorsAsValues(dataset),
         batch_size=None,

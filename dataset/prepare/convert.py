@@ -65,10 +65,7 @@ def convert(
 
 
 def write_label(path: Path, label: np.ndarray) -> None:
-    """Write ids uint8 or uint16 (H, W) as a one-channel PNG.
-
-    The file is written whole or not at all.
-    """
+    """Write ids uint8 or uint16 (H, W) as a whole PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -73,10 +73,7 @@ class Classes:
     note: str = ""
 
     def values(self, seen: Survey) -> list[list[Key]]:
-        """List the values on disk of each class.
-
-        Where there is no map these are the values that were seen.
-        """
+        """List each class's values on disk, without a map those seen."""
         label_map = self.label_map or {
             value: value for value in seen.pixels if isinstance(value, int) and value != IGNORE
         }
@@ -160,10 +157,7 @@ def pair_table(root: Path, table: Path) -> Pairs:
 
 
 def list_images(root: Path, images: str | None) -> dict[str, str]:
-    """List the pictures that `pair_folders` would look at.
-
-    Returns path -> name without folder of pictures and suffix.
-    """
+    """Map pictures that `pair_folders` would look at to bare names."""
     return _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
 
 

@@ -68,10 +68,7 @@ def pack(
 
 
 class PackedWhenRead(Dataset):
-    """Data set that writes a sample's packed files when asked for it.
-
-    It returns the index of the sample.
-    """
+    """Data set that packs a sample when asked; gives its index."""
 
     def __init__(self, source: Source, stems: list[str]):
         self.source, self.stems = source, stems

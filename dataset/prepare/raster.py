@@ -60,10 +60,7 @@ def coco_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
 
 
 def run_length_mask(counts: Sequence[int] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Decode run lengths down the columns to bool (H, W).
-
-    They begin with pixels outside.
-    """
+    """Decode column-wise runs, first outside, to a mask bool (H, W)."""
     height, width = size
     runs = np.asarray(counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0 or runs.sum() != height * width:

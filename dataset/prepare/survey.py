@@ -124,10 +124,7 @@ def survey(
 
 
 def count_values(label: np.ndarray) -> tuple[list[Key], list[int]]:
-    """Count the pixels of each id or colour of a label.
-
-    The label is as it stands on disk.
-    """
+    """Count the pixels of each id or colour, as on disk."""
     if label.ndim == 3:
         label = label[:, :, 0].astype(np.int32) << 16 | label[:, :, 1].astype(np.int32) << 8 | label[:, :, 2]
         colours = True

@@ -30,10 +30,7 @@ class Fusion(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, branches: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Map the branches to branches of the same shapes.
-
-        They go from fine to coarse.
-        """
+        """Map the branches, fine to coarse, to branches of the same shapes."""
         fused = []
         for place, paths in enumerate(self.fuse_layers):
             size = branches[place].shape[-2:]
@@ -63,10 +60,7 @@ class Module(Fusion):
         )
 
     def forward(self, branches: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Map the branches to branches of the same shapes.
-
-        They go from fine to coarse.
-        """
+        """Map the branches, fine to coarse, to branches of the same shapes."""
         return super().forward([blocks(x) for blocks, x in zip(self.branches, branches, strict=True)])
 
 

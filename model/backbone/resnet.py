@@ -143,10 +143,7 @@ class ResNet(Backbone):
     def block_dilations(
         self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
     ) -> list[tuple[int, int]]:
-        """List the dilations of `conv1` and `conv2` in a stage's blocks.
-
-        `before` is the dilation of the stage before.
-        """
+        """List each block's dilations of `conv1` and `conv2`; `before`: last stage's."""
         return [(dilation, dilation)] * depth
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -178,10 +175,7 @@ class ResNetV1s(ResNet):
     def block_dilations(
         self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
     ) -> list[tuple[int, int]]:
-        """List the dilations of `conv1` and `conv2` in a stage's blocks.
-
-        `before` is the dilation of the stage before.
-        """
+        """List each block's dilations of `conv1` and `conv2`; see `ResNet`."""
         first = (before, dilation if block is BasicBlock else before)
         return [first, *super().block_dilations(block, before, dilation, depth - 1)]
 
@@ -197,10 +191,7 @@ class ResNetV1c(ResNetV1s):
     def block_dilations(
         self, block: type[BasicBlock] | type[Bottleneck], before: int, dilation: int, depth: int
     ) -> list[tuple[int, int]]:
-        """List the dilations of `conv1` and `conv2` in a stage's blocks.
-
-        `before` is the dilation of the stage before.
-        """
+        """List each block's dilations of `conv1` and `conv2`; see `ResNet`."""
         pairs = super().block_dilations(block, before, dilation, depth)
         return [(first, 1) for first, _ in pairs] if block is BasicBlock else pairs
 

@@ -11,10 +11,7 @@ from model.layer.basic import ConvBNReLU, relu
 
 
 class BNPReLU(nn.Sequential):
-    """Batch norm and a PReLU with one slope a channel.
-
-    Maps (N,C,H,W) to (N,C,H,W).
-    """
+    """Batch norm, and a PReLU with one slope a channel."""
 
     def __init__(self, channels: int):
         super().__init__(nn.BatchNorm2d(channels), nn.PReLU(channels))
@@ -51,20 +48,14 @@ class SeparableConv(nn.Sequential):
 
 
 def shrink(x: torch.Tensor, times: int = 1) -> torch.Tensor:
-    """Halve maps (N,C,H,W) `times` times by an average over 3x3.
-
-    The zero border is counted.
-    """
+    """Halve maps `times` times by averages over 3x3, zero border counted."""
     for _ in range(times):
         x = F.avg_pool2d(x, 3, 2, 1)
     return x
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Extend maps by zeros to sizes that `multiple` divides.
-
-    Maps (N,C,H,W), below and on the right.
-    """
+    """Extend maps (N,C,H,W) by zeros, below and right, to multiples."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % multiple, 0, -height % multiple))
 

@@ -38,9 +38,6 @@ class _WithoutValues(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Make what is built inside live on the meta device.
-
-    It has no memory and no initial values.
-    """
+    """Have what is built inside on the meta device, without values."""
     with torch.device("meta"), _WithoutValues():
         yield

@@ -129,10 +129,7 @@ class Trial:
         self.count, self.crop, self.batch = len(lines), tuple(self.config.augment.crop), min(args.batch, len(lines))
 
     def dataset(self, source: str = "files", crop: tuple[int, int] | None = None):
-        """Build the data set with the experiment's augmentation.
-
-        source: files or packed.
-        """
+        """Build the data set, augmented, from `source`: files or packed."""
         data, augment = self.config.data, self.config.augment
         transform = TrainTransform(
             crop or augment.crop,
@@ -232,10 +229,7 @@ def sample_table(trial: Trial) -> Table:
 
 
 def stage_table(trial: Trial) -> Table:
-    """Measure where the time of our sample goes.
-
-    The first row is the picture's decoding by OpenCV.
-    """
+    """Measure the stages of our sample against decoding by OpenCV."""
     dataset, transform = trial.dataset(), trial.dataset().transform
     samples = dataset.samples
     arrays = [dataset.source.open(index) for index in range(trial.count)]

@@ -68,10 +68,7 @@ def build(config: Config, classes: tuple[str, ...], batch: int, device: torch.de
 
 
 def feed(training: Training, batches: Iterator[dict], steps: int) -> tuple[float, float]:
-    """Return the seconds of `steps` steps, and the seconds waited.
-
-    Waited: the device had no pictures.
-    """
+    """Return the seconds of `steps` steps, and those without pictures."""
     batches = Prefetch(batches, training.device)
     for number in range(WARM_STEPS + steps):
         if number == WARM_STEPS:

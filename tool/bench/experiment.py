@@ -14,10 +14,7 @@ from util.config.schema import Config
 
 
 def common_arguments(commands, name: str, run, text: str) -> argparse.ArgumentParser:
-    """Add the parser of a subcommand on one experiment; return it.
-
-    `run(args)` gives the exit status.
-    """
+    """Add and return the parser of a subcommand that `run` answers."""
     parser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("dataset")
     parser.add_argument("experiment")
@@ -73,10 +70,7 @@ def full_float32(full: bool) -> None:
 
 
 def in_precision(full: bool, function: Callable) -> Callable:
-    """Return `function` run in full float32 or TF32.
-
-    Afterwards it is full.
-    """
+    """Return `function` run in TF32 or full float32, full afterwards."""
 
     def run(*args):
         full_float32(full)

@@ -81,10 +81,7 @@ class Report:
         return [*(table.cells() for table in self.tables), *figures]
 
     def conditions(self, where: dict) -> dict[str, str]:
-        """Name how, on what and with which versions it was measured.
-
-        where: an `environment()`.
-        """
+        """Name how, on what (`where`) and with which versions it was measured."""
         used = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         return {
             "Method": self.method,
@@ -100,10 +97,7 @@ class Report:
         return "\n\n".join(["\n".join(head), *("\n".join(aligned(cells)) for cells in self.cells())])
 
     def markdown(self, where: dict) -> str:
-        """Return the report as a section of the page.
-
-        where: the environment it was measured in.
-        """
+        """Return a section of the page; `where`: an `environment()`."""
         conditions = [f"- {name}: {text}" for name, text in self.conditions(where).items()]
         blocks = [
             f"## {self.command} {self.experiment}",
@@ -168,10 +162,7 @@ def _cpu_name() -> str:
 
 
 def aligned(lines: list[list[str]]) -> list[str]:
-    """Return lines of columns of equal width.
-
-    The first to the left, the others to the right.
-    """
+    """Return lines of equal columns, the first to the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(

@@ -17,10 +17,7 @@ NOISE = 3.5  # grey levels; gives PNGs of about 2.3 MB at 1024 x 2048
 
 
 def write(folder: Path, count: int, size: tuple[int, int] = (1024, 2048), seed: int = 0) -> Path:
-    """Write pictures, labels and their train.txt; return the folder.
-
-    `count` of `size` (height, width).
-    """
+    """Write `count` pictures, labels and their train.txt; return the folder."""
     assert len(LABEL_IDS) == len(CLASSES)
     folder.mkdir(parents=True, exist_ok=True)
     table = np.zeros(256, np.uint8)

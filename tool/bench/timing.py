@@ -22,10 +22,7 @@ CLOCKS = ("cpu", "wall", "cuda")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender: seconds per unit, speed against the reference.
-
-    low and high are quartiles.
-    """
+    """One contender: seconds per unit and speed, with quartiles."""
 
     name: str
     median: float

@@ -118,10 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def contenders_of(device: str, compiled: bool) -> list[str]:
-    """Name what is measured.
-
-    A CPU knows no TF32, and compiles only if asked to.
-    """
+    """Name the contenders; a CPU knows no TF32 and compiles on demand."""
     if device == "cuda":
         return [PLAIN, PLAIN_TF32, *OURS]
     return [PLAIN, *(name for name in OURS if compiled or "compile" not in name)]
@@ -241,10 +238,7 @@ def build_ours(task: Task, options: dict) -> tuple[loop.Training, Callable[[], o
 
 
 def peak_of(task: Task, name: str) -> float:
-    """Return the MiB of building a contender and two steps.
-
-    At the peak of a fresh process, or of the GPU.
-    """
+    """Return the peak MiB of building a contender and two steps."""
     if task.device == "cuda":
         torch.cuda.empty_cache()
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -30,10 +30,7 @@ USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError, Va
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line and a `UserError`.
-
-    The line says what to type.
-    """
+    """Parser whose errors are one line that says what to type."""
 
     def __init__(self, *args: Any, example: str = "", **kwargs: Any):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -54,10 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(description: str, needs_config: bool = True) -> Parser:
-    """Build the parser of a command with an experiment.
-
-    It takes --config, --exp and overrides.
-    """
+    """Build the parser with --config, --exp and overrides."""
     out = Parser(description=description, example="--config config/street/street_fcn18.yaml train.epochs=2")
     out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
@@ -149,10 +143,7 @@ def lost_worker(error: RuntimeError) -> str | None:
 
 
 def lost(reason: str) -> None:
-    """Tell that another process is lost.
-
-    Called from a thread of a process that is about to end.
-    """
+    """Tell, from a thread, that another process is lost."""
     _report(reason)
     sys.stderr.flush()
 

@@ -81,10 +81,7 @@ def keep_in_memory(config: Config, sets: list[SegDataset]) -> None:
 
 
 def loader_workers(config: Config) -> int:
-    """Return `loader.workers`, or this process's share of the cores.
-
-    Whichever is smaller.
-    """
+    """Return `loader.workers`, at most this process's share of the cores."""
     return min(config.loader.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
@@ -116,10 +113,7 @@ def build_data(config: Config, run: RunPaths):
 
 
 def data_of(train_set, val_set) -> Data:
-    """Return what a checkpoint says of the data.
-
-    A continued run must find the same again.
-    """
+    """Return what a checkpoint, and a continued run, know of the data."""
     sets = {part.split: facts(part) for part in (train_set, val_set) if part is not None}
     colors = [list(map(int, color)) for color in train_set.colors]
     return Data(tuple(train_set.classes), colors, sets, plain_label_map(train_set))
@@ -156,10 +150,7 @@ def check_labels(sets: list, run: RunPaths) -> list[str]:
 
 
 def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | None:
-    """Build the class-uniform sampler, if there is one.
-
-    It draws a share of each epoch; rank 0 reads the labels for all.
-    """
+    """Build the class-uniform sampler, if any; rank 0 reads the labels."""
     loader = config.loader
     if not loader.uniform:
         return None
@@ -171,10 +162,7 @@ def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | No
 
 
 def build_batches(training: Training, train_set, run: RunPaths):
-    """Return this process's training batches.
-
-    From the step on where the run continues.
-    """
+    """Return this process's training batches from the current step on."""
     config = training.config
     return build_loader(
         train_set,

@@ -98,10 +98,7 @@ class Agent(LocalElasticAgent):
         return self._remaining_restarts
 
     def catch_signals(self) -> None:
-        """Pass the signals that stop a launcher on to the processes.
-
-        They save and end.
-        """
+        """Pass the signals that stop a launcher on to the processes."""
         for number in signals.caught():
             signal.signal(number, self._pass_on)
 
@@ -139,10 +136,7 @@ class Agent(LocalElasticAgent):
 
 
 def first_cause(statuses: dict[int, int]) -> tuple[int, int]:
-    """Return rank and exit status of the first process that failed.
-
-    Of those that failed by themselves.
-    """
+    """Return rank and status of the first that failed by itself."""
     followed = (PEER_LOST, -signal.SIGTERM, signals.PREEMPTED)
     order = sorted(statuses.items(), key=lambda item: (followed.index(item[1]) + 1 if item[1] in followed else 0, item))
     return order[0] if order else (0, 1)
@@ -265,10 +259,7 @@ def attend(make_agent: Callable[[int], Agent], place: Place, restarts: int, join
 
 
 def run(agent: Agent, place: Place) -> int:
-    """Run the agent's processes to their end; return the exit status.
-
-    That of the process that failed first, 0 if none did.
-    """
+    """Run the processes to their end; return the first failure's status."""
     meeting = agent.get_worker_group().spec.rdzv_handler
     try:
         result = agent.run()
@@ -325,10 +316,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def rendezvous(place: Place, join: float, stage: str) -> RendezvousParameters:
-    """Describe the meeting of the machines to torch.
-
-    Its store gives a silent machine up after PEER_TIMEOUT seconds.
-    """
+    """Describe the meeting of the machines, and its timeouts, to torch."""
     silent = seconds("PEER_TIMEOUT", 60)
     interval = max(1, min(5, int(silent / 3)))
     return RendezvousParameters(

@@ -111,9 +111,6 @@ def wrap(model: nn.Module, device: torch.device, static: bool = True) -> nn.Modu
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager:
-    """Return a context in which backward does not average gradients.
-
-    It is for all micro-batches but the last.
-    """
+    """Return a context in which backward does not average gradients."""
     assert isinstance(model, DistributedDataParallel)
     return model.no_sync()

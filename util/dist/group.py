@@ -74,10 +74,7 @@ def seconds(name: str, default: float) -> float:
 
 
 def at(what: str) -> None:
-    """Note what this process is doing.
-
-    The others tell it if this process falls silent.
-    """
+    """Note what this process is doing, for others if it falls silent."""
     if _group.peers is not None:
         _group.peers.at = what
 
@@ -158,10 +155,7 @@ def _watch(lost: Callable[[str], None] | None) -> None:
 
 
 def lost_peer(error: RuntimeError) -> str | None:
-    """Return what became of another process, or None.
-
-    None: `error` did not come of the loss of another process.
-    """
+    """Return what became of another process if the error shows that."""
     text = str(error)
     if isinstance(error, Lost):
         return text
@@ -171,10 +165,7 @@ def lost_peer(error: RuntimeError) -> str | None:
 
 
 def close(end: str = DONE) -> None:
-    """Leave the group, and tell the others why.
-
-    end: what they are told, an error for example.
-    """
+    """Leave the group; `end` is the reason that the others are told."""
     if _group.peers is not None:
         _group.peers.close(end)
         _group.peers = None
@@ -183,10 +174,7 @@ def close(end: str = DONE) -> None:
 
 
 def barrier() -> None:
-    """Wait for all processes, however different their work was.
-
-    It ends early if one dies.
-    """
+    """Wait for all processes, however different their work; end if one dies."""
     if world_size() == 1:
         return
     if _group.peers is None:
@@ -219,10 +207,7 @@ def main_first(function: Callable[[], T]) -> T:
 
 
 def main_tells(error: E) -> E:
-    """Have rank 0 alone print an error; return it.
-
-    All processes are going to raise it.
-    """
+    """Have rank 0 alone print an error that all raise; return it."""
     if not is_main():
         _group.printed = error
     return error

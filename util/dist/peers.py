@@ -127,10 +127,7 @@ class Peers:
             pause = min(2 * pause, 0.1)
 
     def close(self, end: str = DONE) -> None:
-        """Say goodbye with a reason.
-
-        Rank 0, which hosts the store, waits for the others.
-        """
+        """Say goodbye with a reason; rank 0 waits for the others."""
         with self._lock:
             self._end = end
         self._closing.set()

@@ -40,10 +40,7 @@ class Stopped(BaseException):
 
 
 def cause(error: BaseException | None) -> Stopped | None:
-    """Return the `Stopped` behind an error, or None.
-
-    The error is that, or came up in its wake.
-    """
+    """Return the `Stopped` behind an error or before it, or None."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
     return error
@@ -75,10 +72,7 @@ class Stop:
             signal.signal(number, handler)
 
     def hold(self) -> None:
-        """Note signals from now on instead of raising.
-
-        There is a state to save.
-        """
+        """Note signals instead of raising: there is a state to save."""
         self._held = True
 
     def poll(self) -> int:

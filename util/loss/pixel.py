@@ -201,10 +201,7 @@ def _hard(loss: Tensor, valid: Tensor, threshold: float, least: int) -> Tensor:
 
 
 def valid_weight(label: Tensor, ignore_label: int = 255, class_weights: Tensor | None = None) -> Tensor:
-    """Sum up the pixels that count, each weighted by its class.
-
-    Returns a float32 scalar.
-    """
+    """Sum up the pixels that count, weighted by class: float32 scalar."""
     valid = label != ignore_label
     if class_weights is None:
         return valid.sum(dtype=torch.float32)
@@ -212,10 +209,7 @@ def valid_weight(label: Tensor, ignore_label: int = 255, class_weights: Tensor |
 
 
 def one_hot(label: Tensor, num_classes: int, ignore_label: int) -> Tensor:
-    """Return the label (N, H, W) as bool (N, C, H, W).
-
-    There is no class where it is ignored.
-    """
+    """Return the label as bool (N, C, H, W), without ignored pixels."""
     classes = torch.arange(num_classes, dtype=label.dtype, device=label.device)[:, None, None]
     return (label[:, None] == classes) & (label != ignore_label)[:, None]
 

@@ -20,10 +20,7 @@ log = logging.getLogger("segmentation")
 
 
 def open_log(file: str | Path | None) -> logging.Logger:
-    """Open the log: console and `file` on rank 0.
-
-    Elsewhere warnings with the rank's number.
-    """
+    """Open the log: rank 0's console and `file`, elsewhere only warnings."""
     for handler in [*log.handlers]:
         log.removeHandler(handler)
         handler.close()

@@ -19,10 +19,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that can move a number.
-
-    Of Python and of the packages.
-    """
+    """Return the versions of Python and packages that can move numbers."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -48,20 +45,14 @@ def environment(device: torch.device) -> dict:
 
 
 def peak_memory(device: torch.device) -> str:
-    """Return the peak memory of this process as text.
-
-    Of the GPU where there is one, else resident.
-    """
+    """Write this process's peak memory, the GPU's if there is one."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB GPU"
     return f"{peak_resident() / 2**30:.1f} GiB"
 
 
 def peak_resident() -> int:
-    """Return the peak of this process's memory in bytes.
-
-    0 where the system does not say.
-    """
+    """Return this process's peak memory in bytes; 0 if unknown."""
     if resource is None:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024

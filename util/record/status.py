@@ -122,10 +122,7 @@ class _Process:
 
 
 def start(folder: Path) -> None:
-    """Record this process's run in `folder` from now on.
-
-    Only rank 0 does.
-    """
+    """Record this process's run in `folder`, if it is rank 0."""
     _Process.status = Status(folder) if dist.is_main() else None
 
 

@@ -38,10 +38,7 @@ def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
 
 
 def wheel(size: int) -> np.ndarray:
-    """Draw the legend of `flow_colors`: uint8 (size, size, 3).
-
-    Each direction from the centre has its colour.
-    """
+    """Draw the legend of `flow_colors`: each direction has its colour."""
     axis = np.linspace(-1, 1, size, dtype=np.float32) * size / (size - 2)
     x, y = np.meshgrid(axis, axis)
     disc = flow_colors(np.stack([x, y]), 1.0).astype(np.float32)
@@ -50,10 +47,7 @@ def wheel(size: int) -> np.ndarray:
 
 
 def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Colour numbers (H, W) from dark blue to yellow.
-
-    Dark blue at `low`, yellow at `high`. uint8 (H, W, 3).
-    """
+    """Colour numbers (H, W) from dark blue, `low`, to yellow, `high`."""
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     colors = cv2.applyColorMap(np.round(255 * share).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     return cv2.cvtColor(colors, cv2.COLOR_BGR2RGB)
@@ -109,10 +103,7 @@ def panel_size(aspect: float, number: int, width: int) -> tuple[int, int]:
 
 
 def legend(symbol: np.ndarray, lines: Sequence[str], width: int) -> np.ndarray:
-    """Draw a symbol with lines of text beside it.
-
-    uint8 (?, width, 3).
-    """
+    """Draw a symbol with lines of text beside it: (?, width, 3)."""
     zoom = width / SHEET
     margin, line = round(14 * zoom), round(24 * zoom)
     height = max(symbol.shape[0], line * len(lines)) + 2 * margin
@@ -149,10 +140,7 @@ def sheet(image: np.ndarray, prediction: np.ndarray, colors: np.ndarray, names: 
 
 
 def flow_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """Put the flow fields side by side, and their legend below.
-
-    picture: its height and width.
-    """
+    """Put flow fields side by side, a legend below; `picture`: its size."""
     ((kind, fields),) = maps.items()
     fields = [in_pixels(flow, picture) for flow in fields]
     names = {
@@ -191,10 +179,7 @@ def in_pixels(flow: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
 
 
 def gate_rows(maps: dict, picture: tuple[int, int], width: int) -> list[np.ndarray]:
-    """Put sketch and gates side by side, a legend below.
-
-    picture: its height and width.
-    """
+    """Put sketch and gates side by side, a legend below."""
     size = panel_size(picture[0] / picture[1], 1 + len(maps["gate"]), width)
     components = enlarge(feature_colors(maps["sketch"][0]), size)
     panels = [("sketch", np.round(255 * components).astype(np.uint8).transpose(1, 2, 0))]

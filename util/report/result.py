@@ -122,10 +122,7 @@ def write_results(
 def metrics(
     scores: Scores, class_names: Sequence[str], timing: Timing, protocol: dict | None, checkpoint: str | Path | None
 ) -> dict:
-    """Return the content of metrics.json in plain types.
-
-    Scores are fractions of 1, None where undefined.
-    """
+    """Return the content of metrics.json; scores are fractions of 1."""
     per_class = zip(class_names, scores.iou, scores.acc, scores.pixels, strict=True)
     return {
         "mIoU": _defined(scores.mIoU),

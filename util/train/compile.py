@@ -25,10 +25,7 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def regions(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks and the largest parts without a block.
-
-    In order; only parts with parameters.
-    """
+    """Yield blocks, and the largest parts with parameters and no block."""
     inside = set(blocks(module))
     for child in module.children():
         if child not in inside and (isinstance(child, (nn.ModuleList, nn.ModuleDict)) or any(blocks(child))):

@@ -48,10 +48,7 @@ class Training:
 
     @property
     def eval_model(self) -> nn.Module:
-        """Return the evaluation model: the averaged one, if any.
-
-        It is validated and saved for use.
-        """
+        """Return the evaluation model: the averaged one, if any."""
         return self.model if self.ema is None else self.ema.module
 
 
@@ -126,10 +123,7 @@ def report(training: Training, epoch: int, progress: Progress, waits: Waits, wri
 
 
 def to_device(batch: dict, training: Training) -> tuple[Tensor, Tensor]:
-    """Return normalised image and label on the device.
-
-    image (n, 3, h, w), label (n, h, w).
-    """
+    """Return normalised image (n, 3, h, w) and label (n, h, w)."""
     image = batch["image"].to(training.device, non_blocking=True)
     label = batch["label"].to(training.device, non_blocking=True)
     image = image.float().sub_(training.mean).div_(training.std)

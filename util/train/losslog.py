@@ -26,10 +26,7 @@ class LossLog:
         self.entries.append((step, terms, names))
 
     def table(self) -> tuple[list[str], Tensor]:
-        """Return the names of the loss terms and their values.
-
-        (steps, terms), on the device.
-        """
+        """Return names and values (steps, terms) of the loss terms."""
         names = list(self.entries[0][1])
         return names, torch.stack([torch.stack([terms[name] for name in names]) for _, terms, _ in self.entries])
 

@@ -45,10 +45,7 @@ class Prefetch:
         return ready
 
     def stage(self, always: bool = False) -> None:
-        """Fetch the next step's micro-batches if that helps now.
-
-        It helps on a GPU, whose work goes on meanwhile.
-        """
+        """Fetch the next step's micro-batches while a GPU computes."""
         if self.staged is None and (self.stream is not None or always):
             self.staged = self._fetch()
 
@@ -79,10 +76,7 @@ class Waits:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Count what is idle inside of the context.
-
-        Unless it ends with an error.
-        """
+        """Count the idle time inside of the context, unless it fails."""
         begin = self._mark()
         yield
         self.spans.append((begin, self._mark()))

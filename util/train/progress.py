@@ -52,10 +52,7 @@ class Progress:
             self.bar.update()
 
     def line(self, waited: float) -> Pace:
-        """Return the pace since the last call.
-
-        waited: seconds since then that the device waited for pictures.
-        """
+        """Return the pace since the last call; `waited`: seconds without pictures."""
         now = time.perf_counter()
         span, steps = max(now - self.mark, 1e-9), self.done - self.marked
         self._recent.append((span, steps))
@@ -69,10 +66,7 @@ class Progress:
             self.bar.set_postfix_str(text)
 
     def pause(self) -> None:
-        """Leave what happened since the last line out of the speed.
-
-        A validation, say.
-        """
+        """Leave a validation since the last line out of the speed."""
         self.mark = time.perf_counter()
 
     def close(self) -> None:

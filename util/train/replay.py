@@ -37,10 +37,7 @@ class Record(BaseModel):
 
 
 def leave_record(error: NotFinite, folder: Path, config: Config, checkpoints: CheckpointWriter) -> Path:
-    """Write replay/step_N.json; return its path.
-
-    The checkpoint before is kept beside it.
-    """
+    """Write replay/step_N.json, keep the checkpoint before; return the path."""
     file = folder / "replay" / f"step_{error.step:08}.json"
     file.parent.mkdir(exist_ok=True)
     beside = file.with_suffix(".pth")
