@@ -96,7 +96,7 @@ def read_export(path: Path) -> Export:
             names.update(dict.fromkeys(name for name, _, _ in item.shapes))
             skipped += sum(shape == "nothing" for _, shape, _ in item.shapes)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: not a {kind} export as it should be ({type(error).__name__}: {error})") from None
+        raise DataError(f"{path}: not a valid {kind} export ({type(error).__name__}: {error})") from None
     classes = [name for name in names if name not in BACKGROUND]
     if not 0 < len(classes) < MAX_CLASSES:
         raise DataError(f"{path}: a {kind} export of {len(classes)} classes; 1 to {MAX_CLASSES - 1} are possible")

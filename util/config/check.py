@@ -80,7 +80,7 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if key in GONE:
-        return key, f"key '{key}' is no more: {GONE[key]}; remove it"
+        return key, f"key '{key}' was removed: {GONE[key]}; delete it"
     if key in MOVED:
         return key, f"key '{key}' has a new name; write '{MOVED[key]}'"
     if error["type"] == "extra_forbidden":

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from util import checkpoint
 from util.record.files import sha256
 
+pytestmark = pytest.mark.fast
+
 
 def test_saved_is_loaded(tmp_path):
     state = {"model": {"w": torch.arange(3.0)}, "spec": {"name": "fcn"}, "step": 4, "classes": ["a", "b"]}

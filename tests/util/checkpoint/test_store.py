@@ -17,6 +17,8 @@ from util.checkpoint.manifest import epoch_name
 from util.checkpoint.store import CheckpointWriter, Found, SavedCheckpoints, prepare_folder
 from util.record.files import sha256
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(autouse=True)
 def told(monkeypatch, caplog):

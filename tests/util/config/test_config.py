@@ -58,7 +58,7 @@ def test_overrides_are_read_as_yaml(small, override, section, key, value):
         ("epochs=3", ["unknown key 'epochs'", "train.epochs"]),
         ("trian.epochs=3", ["unknown key 'trian'", "train"]),
         ("data.crop=[1, 2]", ["'data.crop' has a new name; write 'augment.crop'"]),
-        ("data.on_error=skip", ["'data.on_error' is no more: an unreadable sample always stops a run; remove it"]),
+        ("data.on_error=skip", ["'data.on_error' was removed: an unreadable sample always stops a run; delete it"]),
         ("train.epochs=true", ["train.epochs", "integer", "True"]),
         ("train.epochs='3'", ["train.epochs", "integer"]),
         ("train.epochs=2.5", ["train.epochs", "integer"]),
