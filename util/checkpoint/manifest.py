@@ -3,14 +3,16 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from util import UserError
 from util.record.files import read_text, replacing, sha256
 
 MAX_BYTES = 1 << 20
-PATTERNS = ("epoch_*", "step_*")  # names of a run's checkpoints, without their suffix
+NAME = re.compile(r"epoch_\d{4,}|step_\d{8,}")  # of a run's checkpoints, without their suffix
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ class Manifest:
         except OSError as error:
             return f"it cannot be read ({error.strerror})"
         return None
+
+    def describes(self, path: Path) -> bool:
+        """Tell whether `path` holds the bytes of this checkpoint."""
+        return (
+            path.is_file()
+            and not path.is_symlink()
+            and path.stat().st_size == self.size
+            and sha256(path) == self.sha256
+        )
 
 
 def epoch_name(epoch: int) -> str:
@@ -90,9 +101,19 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError("not a manifest")
     if content.pop("seal") != digest(content):
         raise UserError("it was changed")
+    # The seal tells damage, not malice: who can write here can make one.
+    kinds: dict[str, Any] = {"serial": int, "size": int, "step": int, "epoch": int, "best": (str, type(None))}
+    wrong = [name for name in names if not isinstance(content[name], kinds.get(name, str))]
+    if wrong or not (content["best"] is None or NAME.fullmatch(content["best"].removesuffix(".pth"))):
+        raise UserError(f"its {(wrong or ['best'])[0]} is {content[(wrong or ['best'])[0]]!r}")
     if content["file"] != f"{path.stem}.pth":
         raise UserError(f"it is the manifest of {content['file']}")
     return Manifest(**content)
+
+
+def checkpoint_files(folder: Path, suffix: str) -> list[Path]:
+    """List what has the name of a run's checkpoint and ends with `suffix`."""
+    return sorted(path for path in folder.glob(f"*{suffix}") if NAME.fullmatch(path.name.removesuffix(suffix)))
 
 
 def read_manifests(folder: Path) -> tuple[list[Manifest], dict[str, str]]:
@@ -101,7 +122,7 @@ def read_manifests(folder: Path) -> tuple[list[Manifest], dict[str, str]]:
     The second dictionary says why others cannot be read, by checkpoint file.
     """
     found, damaged = [], {}
-    for path in sorted(path for pattern in PATTERNS for path in folder.glob(f"{pattern}.json")):
+    for path in checkpoint_files(folder, ".json"):
         try:
             found.append(read_manifest(path))
         except (ValueError, OSError) as error:

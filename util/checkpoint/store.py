@@ -6,20 +6,25 @@
 
 A checkpoint counts once its manifest is there, which is written last and holds the file's size and SHA-256. Older ones
 are deleted only then. What is found damaged is named, put aside, and the one before it is used.
+
+Only what a run has written is deleted: a file whose bytes a manifest of the folder describes, or a half-written one.
+What else is in the way of a name gets another, with the end .kept or .damaged.
 """
 
 import errno
 import os
+import re
 import shutil
+import stat
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from util import UserError, checkpoint
-from util.checkpoint.manifest import PATTERNS, Manifest, epoch_name, read_manifests, write_manifest
+from util.checkpoint.manifest import NAME, Manifest, checkpoint_files, epoch_name, read_manifests, write_manifest
 from util.record import status
-from util.record.files import TEMPORARY, replacing
+from util.record.files import TEMPORARY, replacing, sha256
 from util.record.log import log
 
 # What file systems answer that have no hard links.
@@ -53,8 +58,8 @@ class SavedCheckpoints:
         Raises:
             UserError: there are checkpoints, and every one is damaged; lists them.
         """
-        manifests, damaged = read_manifests(self.folder)
-        newest = None
+        manifests, unreadable = read_manifests(self.folder)
+        newest, damaged = None, {}
         for manifest in manifests:
             reason = manifest.damage(self.folder)
             if reason is None:
@@ -62,18 +67,21 @@ class SavedCheckpoints:
                 break
             damaged[manifest.file] = reason
         self._put_aside(damaged)
+        for name, reason in unreadable.items():
+            aside = _rename_aside((self.folder / name).with_suffix(".json"), "damaged")
+            log.warning("checkpoint %s: %s; put aside as %s", self.folder / name, reason, aside)
         if newest is None:
             return self._without_manifest(damaged)
         self._tell_of_strangers({manifest.file for manifest in manifests})
         self._restore_best(manifests, newest.best)
-        _point(self.folder, "last", newest.file)
+        _point(self.folder, "last", newest.file, manifests)
         return Found(self.folder / newest.file, newest.best, newest.run)
 
     def _put_aside(self, damaged: dict[str, str]) -> None:
         for name, reason in damaged.items():
             path = self.folder / name
-            path.with_suffix(".json").unlink(missing_ok=True)
-            aside = _rename_aside(path)
+            _rename_aside(path.with_suffix(".json"), "damaged")
+            aside = _rename_aside(path, "damaged")
             outcome = f"put aside as {aside}" if aside else "its file is missing"
             log.warning("checkpoint %s is damaged: %s; not used, %s", path, reason, outcome)
 
@@ -82,21 +90,19 @@ class SavedCheckpoints:
 
         Their run was killed in between, or somebody copied them here.
         """
-        for path in (path for pattern in PATTERNS for path in self.folder.glob(f"{pattern}.pth")):
+        for path in checkpoint_files(self.folder, ".pth"):
             if path.name not in known:
-                log.warning("checkpoint %s has no manifest; not used", path)
-                if path.is_dir():  # a file of this name is going to be written
-                    _rename_aside(path)
+                log.warning("checkpoint %s has no manifest; not used, and left as it is", path)
 
     def _without_manifest(self, damaged: dict[str, str]) -> Found | None:
         """Return a checkpoint that was copied here, if its own checksums are right.
 
-        last.pth, or else the newest other.
+        last.pth, or else the newest other, or else best.pth.
         """
-        others = [path for pattern in PATTERNS for path in self.folder.glob(f"{pattern}.pth") if path.is_file()]
+        others = [path for path in checkpoint_files(self.folder, ".pth") if path.is_file()]
         others.sort(key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
         reasons = dict(damaged)
-        for path in [self.folder / "last.pth", *others]:
+        for path in [self.folder / "last.pth", *others, self.folder / "best.pth"]:
             if not path.is_file():
                 continue
             reason = checkpoint.damage(path)
@@ -119,7 +125,7 @@ class SavedCheckpoints:
         manifest = next((manifest for manifest in manifests if manifest.file == best), None)
         reason = "it is missing" if manifest is None else manifest.damage(self.folder)
         if reason is None:
-            _point(self.folder, "best", best)
+            _point(self.folder, "best", best, manifests)
         else:
             told = "checkpoint %s, the best so far, is lost: %s; the next better one takes its place"
             log.warning(told, self.folder / best, reason)
@@ -144,6 +150,7 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._newest = ""
+        self._written: set[tuple[int, ...] | None] = set()
 
     def save(self, name: str, state: dict, facts: dict, improved: bool, wait: bool) -> None:
         """Start to write `state`, which nobody may change any more, as NAME.pth.
@@ -199,18 +206,36 @@ class CheckpointWriter:
 
     def _write(self, name: str, state: dict, facts: dict, improved: bool) -> None:
         path = self.folder / f"{name}.pth"
+        manifests, unreadable = read_manifests(self.folder)
+        before = next((manifest for manifest in manifests if manifest.file == path.name), None)
+        aside = None
+        if path.name in unreadable:
+            _rename_aside(path.with_suffix(".json"), "kept")
+        if before is None or not (_identity(path) in self._written or before.describes(path)):
+            aside = _rename_aside(path, "kept")
         path.with_suffix(".json").unlink(missing_ok=True)
-        sha256, size = checkpoint.save(path, state)
+        try:
+            digest, size = checkpoint.save(path, state)
+        except OSError:
+            if aside is not None:
+                os.rename(aside, path)
+            raise
+        if aside is not None and aside.is_file() and not aside.is_symlink() and sha256(aside) == digest:
+            aside.unlink()  # this run, killed before it wrote the manifest: the same bytes again
+        elif aside is not None:
+            log.warning("%s was not written by this run; it is %s now", path, aside)
         best = path.name if improved else self.best
-        serial = 1 + max((manifest.serial for manifest in read_manifests(self.folder)[0]), default=0)
-        manifest = Manifest(path.name, sha256, size, serial, self.run, best=best, **facts)
+        serial = 1 + max((manifest.serial for manifest in manifests), default=0)
+        manifest = Manifest(path.name, digest, size, serial, self.run, best=best, **facts)
         write_manifest(path.with_suffix(".json"), manifest)
+        self._written.add(_identity(path))
         self.best = best
-        _point(self.folder, "last", path.name)
+        manifests = read_manifests(self.folder)[0]
+        _point(self.folder, "last", path.name, manifests)
         if improved:
-            _point(self.folder, "best", path.name)
+            _point(self.folder, "best", path.name, manifests)
         elif best is None and self.continued is None:
-            (self.folder / "best.pth").unlink(missing_ok=True)  # that of the run before
+            _clear(self.folder / "best.pth", manifests)  # that of the run before
         self._prune()
         status.saved(path, manifest.step)
 
@@ -224,28 +249,69 @@ class CheckpointWriter:
             ends = [manifest for manifest in own if manifest.file == f"{epoch_name(manifest.epoch)}.pth"]
             kept |= {manifest.file for manifest in ends if manifest.epoch % self.keep_every == 0}
         for manifest in manifests:
-            if manifest.file not in kept:
-                path = self.folder / manifest.file
-                path.with_suffix(".json").unlink(missing_ok=True)  # first: without it the other does not count
-                path.unlink(missing_ok=True)
+            path = self.folder / manifest.file
+            if manifest.file in kept:
+                continue
+            if _identity(path) not in self._written and os.path.lexists(path) and not manifest.describes(path):
+                log.warning("%s is no longer what its manifest says; left as it is", path)
+                continue
+            path.with_suffix(".json").unlink(missing_ok=True)  # first: without it the other does not count
+            path.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder, and remove what a killed run left half written."""
+    """Make the folder, and remove what a killed run left half written.
+
+    Such a file has the name that `replacing` gives, and begins as a checkpoint or a JSON file does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f".*{TEMPORARY}"):
+    checkpoints = rf"({NAME.pattern}|last|best)\.(pth|json)"
+    own = rf"\.({checkpoints}|status\.json|env\.json|config\.yaml)\.\d+(\.[0-9a-f]{{8}})?{re.escape(TEMPORARY)}"
+    for path in [*folder.glob(f".*{TEMPORARY}"), *folder.parent.glob(f".*{TEMPORARY}")]:
+        name = re.fullmatch(own, path.name)
+        if name is None or not stat.S_ISREG(path.lstat().st_mode):
+            continue
+        begin = {".pth": b"PK", ".json": b"{", ".yaml": b"data"}[Path(name[1]).suffix]
+        with open(path, "rb") as file:
+            if file.read(len(begin)) not in (b"", begin):
+                continue
         log.info("removed %s, which a killed run left half written", path)
         path.unlink()
 
 
-def _point(folder: Path, alias: str, name: str) -> None:
+def _point(folder: Path, alias: str, name: str, manifests: list[Manifest]) -> None:
     """Have last.pth or best.pth be the checkpoint `name`."""
     link, target = folder / f"{alias}.pth", folder / name
-    if link.is_file() and os.path.samefile(link, target):
+    if not link.is_symlink() and link.is_file() and os.path.samefile(link, target):
         return
-    if link.is_dir():
-        _rename_aside(link)
+    _clear(link, manifests, remove=False)
     _link(target, link)
+
+
+def _clear(path: Path, manifests: list[Manifest], remove: bool = True) -> None:
+    """Give a name free: what a run has written there is deleted, what else is there gets another name.
+
+    remove: false where `replacing` is going to delete it.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.is_file() and not path.is_symlink():
+        # A second name of a checkpoint is what `_point` makes, and the bytes keep the first.
+        second = any(os.path.samefile(path, file) for file in checkpoint_files(path.parent, ".pth") if file.is_file())
+        if second or any(manifest.describes(path) for manifest in manifests):
+            if remove:
+                path.unlink()
+            return
+    log.warning("%s was not written by this run; it is %s now", path, _rename_aside(path, "kept"))
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells that a file was not touched since, or None."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _link(source: Path, path: Path) -> None:
@@ -264,13 +330,13 @@ def _link(source: Path, path: Path) -> None:
                 os.fsync(copy.fileno())
 
 
-def _rename_aside(path: Path) -> Path | None:
+def _rename_aside(path: Path, end: str) -> Path | None:
     """Rename whatever is in the way; return its new name, or None."""
     if not os.path.lexists(path):
         return None
-    target, count = path.with_name(f"{path.name}.damaged"), 1
+    target, count = path.with_name(f"{path.name}.{end}"), 1
     while os.path.lexists(target):
         count += 1
-        target = path.with_name(f"{path.name}.damaged{count}")
+        target = path.with_name(f"{path.name}.{end}{count}")
     os.rename(path, target)
     return target

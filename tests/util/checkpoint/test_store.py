@@ -13,7 +13,7 @@ from tests import reliability
 from tests.faults.damages import DAMAGES
 from util import checkpoint
 from util.checkpoint import store
-from util.checkpoint.manifest import epoch_name
+from util.checkpoint.manifest import digest, epoch_name
 from util.checkpoint.store import CheckpointWriter, Found, SavedCheckpoints, prepare_folder
 from util.record.files import sha256
 
@@ -218,6 +218,93 @@ def test_bytes_that_come_back_wrong_are_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="gives back other bytes"):
         checkpoint.save(tmp_path / "epoch_0002.pth", {"w": torch.zeros(3)})
     assert names(tmp_path) == ["epoch_0001.json", "epoch_0001.pth", "last.pth"]
+
+
+def others(folder) -> dict[str, bytes]:
+    """The content of every file, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_nothing_that_the_run_did_not_write_is_deleted(tmp_path, told):
+    """A user's copies and notes, whatever they are called, also where a name of the run's own is taken."""
+    write(tmp_path, 2)
+    whole = (tmp_path / "epoch_0001.pth").read_bytes()
+    mine = {
+        "epoch_0001_copy.pth": whole,
+        "epoch_0001_copy.json": (tmp_path / "epoch_0001.json").read_bytes(),
+        "epoch_0003.pth": b"another run's",
+        "epoch_0004.json": b'{"notes": "on epoch 4"}',
+        "epoch_0005.pth": whole,
+        ".epoch_0001.pth.1.part": b"notes under a name of ours",
+        ".notes.1.part": b"",
+        "best.pth": whole + b"x",
+    }
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / ".step_00000001.pth.1.part").mkdir()
+    prepare_folder(tmp_path)
+    found = newest(tmp_path)
+    write(tmp_path, 8, first=3, best=(3,), found=found, keep_last=1)
+    assert set(mine.values()) <= set(others(tmp_path).values())
+    for name in ("epoch_0003.pth", "epoch_0005.pth", "best.pth"):
+        assert f"{name} was not written by this run; it is" in told.text and (tmp_path / f"{name}.kept").is_file()
+    assert epoch_of(tmp_path / "best.pth") == 3 and epoch_of(newest(tmp_path).path) == 8
+
+
+def test_a_checkpoint_that_was_exchanged_is_not_deleted_by_its_name(tmp_path, told):
+    write(tmp_path, 2)
+    (tmp_path / "epoch_0001.pth").unlink()
+    (tmp_path / "epoch_0001.pth").write_bytes(b"another run's")
+    write(tmp_path, 4, first=3, found=newest(tmp_path))
+    assert (tmp_path / "epoch_0001.pth").read_bytes() == b"another run's"
+    assert "epoch_0001.pth is no longer what its manifest says" in told.text
+
+
+def test_a_checkpoint_that_was_killed_before_its_manifest_leaves_no_second_copy(tmp_path):
+    write(tmp_path, 3)
+    (tmp_path / "epoch_0003.json").unlink()
+    write(tmp_path, 3, first=3, found=newest(tmp_path))
+    assert not [name for name in names(tmp_path) if "kept" in name or "damaged" in name]
+
+
+def test_a_whole_checkpoint_whose_manifest_is_damaged_is_used_where_there_is_no_other(tmp_path, told):
+    write(tmp_path, 1)
+    (tmp_path / "last.pth").unlink()
+    (tmp_path / "epoch_0001.json").write_bytes(b"\xff")
+    found = newest(tmp_path)
+    assert epoch_of(found.path) == 1 and "its own checksums are right" in told.text
+    assert (tmp_path / "epoch_0001.json.damaged").read_bytes() == b"\xff"
+
+
+@pytest.mark.parametrize("change", [{"serial": "x"}, {"best": 5}, {"best": "../../other.pth"}, {"run": None}])
+def test_a_sealed_manifest_of_other_kinds_is_damaged(tmp_path, told, change):
+    write(tmp_path, 2)
+    notes = tmp_path / "epoch_0002.json"
+    content = {**json.loads(notes.read_text()), **change}
+    content.pop("seal")
+    notes.write_text(json.dumps(content | {"seal": digest(content)}))
+    assert epoch_of(newest(tmp_path).path) == 1 and f"its {next(iter(change))} is" in told.text
+
+
+def test_no_checkpoint_is_written_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    for name in ("epoch_0001.pth", "epoch_0001.json", "last.pth", "best.pth"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).symlink_to(tmp_path / "precious")
+    write(tmp_path / "model", 1, best=(1,))
+    assert (tmp_path / "precious").read_text() == "mine" and epoch_of(tmp_path / "model" / "best.pth") == 1
+
+
+def test_a_disk_that_is_full_leaves_the_file_that_had_the_name(tmp_path, monkeypatch):
+    (tmp_path / "epoch_0001.pth").write_bytes(b"another run's")
+
+    def full(path, state):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        write(tmp_path, 1)
+    assert (tmp_path / "epoch_0001.pth").read_bytes() == b"another run's"
 
 
 def test_the_table_of_faults_is_that_of_the_recorded_ones():
