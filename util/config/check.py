@@ -5,12 +5,15 @@ What is wrong is said in the user's terms.
 
 import difflib
 import json
+import math
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from util.config.schema import Config
 from util.config.yamltext import ConfigError
+from util.record.log import printable
 
 AUGMENT = ("crop", "scale", "rotate", "rotate_prob", "blur_prob", "flip_prob", "jitter", "photometric")
 LOADER = ("workers", "packed", "cache", "uniform", "uniform_tile")
@@ -23,6 +26,7 @@ GONE = {
     "data.loader": "loader workers are always processes",
     "data.augment": "augmentation is always made by the loader workers",
 }
+LONGEST = 4096  # letters of a text: no path is longer
 SHOWN_ERRORS = 20
 SHOWN_LETTERS = 200  # of a value in an error
 
@@ -37,6 +41,10 @@ def check_config(raw: dict, name: str, sources: dict[str, str] | None = None) ->
     Raises:
         ConfigError: lists every mistake, one a line.
     """
+    strange = _strange(raw, "")
+    if strange:
+        key, text = strange
+        raise ConfigError(f"{(sources or {}).get('.'.join(key.split('.')[:2]), name)}: {key}: {text}")
     try:
         # Strict JSON rules: a list is a tuple and 1 is a float, but neither true nor "1" is an integer.
         return Config.model_validate_json(json.dumps(raw), strict=True)
@@ -49,6 +57,31 @@ def check_config(raw: dict, name: str, sources: dict[str, str] | None = None) ->
         if len(lines) > SHOWN_ERRORS:
             lines[SHOWN_ERRORS:] = [f"{name}: and {len(lines) - SHOWN_ERRORS} more mistakes"]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _strange(value: Any, key: str) -> tuple[str, str] | None:
+    """Find what no key can hold: its dotted place, and what it is; None where all is well.
+
+    `options` of a network or a loss take any value, so that the types of the schema do not see all of them.
+    """
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            return key, f"a text of {len(value):,} letters; at most {LONGEST:,} are possible"
+        if printable(value) != value or "\n" in value or "\t" in value:
+            return key, f"holds a control character: {value!r}"
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        return key, f"a number of {value.bit_length()} bits; at most 63 are possible"
+    elif isinstance(value, float) and not math.isfinite(value):
+        return key, f"a finite number is needed, found {value}"
+    elif isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else ((None, each) for each in value)
+        for name, each in pairs:
+            inner = key if name is None else f"{key}.{name}".lstrip(".")
+            found = _strange(str(name), key) if isinstance(name, str) else None
+            found = found or _strange(each, inner)
+            if found:
+                return found
+    return None
 
 
 def renewed(raw: dict) -> dict:

@@ -23,6 +23,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+# Bounds of what the program can hold, far above what is of use: beyond them a slip of the hand asks for more memory or
+# time than there is, or for a number that a library cannot take.
+COUNT = 10**9  # steps, pictures, epochs between two things
+SIDE = 2**15  # pixels of a picture's or window's side
+FACTOR = 100.0  # of a picture's size, either way
+WEIGHT = 1e6
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -66,7 +73,10 @@ class DataConfig(Section):
         "rgb", description="order in which the network sees the channels; mean and std are R, G, B all the same"
     )
     long_side: int | None = Field(
-        None, ge=1, description="long side of the images at scale 1, pixels, to which the protocols of semseg resize"
+        None,
+        ge=1,
+        le=SIDE,
+        description="long side of the images at scale 1, pixels, to which the protocols of semseg resize",
     )
     check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
 
@@ -77,6 +87,9 @@ class DataConfig(Section):
             return None
         if any((key == "rest") != (target == "identity") for key, target in value.items()):
             raise ValueError("'rest: identity' is the one entry that is no number or colour")
+        wrong = [f"{key}: {index}" for key, index in value.items() if index != "identity" and not 0 <= index <= 255]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: class indices are 0 to 254, and 255 ignores")
         return {int(k) if re.fullmatch(r"-?\d+", str(k)) else k: v for k, v in value.items()}
 
     @model_validator(mode="after")
@@ -93,8 +106,10 @@ class DataConfig(Section):
                 raise ValueError(f"range: {list(self.range)} must be a lower and a higher limit")
         if self.channel_order == "bgr" and self.channels != 3:
             raise ValueError(f"channel_order: bgr needs three channels, data.channels is {self.channels}")
-        if min(self.std) <= 0:
-            raise ValueError("std: every value must be positive")
+        if min(self.std) <= 0 or max(self.std) > 1e3:
+            raise ValueError("std: every value must be positive, and on the scale 0..255")
+        if max(map(abs, self.mean)) > 1e3:
+            raise ValueError(f"mean: {list(self.mean)} is not on the scale 0..255")
         if max(self.std) < 1:
             scaled = [[round(255 * value, 3) for value in values] for values in (self.mean, self.std)]
             raise ValueError(
@@ -138,10 +153,16 @@ class AugmentConfig(Section):
                 raise ValueError(f"{key}: the minimum {low} is larger than the maximum {high}")
         if self.scale[0] <= 0:
             raise ValueError(f"scale: {self.scale[0]} is not a positive factor")
+        if not 1 / FACTOR <= self.scale[0] <= self.scale[1] <= FACTOR:
+            raise ValueError(f"scale: {list(self.scale)} is not within {1 / FACTOR} and {FACTOR}")
+        if not -360 <= self.rotate[0] <= self.rotate[1] <= 360:
+            raise ValueError(f"rotate: {list(self.rotate)} is not within -360 and 360 degrees")
         if min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop} is not a positive size")
-        if min(self.jitter) < 0:
-            raise ValueError("jitter: ranges cannot be negative")
+        if max(self.crop) > SIDE:
+            raise ValueError(f"crop: {self.crop} is larger than {SIDE} pixels")
+        if min(self.jitter) < 0 or max(self.jitter) > FACTOR:
+            raise ValueError(f"jitter: ranges cannot be negative, nor above {FACTOR}")
         if self.photometric and any(self.jitter):
             raise ValueError("photometric: takes the place of jitter; set jitter to [0, 0, 0, 0]")
         return self
@@ -150,7 +171,9 @@ class AugmentConfig(Section):
 class LoaderConfig(Section):
     """How the training samples are chosen and read."""
 
-    workers: int = Field(4, ge=0, description="loader workers per training process, at most its share of the cores")
+    workers: int = Field(
+        4, ge=0, le=1024, description="loader workers per training process, at most its share of the cores"
+    )
     packed: str | None = Field(
         None, description="folder of packed data (tool.pack) to read; auto: ROOT/packed, if it holds the split"
     )
@@ -161,7 +184,7 @@ class LoaderConfig(Section):
         0.0, ge=0, le=1, description="share of each epoch in which every class has the same number of crops"
     )
     uniform_tile: int | None = Field(
-        None, ge=1, description="side of the tiles that each offer one such crop a class; default: the crop"
+        None, ge=1, le=SIDE, description="side of the tiles that each offer one such crop a class; default: the crop"
     )
 
     @model_validator(mode="after")
@@ -211,12 +234,15 @@ class LossConfig(Section):
     def _consistent(self):
         if "out" not in self.weights:
             raise ValueError("weights: the main output 'out' needs a weight")
-        if any(w < 0 for w in self.weights.values()):
-            raise ValueError("weights: cannot be negative")
-        if any(w < 0 for w in self.extra.values()):
-            raise ValueError("extra: cannot be negative")
+        for key in ("weights", "extra"):
+            if any(not 0 <= w <= WEIGHT for w in getattr(self, key).values()):
+                raise ValueError(f"{key}: cannot be negative, nor above {WEIGHT:g}")
+        if self.class_weights is not None and not self.class_weights:
+            raise ValueError("class_weights: one for each class is needed")
         if self.class_weights is not None and (min(self.class_weights) < 0 or max(self.class_weights) == 0):
             raise ValueError("class_weights: cannot be negative, and one must be positive")
+        if self.class_weights is not None and max(self.class_weights) > WEIGHT:
+            raise ValueError(f"class_weights: {max(self.class_weights):g} is above {WEIGHT:g}")
         if self.options or self.extra or self.label_smoothing or self.outputs:
             from util.loss import check_loss
 
@@ -228,24 +254,24 @@ class OptimConfig(Section):
     """How the parameters move."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
-    lr: float = Field(0.01, gt=0, description="learning rate of the backbone")
+    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of the backbone")
     head_factor: float = Field(
-        10.0, gt=0, description="learning rate of everything beside the backbone, as a multiple of lr"
+        10.0, gt=0, le=WEIGHT, description="learning rate of everything beside the backbone, as a multiple of lr"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; first beta of AdamW")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
+    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay, on every parameter")
     decay_norm: bool = Field(True, description="weight decay also on biases and normalisation parameters")
-    power: float = Field(0.9, ge=0, description="exponent of the poly schedule (1 - step/steps)^power")
-    warmup_iters: int = Field(0, ge=0, description="optimiser steps of linear warm-up")
-    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
+    power: float = Field(0.9, ge=0, le=100, description="exponent of the poly schedule (1 - step/steps)^power")
+    warmup_iters: int = Field(0, ge=0, le=COUNT, description="optimiser steps of linear warm-up")
+    clip_grad: float | None = Field(None, gt=0, le=1e9, description="largest norm of the gradient; none: unlimited")
 
 
 class TrainConfig(Section):
     """The run."""
 
-    epochs: int = Field(ge=1, description="passes over the training pictures")
-    batch_size: int = Field(ge=1, description="pictures per optimiser step, over all processes")
-    accumulate: int = Field(1, ge=1, description="forward and backward passes per optimiser step")
+    epochs: int = Field(ge=1, le=10**6, description="passes over the training pictures")
+    batch_size: int = Field(ge=1, le=10**6, description="pictures per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, le=10**6, description="forward and backward passes per optimiser step")
     amp: Precision = Field("off", description="precision of the forward pass")
     channels_last: bool = Field(True, description="memory format N,H,W,C")
     compile: bool = Field(False, description="torch.compile the network's blocks, which takes minutes at the start")
@@ -253,13 +279,19 @@ class TrainConfig(Section):
         False, description="compute the backbone's activations again in the backward pass: less memory, more time"
     )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
-    val_every: int = Field(1, ge=0, description="epochs between validations; 0: none")
-    val_scale: float = Field(1.0, gt=0, description="scale at which a validation sees the whole pictures")
-    save_every: int = Field(1, ge=1, description="epochs between checkpoints")
-    save_steps: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; none: epochs only")
-    keep_last: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
-    keep_every: int = Field(0, ge=0, description="each epoch whose number this divides stays as well; 0: none")
-    log_every: int = Field(10, ge=1, description="optimiser steps between log lines")
+    val_every: int = Field(1, ge=0, le=COUNT, description="epochs between validations; 0: none")
+    val_scale: float = Field(
+        1.0, ge=1 / FACTOR, le=FACTOR, description="scale at which a validation sees the whole pictures"
+    )
+    save_every: int = Field(1, ge=1, le=COUNT, description="epochs between checkpoints")
+    save_steps: int | None = Field(
+        None, ge=1, le=COUNT, description="optimiser steps between checkpoints; none: epochs only"
+    )
+    keep_last: int = Field(2, ge=1, le=COUNT, description="how many of the newest checkpoints stay")
+    keep_every: int = Field(
+        0, ge=0, le=COUNT, description="each epoch whose number this divides stays as well; 0: none"
+    )
+    log_every: int = Field(10, ge=1, le=COUNT, description="optimiser steps between log lines")
     resume: Literal["auto", "never", "force"] = Field(
         "auto", description="continue the run that is there; force: also if experiment or data changed"
     )
@@ -289,16 +321,23 @@ class TestConfig(Section):
         description="height and width of the sliding window, or 'none'; default: the crop for semseg and sketchfill",
     )
     stride_rate: float | None = Field(
-        None, gt=0, le=1, description="step of the window, as a share of its size; default: 2/3, for sketchfill 1/2"
+        None, ge=0.01, le=1, description="step of the window, as a share of its size; default: 2/3, for sketchfill 1/2"
     )
     base_size: int | None = Field(
-        None, ge=1, description="long side at scale 1, pixels; default: data.long_side for semseg and sketchfill"
+        None,
+        ge=1,
+        le=SIDE,
+        description="long side at scale 1, pixels; default: data.long_side for semseg and sketchfill",
     )
     windows: Literal["exact", "fast"] = Field(
         "exact", description="fast: average logits on the coarse grid, enlarge once; near to the published procedure"
     )
-    compare: int = Field(10, ge=0, description="with windows fast: pictures scored exactly too, for metrics.json")
-    window_batch: int | None = Field(None, ge=1, description="windows per forward pass; default: 4, on a CPU 2")
+    compare: int = Field(
+        10, ge=0, le=COUNT, description="with windows fast: pictures scored exactly too, for metrics.json"
+    )
+    window_batch: int | None = Field(
+        None, ge=1, le=4096, description="windows per forward pass; default: 4, on a CPU 2"
+    )
     amp: Precision = Field("off", description="precision of the forward pass")
     optimize: Literal["none", "fold", "compile"] = Field(
         "none",
@@ -310,7 +349,7 @@ class TestConfig(Section):
     keep_memory: bool = Field(True, description="on a CPU: keep freed memory, in huge pages; faster, larger")
     save_gray: bool = Field(True, description="write predictions as class ids")
     save_color: bool = Field(True, description="write predictions in colour")
-    pictures: int = Field(12, ge=0, description="how many pictures photo | truth | prediction are written")
+    pictures: int = Field(12, ge=0, le=COUNT, description="how many pictures photo | truth | prediction are written")
     submission: bool = Field(False, description="write a zip in the label ids and names of the test server")
     has_prediction: bool = Field(False, description="score the predictions that are already in result/gray")
     void: Literal["ignore", "class"] = Field(
@@ -318,15 +357,17 @@ class TestConfig(Section):
         description="of a network with one output more than classes, the last for what is ignored: without this "
         "output, or ignored pixels as one more class, which counts as wrong but has no part in the mean",
     )
-    index_start: int = Field(0, ge=0, description="first picture of the list")
-    index_step: int = Field(0, ge=0, description="how many pictures of the list; 0: to the end")
+    index_start: int = Field(0, ge=0, le=COUNT, description="first picture of the list")
+    index_step: int = Field(0, ge=0, le=COUNT, description="how many pictures of the list; 0: to the end")
 
     @model_validator(mode="after")
     def _consistent(self):
         if self.scales is not None and (not self.scales or min(self.scales) <= 0):
             raise ValueError("scales: a list of positive factors is needed")
-        if isinstance(self.window, tuple) and min(self.window) < 1:
-            raise ValueError(f"window: {self.window} is not a positive size")
+        if self.scales is not None and not 1 / FACTOR <= min(self.scales) <= max(self.scales) <= FACTOR:
+            raise ValueError(f"scales: {list(self.scales)} are not within {1 / FACTOR} and {FACTOR}")
+        if isinstance(self.window, tuple) and not 1 <= min(self.window) <= max(self.window) <= SIDE:
+            raise ValueError(f"window: {self.window} is not a size of 1 to {SIDE} pixels")
         if self.void == "class" and self.submission:
             raise ValueError("submission: a test server has no class for void; leave void at ignore")
         if self.engine != "torch":
@@ -358,7 +399,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
     test: TestConfig = TestConfig()
-    seed: int = Field(0, ge=0, description="seed of the initial weights, the order and the augmentation")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the order and the augmentation")
 
     @model_validator(mode="after")
     def _consistent(self):
