@@ -18,7 +18,6 @@ Or on the CPU: what tool/train.sh and tool/test.sh call.
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -29,6 +28,7 @@ from util import UserError
 from util.config.load import hand_over, load
 from util.dist import agent
 from util.record.machine import cores
+from util.record.temporary import temporary_folder
 
 
 def processes() -> int:
@@ -63,16 +63,16 @@ def restarts(resume: str) -> int:
     return int(text) if text else agent.RESTARTS
 
 
-def start(module: str, arguments: list[str], count: int, again: int) -> int:
+def start(module: str, arguments: list[str], count: int, again: int, folder: Path) -> int:
     """Run `python -m module arguments` in processes; return the status.
 
     `count` processes on this machine. Signals that stop this process are passed on; `again`: how often processes that
-    died are started again.
+    died are started again; `folder`: a temporary one.
     """
     if count == 1 and os.environ.get("NNODES", "1") == "1":
         return agent.watch_one([sys.executable, "-m", module, *arguments], again)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
-    return agent.launch(count, module, arguments, again)
+    return agent.launch(count, module, arguments, again, folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,11 +89,11 @@ def main(argv: list[str] | None = None) -> int:
     again = restarts(experiment.config.train.resume)
     stages = ("tool.train", "tool.test") if args.stage == "train" else ("tool.test",)
     # Every process of every stage reads the same resolved file, so that a mistake is told once, above.
-    with tempfile.TemporaryDirectory(prefix="launch_") as folder:
-        resolved = Path(folder) / path.name
+    with temporary_folder("launch") as folder:
+        resolved = folder / path.name
         hand_over(experiment, resolved)
         for stage in stages:
-            status = start(stage, ["--config", str(resolved)], count, again)
+            status = start(stage, ["--config", str(resolved)], count, again, folder)
             if status:
                 return status
     return 0

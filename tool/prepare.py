@@ -42,6 +42,7 @@ from dataset.prepare.survey import Survey, survey
 from tool.shared.cli import Parser, command
 from util import UserError
 from util.record.files import replacing
+from util.record.log import printable
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         lines = _prepare_street(root, out)
     else:
         lines = prepare(arguments.dataset, root, out, arguments)
-    print("\n".join(lines))
+    print(printable("\n".join(lines)))
     return 0
 
 

@@ -30,7 +30,7 @@ from tool.shared.trained import Trained, experiment_of, open_trained
 from util import dist
 from util.config.load import RunPaths, load
 from util.config.schema import Config, TestConfig
-from util.record.log import log, open_log
+from util.record.log import log, open_log, printable
 from util.record.memory import keep_memory
 from util.report.result import PredictionWriter, score_predictions, write_results, write_submission
 from util.report.visual import triptych
@@ -204,7 +204,8 @@ def conclude(config, run, data, indices, confusion, scores, timing, protocol, fi
         labelled = sum(data.samples[i][1] is not None for i in indices)
         timing = replace(timing, num_images=labelled)
         protocol = {"name": config.test.protocol, "split": config.test.split, **protocol} if protocol else None
-        print(write_results(run.result, scores, confusion, data.classes, timing, protocol, file), flush=True)
+        text = write_results(run.result, scores, confusion, data.classes, timing, protocol, file)
+        print(printable(text), flush=True)
         log.info(
             "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures, %.3f s a picture",
             data.name,

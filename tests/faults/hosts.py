@@ -16,8 +16,8 @@ ADDRESS = "10.77.{net}.{host}"
 LIMIT = 240.0  # seconds after which a run counts as hanging
 TIMES = {"PEER_TIMEOUT": "8", "DIST_TIMEOUT": "60", "JOIN_TIMEOUT": "25", "STOP_TIMEOUT": "60"}
 LAUNCH = (
-    "import sys; from util import agent; from tool import common; "
-    "common.command(lambda: agent.launch(1, 'tool.train', sys.argv[1:], 3))"
+    "import sys, tempfile; from util.dist import agent; from tool.shared import cli; "
+    "cli.command(lambda: agent.launch(1, 'tool.train', sys.argv[1:], 3, tempfile.mkdtemp()))"
 )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
+import cv2
 import torch
 
 from dataset.read import DataError
@@ -104,9 +105,10 @@ def _status_of(error: BaseException) -> int | None:
     if isinstance(error, KeyboardInterrupt):
         _report("interrupted; the same command continues from the last checkpoint", "stopped")
         return signals.INTERRUPTED
-    if isinstance(error, torch.OutOfMemoryError):
+    if _is_out_of_memory(error):
         _report(
-            f"{str(error).splitlines()[0]} Use a smaller train.batch_size or augment.crop, or train.accumulate or amp"
+            f"{(str(error) or 'out of memory').splitlines()[0]} Use a smaller train.batch_size or augment.crop, or "
+            "train.accumulate or amp"
         )
         return 2
     if isinstance(error, USER_ERRORS):
@@ -120,6 +122,14 @@ def _status_of(error: BaseException) -> int | None:
             _report(reason)
             return dist.PEER_LOST
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library could not get memory: of a GPU, or of the host, by PyTorch, NumPy or OpenCV."""
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def lost_worker(error: RuntimeError) -> str | None:

@@ -112,7 +112,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def checkpoint_files(folder: Path, suffix: str) -> list[Path]:
-    """List what has the name of a run's checkpoint and ends with `suffix`."""
+    """List what is named as a run's checkpoints are, before `suffix`."""
     return sorted(path for path in folder.glob(f"*{suffix}") if NAME.fullmatch(path.name.removesuffix(suffix)))
 
 

@@ -118,6 +118,9 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
         return key, f"key '{key}' has a new name; write '{MOVED[key]}'"
     if error["type"] == "extra_forbidden":
         return key, f"unknown key '{key}'; {_nearest(path)}"
+    if error["type"] == "missing" and isinstance(error["loc"][-1], int):
+        key = ".".join(path[:-1])
+        return key, f"{key}: too few values, found {error['input']}"
     if error["type"] == "missing":
         return key, f"missing key '{key}'"
     if error["type"] == "value_error":

@@ -27,7 +27,9 @@ class Section(BaseModel):
 # time than there is, or for a number that a library cannot take.
 COUNT = 10**9  # steps, pictures, epochs between two things
 SIDE = 2**15  # pixels of a picture's or window's side
-FACTOR = 100.0  # of a picture's size, either way
+AREA = 2**25  # pixels of a crop: 8192 x 4096
+FACTOR = 100.0  # of a random scale, either way
+SCALE = 8.0  # of whole pictures: their memory grows with its square
 WEIGHT = 1e6
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -106,7 +108,7 @@ class DataConfig(Section):
                 raise ValueError(f"range: {list(self.range)} must be a lower and a higher limit")
         if self.channel_order == "bgr" and self.channels != 3:
             raise ValueError(f"channel_order: bgr needs three channels, data.channels is {self.channels}")
-        if min(self.std) <= 0 or max(self.std) > 1e3:
+        if min(self.std) < 1e-3 or max(self.std) > 1e3:
             raise ValueError("std: every value must be positive, and on the scale 0..255")
         if max(map(abs, self.mean)) > 1e3:
             raise ValueError(f"mean: {list(self.mean)} is not on the scale 0..255")
@@ -120,6 +122,8 @@ class DataConfig(Section):
             raise ValueError("name: custom needs 'classes', the list of class names")
         if self.classes is not None and not 2 <= len(self.classes) <= 255:
             raise ValueError(f"classes: {len(self.classes)} names; between 2 and 255 are possible")
+        if self.classes is not None and not all(name.strip() for name in self.classes):
+            raise ValueError("classes: a name is empty")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a name occurs twice")
         if self.colors is not None and self.classes is not None and len(self.colors) != len(self.classes):
@@ -159,8 +163,8 @@ class AugmentConfig(Section):
             raise ValueError(f"rotate: {list(self.rotate)} is not within -360 and 360 degrees")
         if min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop} is not a positive size")
-        if max(self.crop) > SIDE:
-            raise ValueError(f"crop: {self.crop} is larger than {SIDE} pixels")
+        if max(self.crop) > SIDE or self.crop[0] * self.crop[1] > AREA:
+            raise ValueError(f"crop: {self.crop} has a side above {SIDE}, or more than {AREA:,} pixels")
         if min(self.jitter) < 0 or max(self.jitter) > FACTOR:
             raise ValueError(f"jitter: ranges cannot be negative, nor above {FACTOR}")
         if self.photometric and any(self.jitter):
@@ -280,9 +284,7 @@ class TrainConfig(Section):
     )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; none: off")
     val_every: int = Field(1, ge=0, le=COUNT, description="epochs between validations; 0: none")
-    val_scale: float = Field(
-        1.0, ge=1 / FACTOR, le=FACTOR, description="scale at which a validation sees the whole pictures"
-    )
+    val_scale: float = Field(1.0, ge=0.01, le=SCALE, description="scale at which a validation sees the whole pictures")
     save_every: int = Field(1, ge=1, le=COUNT, description="epochs between checkpoints")
     save_steps: int | None = Field(
         None, ge=1, le=COUNT, description="optimiser steps between checkpoints; none: epochs only"
@@ -364,8 +366,8 @@ class TestConfig(Section):
     def _consistent(self):
         if self.scales is not None and (not self.scales or min(self.scales) <= 0):
             raise ValueError("scales: a list of positive factors is needed")
-        if self.scales is not None and not 1 / FACTOR <= min(self.scales) <= max(self.scales) <= FACTOR:
-            raise ValueError(f"scales: {list(self.scales)} are not within {1 / FACTOR} and {FACTOR}")
+        if self.scales is not None and not 0.01 <= min(self.scales) <= max(self.scales) <= SCALE:
+            raise ValueError(f"scales: {list(self.scales)} are not within 0.01 and {SCALE}")
         if isinstance(self.window, tuple) and not 1 <= min(self.window) <= max(self.window) <= SIDE:
             raise ValueError(f"window: {self.window} is not a size of 1 to {SIDE} pixels")
         if self.void == "class" and self.submission:

@@ -10,10 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -177,10 +177,10 @@ def watch_one(command: list[str], restarts: int) -> int:
     return status if status >= 0 else 128 - status
 
 
-def launch(processes: int, module: str, arguments: list[str], restarts: int) -> int:
+def launch(processes: int, module: str, arguments: list[str], restarts: int, logs: Path) -> int:
     """Run `python -m module arguments` in several processes; return the status.
 
-    `processes` on each machine. Several machines, NODE_RANK each, meet at RDZV_ENDPOINT (host:port of the one with
+    `processes` on each machine. logs: a folder in which PyTorch's agent makes its own. Several machines, NODE_RANK each, meet at RDZV_ENDPOINT (host:port of the one with
     NODE_RANK 0). A machine that is missing, at the start or after a fault, is waited for JOIN_TIMEOUT seconds.
 
     Raises:
@@ -195,30 +195,29 @@ def launch(processes: int, module: str, arguments: list[str], restarts: int) -> 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     place = meeting_place()
     join = seconds("JOIN_TIMEOUT", 600)
-    with tempfile.TemporaryDirectory(prefix="run_") as logs:
 
-        def agent(left: int) -> Agent:
-            meeting = Meeting(get_rendezvous_handler(rendezvous(place, join, module)))
-            spec = WorkerSpec(
-                role="worker",
-                local_world_size=processes,
-                entrypoint=sys.executable,
-                args=("-m", module, *arguments),
-                rdzv_handler=cast(RendezvousHandler, meeting),
-                max_restarts=left,
-                monitor_interval=0.1,
-                master_addr=place.host,
-            )
-            return Agent(spec, DefaultLogsSpecs(log_dir=logs), seconds("STOP_TIMEOUT", 300))
+    def agent(left: int) -> Agent:
+        meeting = Meeting(get_rendezvous_handler(rendezvous(place, join, module)))
+        spec = WorkerSpec(
+            role="worker",
+            local_world_size=processes,
+            entrypoint=sys.executable,
+            args=("-m", module, *arguments),
+            rdzv_handler=cast(RendezvousHandler, meeting),
+            max_restarts=left,
+            monitor_interval=0.1,
+            master_addr=place.host,
+        )
+        return Agent(spec, DefaultLogsSpecs(log_dir=str(logs)), seconds("STOP_TIMEOUT", 300))
 
-        try:
-            return attend(agent, place, restarts, join)
-        except RendezvousTimeoutError:
-            _print_error(f"not all {place.nodes} machines came to {place.host}:{place.port} in {join:.0f} s")
-        except RendezvousClosedError:
-            _print_error("another machine has ended the run; see its messages")
-        except SignalException as stop:
-            return signals.STATUS[stop.sigval]
+    try:
+        return attend(agent, place, restarts, join)
+    except RendezvousTimeoutError:
+        _print_error(f"not all {place.nodes} machines came to {place.host}:{place.port} in {join:.0f} s")
+    except RendezvousClosedError:
+        _print_error("another machine has ended the run; see its messages")
+    except SignalException as stop:
+        return signals.STATUS[stop.sigval]
     return PEER_LOST
 
 

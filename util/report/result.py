@@ -5,8 +5,6 @@ accuracy, pixels of each class; means) confusion.csv, confusion.png             
 as a picture gray/NAME.png, color/NAME.png               predictions: train ids, one byte a pixel; the classes' colours
 """
 
-import csv
-import io
 import json
 import math
 import re
@@ -21,6 +19,7 @@ import torch
 from util import UserError
 from util.record.files import replacing, sha256
 from util.record.machine import versions
+from util.record.table import csv_bytes
 from util.report.visual import colorize, confusion_picture
 from util.score.evaluate import Timing
 from util.score.metric import ConfusionMatrix, Scores
@@ -112,8 +111,8 @@ def write_results(
     rows = [[entry["name"], entry["iou"], entry["acc"], entry["pixels"]] for entry in content["classes"]]
     counts = [[name, *row] for name, row in zip(counted, matrix.tolist(), strict=True)]
     _write_file(folder / "table.txt", (text + "\n").encode())
-    _write_file(folder / "metrics.csv", _csv(["name", "iou", "acc", "pixels"], rows))
-    _write_file(folder / "confusion.csv", _csv(["truth \\ prediction", *counted], counts))
+    _write_file(folder / "metrics.csv", csv_bytes(["name", "iou", "acc", "pixels"], rows))
+    _write_file(folder / "confusion.csv", csv_bytes(["truth \\ prediction", *counted], counts))
     _write_file(folder / "confusion.png", _png(picture))
     _write_file(folder / "metrics.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return text
@@ -220,14 +219,6 @@ def _write_file(path: Path, data) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
-
-
-def _csv(header: list[str], rows: list[list]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _defined(value: float) -> float | None:

@@ -14,7 +14,8 @@ import pytest
 from util.dist import agent, signals
 from util.dist.group import PEER_LOST
 
-LAUNCH = "import sys; from util.dist.agent import launch; sys.exit(launch(1, 'program', sys.argv[2:], int(sys.argv[1])))"
+LAUNCH = "import sys; from util.dist.agent import launch; " \
+    "sys.exit(launch(1, 'program', sys.argv[2:], int(sys.argv[1]), '.'))"
 
 
 def start(folder: Path, program: str, restarts: int, *arguments: str, **environment: str) -> subprocess.Popen:
