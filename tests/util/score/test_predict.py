@@ -13,6 +13,8 @@ from tests.slow_predict import CASES, CLASSES, MEAN, STD, SmallNet, random_pictu
 from util.score import window as arithmetic
 from util.score.predict import Predictor
 
+pytestmark = pytest.mark.fast
+
 
 class PerPixel(nn.Module):
     """Knows nothing of a pixel's neighbours: class c is as likely as the pixel is near to colours[c]."""

@@ -15,6 +15,8 @@ from util.score import window
 from util.score.coarse import CoarsePredictor
 from util.score.predict import Predictor
 
+pytestmark = pytest.mark.fast
+
 
 class CoarseNet(SegModel):
     """Two convolutions with stride 2 each, so that the coarse grid has stride 4."""
