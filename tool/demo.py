@@ -75,13 +75,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def name_results(given: list[str], out: Path) -> dict[Path, Path]:
-    """Pictures by the file of their result: in `out` as in the folder that was given, named .png.
+    """Return the pictures by the file of their result.
 
-    Pictures that differ in their suffix alone keep it in the name.
+    In `out` as in the folder that was given, named .png. Pictures that differ in their suffix alone keep it in the
+    name.
 
     Raises:
         FileNotFoundError: a path leads nowhere.
-        ValueError: a folder holds no picture, or a result would overwrite another or a picture.
+        UserError: a folder holds no picture, or a result would overwrite another or a picture.
     """
     found = list(dict.fromkeys(find_pictures(given, out.resolve())))
     stems = [str(inner.with_suffix("")) for _, inner in found]
@@ -98,7 +99,10 @@ def name_results(given: list[str], out: Path) -> dict[Path, Path]:
 
 
 def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
-    """The pictures, each with its path inside the folder given; earlier results in `out` are left aside."""
+    """Find the pictures, each with its path in the folder.
+
+    Earlier results in `out` are left aside.
+    """
     found = []
     for path in map(Path, given):
         if not path.exists():
@@ -120,10 +124,10 @@ def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
 
 
 def load_state(file: str) -> dict:
-    """The checkpoint.
+    """Read the checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, damaged, or of no known family.
+        FileNotFoundError, UserError: the file is missing, damaged, or of no known family.
     """
     state = read_ours(file)
     if absent := [key for key in ("classes", "colors") if key not in state]:
@@ -132,7 +136,10 @@ def load_state(file: str) -> dict:
 
 
 def predictor_of(state: dict, file: str, device: torch.device) -> Predictor:
-    """The checkpoint's network, which sees whole pictures at one scale, normalised as it was trained."""
+    """Build the predictor of the checkpoint's network.
+
+    It sees whole pictures at one scale, normalised as it was trained.
+    """
     model, known = rebuild(state, file), facts_of(state)
     mean, std, number = known.mean or MEAN, known.std or STD, model.spec["num_classes"]
     outputs = range(number - 1) if known.classes and is_void(known.classes) else None  # as test.void: ignore
@@ -141,7 +148,7 @@ def predictor_of(state: dict, file: str, device: torch.device) -> Predictor:
 
 
 def check_flow(model: nn.Module, file: str) -> None:
-    """Raises ValueError where there is nothing inside the network to draw."""
+    """Refuse a network with nothing inside to draw."""
     model = model.model if isinstance(model, Adapted) else model
     if not hasattr(model, "flow_fields") and not hasattr(model, "gates_and_sketch"):
         raise UserError(
@@ -151,7 +158,7 @@ def check_flow(model: nn.Module, file: str) -> None:
 
 
 def draw(image: np.ndarray, target: Path, predictor: Predictor, state: dict, args: argparse.Namespace) -> str:
-    """Predicts one picture and writes the result; what to log about it."""
+    """Predict one picture and write the result; return a log line."""
     start = time.perf_counter()
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     prediction = predictor(tensor).cpu().numpy()
@@ -169,7 +176,10 @@ def draw(image: np.ndarray, target: Path, predictor: Predictor, state: dict, arg
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:
-    """The picture (H, W, C), its longer side at most `longest` pixels."""
+    """Return the picture, its longer side at most `longest` pixels.
+
+    (H, W, C).
+    """
     factor = longest / max(image.shape[:2])
     if factor >= 1:
         return image
@@ -179,10 +189,10 @@ def shrink(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def look_inside(predictor: Predictor, image: torch.Tensor) -> dict[str, list]:
-    """Flow fields, or gates and sketch, of a picture uint8 (3, H, W), as float arrays.
+    """Return flow fields, or gates and sketch, of a picture.
 
-    {"flow": arrays (2, h, w) from coarse to fine}, called "dual flow" where a pair of maps is aligned, or
-    {"sketch": [array (C, h, w)], "gate": arrays (C, h, w) from coarse to fine}.
+    image: uint8 (3, H, W); float arrays. {"flow": arrays (2, h, w) from coarse to fine}, called "dual flow" where a
+    pair of maps is aligned, or {"sketch": [array (C, h, w)], "gate": arrays (C, h, w) from coarse to fine}.
     """
     batch = (image.to(predictor.device).float() - predictor.mean).div_(predictor.std)[None]
     network = predictor.model

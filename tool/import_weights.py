@@ -1,4 +1,6 @@
-"""Turns a published checkpoint into one of ours, which knows its network, preprocessing and classes.
+"""Turns a published checkpoint into one of ours.
+
+Ours knows its network, preprocessing and classes.
 
     python -m tool.import_weights FILE [--out FILE] [--classes DATASET] [option=value ...]
 
@@ -63,7 +65,7 @@ def read_option(pair: str) -> tuple[str, object]:
 
 
 def read_classes(text: str | None) -> str | list[str] | None:
-    """The name of a data set, or the list of class names that --classes gives."""
+    """Return the data set's name, or the class names, of --classes."""
     if text is None or text in DATASETS or "," not in text:
         return text
     names = [name.strip() for name in text.split(",")]
@@ -73,7 +75,9 @@ def read_classes(text: str | None) -> str | list[str] | None:
 
 
 def summary(translated: Translated, given: set[str]) -> list[str]:
-    """Lines about what the file holds, what its weights do not tell, and what is stored beside them.
+    """List what the file holds, lacks, and gets beside it.
+
+    Lacks: what its weights do not tell.
 
     Args:
         given: names of the options that the user has given.

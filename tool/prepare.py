@@ -169,7 +169,7 @@ def _pairs(name: str, root: Path, out: Path | None, split: str, found: Found, op
 
 
 def _keeps(path: Path, text: str, force: bool) -> bool:
-    """Whether `path` holds these lines already. Raises ValueError where it holds others, unless `force`."""
+    """Whether `path` holds these lines already. Raises UserError where it holds others, unless `force`."""
     if not path.is_file():
         return False
     old = path.read_text(encoding="utf-8", errors="replace")

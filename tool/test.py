@@ -27,7 +27,7 @@ from tool.shared.data import check_labels, dataset_of, loader_workers
 from tool.shared.network import build_predictor
 from tool.shared.published import BLACK
 from tool.shared.trained import Trained, experiment_of, open_trained
-from util import dist
+from util import UserError, dist
 from util.config.load import RunPaths, load
 from util.config.schema import Config, TestConfig
 from util.record.log import log, open_log, printable
@@ -105,7 +105,10 @@ def made_ready(model: nn.Module, test: TestConfig) -> nn.Module:
 
 
 def engine_of(model: nn.Module) -> dict[str, object]:
-    """What ran the network, for metrics.json; logged where it is exported."""
+    """Return what ran the network, for metrics.json.
+
+    It is logged where the network is exported.
+    """
     if not isinstance(model, ExportedNetwork):
         return {"name": "torch", "version": torch.__version__}
     engine = model.describe()
@@ -127,7 +130,10 @@ def predictor_of(
 
 
 def compare_ways(trained: Trained, model, data, indices, device) -> dict:
-    """What windows fast changes, on the first pictures of the selection; on all processes."""
+    """Return what windows fast changes, on the first pictures.
+
+    Of the selection; on all processes.
+    """
     config = trained.config
     chosen = shard(indices[: config.test.compare], dist.rank(), dist.world_size())
     fast, exact = (
@@ -141,19 +147,21 @@ def compare_ways(trained: Trained, model, data, indices, device) -> dict:
 
 
 def selection(config: Config, count: int) -> range:
-    """The pictures of the list that are scored.
+    """Return the pictures of the list that are scored.
 
     Raises:
-        ValueError: test.index_start lies behind the end of the list.
+        UserError: test.index_start lies behind the end of the list.
     """
     start, step = config.test.index_start, config.test.index_step
     if start >= count:
-        raise ValueError(f"test.index_start {start}: the list has {count} pictures, 0..{count - 1}")
+        raise UserError(f"test.index_start {start}: the list has {count} pictures, 0..{count - 1}")
     return range(start, min(start + step, count) if step else count)
 
 
 def find_checkpoint(given: Path | None, config: Config, run: RunPaths) -> Path:
-    """The file to score: the one given, the one an old YAML names, or the run's last or best.
+    """Return the file to score.
+
+    The one given, the one an old YAML names, or the run's last or best.
 
     Raises:
         FileNotFoundError: there is none yet.
@@ -174,7 +182,10 @@ def find_checkpoint(given: Path | None, config: Config, run: RunPaths) -> Path:
 
 
 class Recorder:
-    """What is kept of each prediction: the files gray/ and color/, and the first few as photo | truth | prediction."""
+    """Keeps predictions.
+
+    The files gray/ and color/, and the first few as photo | truth | prediction.
+    """
 
     def __init__(self, config: Config, folder: Path, data, names: list[str]):
         self.folder = folder / "pictures"
@@ -197,7 +208,10 @@ class Recorder:
 
 
 def conclude(config, run, data, indices, confusion, scores, timing, protocol, file) -> None:
-    """Writes and prints the scores, and the test server's zip if it is asked for."""
+    """Write and print the scores.
+
+    Also the test server's zip if it is asked for.
+    """
     if scores is None:
         log.info("%d pictures without labels predicted: %s", timing.num_images, run.result)
     else:
@@ -229,13 +243,15 @@ def read_gray(folder: Path, name: str):
 
 
 def score_existing(config: Config, run: RunPaths, data, indices, confusion) -> None:
-    """Scores the predictions that lie in result/gray already; rank 0 alone.
+    """Score the predictions in result/gray.
+
+    Rank 0 alone.
 
     Raises:
-        ValueError: the split has no labels.
+        UserError: the split has no labels.
     """
     if confusion is None:
-        raise ValueError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
+        raise UserError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
     if not dist.is_main():
         return
     labelled = [i for i in indices if data.samples[i][1] is not None]

@@ -1,13 +1,19 @@
-"""A trained network behind the interface of the data: channels in their order, outputs for their classes."""
+"""A trained network behind the interface of the data.
+
+Channels in their order, outputs for their classes.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 
 class Adapted(nn.Module):
-    """Feeds R, G, B to a network that sees B, G, R, and picks the outputs that are classes of the data.
+    """Feeds and picks channels as the network, not the data, has them.
+
+    R, G, B to a network that sees B, G, R, and the outputs that are classes of the data.
 
     Args:
         model: a `SegModel`, or what `optimize_for_inference` makes of one.
@@ -16,6 +22,7 @@ class Adapted(nn.Module):
     """
 
     outputs: torch.Tensor | None
+    model: Any  # nn.Module declares neither `coarse` nor `gives_coarse`
 
     def __init__(self, model: nn.Module, bgr: bool, outputs: Sequence[int] | None):
         super().__init__()
@@ -29,7 +36,7 @@ class Adapted(nn.Module):
 
     @property
     def gives_coarse(self) -> bool:
-        """Whether `coarse` can be called, see `SegModel`."""
+        """Tell whether `coarse` works, see `SegModel`."""
         return getattr(self.model, "gives_coarse", False)
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,7 +52,10 @@ class Adapted(nn.Module):
 
 
 def adapt(model: nn.Module, channel_order: str = "rgb", outputs: Sequence[int] | None = None) -> nn.Module:
-    """Put a network behind the interface of the data; the network itself where there is nothing to change."""
+    """Put a network behind the interface of the data; return it.
+
+    The network itself where there is nothing to change.
+    """
     if channel_order == "rgb" and outputs is None:
         return model
     return Adapted(model, channel_order == "bgr", outputs)

@@ -1,7 +1,7 @@
-"""Engines that run an exported network: ONNX Runtime and OpenVINO (`pip install -e .[export]`).
+"""Engines that run an exported network.
 
-Every engine here is made for one picture size and batch, and is a function from normalised pictures (N,3,H,W) to logits
-(N,num_classes,H,W), float32, on the CPU.
+ONNX Runtime and OpenVINO (`pip install -e .[export]`). Every engine here is made for one picture size and batch, and is
+a function from normalised pictures (N,3,H,W) to logits (N,num_classes,H,W), float32, on the CPU.
 """
 
 import copy
@@ -26,7 +26,7 @@ OPSET = 20  # the first in which GridSample and Resize say all that these networ
 
 
 def missing(*packages: str) -> str | None:
-    """What to tell the user if one of the packages is not installed."""
+    """Return what to install if one of the packages is missing."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)} (pip install -e .[export])" if absent else None
 
@@ -48,9 +48,12 @@ class _FixedPool(nn.Module):
     The ONNX exporter has no adaptive pooling to cells that do not divide the map.
     """
 
-    def __init__(self, size: tuple[int, int], cells: int | tuple[int, int]):
+    def __init__(self, size: tuple[int, int], cells: int | tuple[int | None, int | None] | None):
         super().__init__()
-        rows, columns = (cells, cells) if isinstance(cells, int) else cells
+        pair = cells if isinstance(cells, tuple) else (cells, cells)
+        rows, columns = (side if own is None else own for own, side in zip(pair, size, strict=True))
+        self.rows: Tensor
+        self.columns: Tensor
         self.register_buffer("rows", _means(size[0], rows))
         self.register_buffer("columns", _means(size[1], columns).T.contiguous())
 
@@ -87,9 +90,10 @@ def _exportable(network: nn.Module, x: Tensor) -> nn.Module:
 
 
 def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
-    """An ONNX model of pictures "image" (batch,3,*size) to "logits" (batch,num_classes,*size).
+    """Return an ONNX model of a network at one size.
 
-    network: in float32, its norms folded (`model.optimize_for_inference`) if it shall be fast.
+    Of pictures "image" (batch,3,*size) to "logits" (batch,num_classes,*size). network: in float32, its norms folded
+    (`model.optimize_for_inference`) if it shall be fast.
     """
     x = torch.zeros(batch, input_channels(network), *size)
     file = io.BytesIO()
@@ -97,7 +101,7 @@ def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
     torch.onnx.export(
         _exportable(network, x),
         (x,),
-        file,
+        file,  # type: ignore[arg-type]  # the exporter that traces writes to streams too
         dynamo=False,
         opset_version=OPSET,
         input_names=["image"],
@@ -107,7 +111,7 @@ def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
 
 
 def onnx_engine(network: nn.Module, size: tuple[int, int], batch: int = 1) -> Engine:
-    """ONNX Runtime, with as many threads as PyTorch has."""
+    """Build the engine of ONNX Runtime, with PyTorch's number of threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -117,9 +121,10 @@ def onnx_engine(network: nn.Module, size: tuple[int, int], batch: int = 1) -> En
 
 
 def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, bf16: bool = False) -> Engine:
-    """OpenVINO, with as many threads as PyTorch has; the result is overwritten by the next call.
+    """Build the engine of OpenVINO, with PyTorch's number of threads.
 
-    bf16: bfloat16 where the processor computes in it, as OpenVINO decides for each layer.
+    The result is overwritten by the next call. bf16: bfloat16 where the processor computes in it, as OpenVINO decides
+    for each layer.
     """
     import openvino
 
@@ -136,10 +141,10 @@ def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, b
 
 
 class ExportedNetwork(nn.Module):
-    """A network that an engine runs on the CPU: pictures (N,3,H,W) -> {"out": logits (N,num_classes,H,W)}.
+    """A network that an engine runs on the CPU.
 
-    An engine is made when a picture size first comes, for as many pictures as come with it; a smaller batch later, as
-    the last windows of a picture are, is padded.
+    Pictures (N,3,H,W) -> {"out": logits (N,num_classes,H,W)}. An engine is made when a picture size first comes, for as
+    many pictures as come with it; a smaller batch later, as the last windows of a picture are, is padded.
 
     Args:
         model: any network of `build_model`; a copy of it, its norms folded, is exported.
@@ -177,7 +182,10 @@ class ExportedNetwork(nn.Module):
         return {"out": logits[: len(x)].clone().to(x.device)}  # the next pass overwrites what OpenVINO gives
 
     def describe(self) -> dict[str, object]:
-        """What ran, for metrics.json: engine, its version, its sizes as [pictures, H, W], and seconds."""
+        """Return what ran, for metrics.json.
+
+        Engine, its version, its sizes as [pictures, H, W], and seconds.
+        """
         return {
             "name": self.name,
             "version": importlib.metadata.version(self.name),

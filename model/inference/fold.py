@@ -1,6 +1,7 @@
 """Batch norms folded into the convolutions before them."""
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,13 +12,13 @@ WATCHED_SIZE = (64, 96)  # of the picture that shows which convolution feeds whi
 
 
 def input_channels(network: nn.Module) -> int:
-    """Give the number of channels of the pictures that a network is built for."""
+    """Return the number of input channels of a network."""
     spec: dict = getattr(network, "spec", {})
     return spec.get("options", {}).get("in_channels", 3)
 
 
 def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:
-    """Folds batch norms into the convolutions whose outputs they receive, in place; how many.
+    """Fold batch norms into their convolutions, in place; return how many.
 
     The network must be in eval mode. Which convolution feeds a norm is seen in one forward pass on `example`
     (N,3,H,W), by the tensors themselves, so that neither names nor the order of layers matter. A norm stays where
@@ -35,7 +36,7 @@ def fold_norms(network: nn.Module, example: torch.Tensor | None = None) -> int:
     convolutions = {id(m.weight): m for m in network.modules() if isinstance(m, nn.Conv2d)}
     folded = 0
     for norm, inputs in norms.items():
-        conv = convolutions.get(watch.weight_of.get(id(inputs[0])))
+        conv = convolutions.get(watch.weight_of.get(id(inputs[0]), -1))
         if conv is None or len(inputs) > 1 or norm.running_mean is None:
             continue
         if watch.uses[id(conv.weight)] > 1 or watch.uses[id(inputs[0])] > 1:
@@ -91,7 +92,7 @@ def _watch(
     return inputs, watch
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
     """conv becomes norm(conv(x)); the factors are computed in float64, so that only one rounding is added."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight.double()

@@ -1,7 +1,9 @@
 """A trained network made ready for inference: norms folded, half precision, compiled."""
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,39 +21,47 @@ class InferenceNetwork(nn.Module):
     `network` is the optimised copy itself; `spec` is that of the original; `summary` says in a line what was done.
     """
 
+    network: Any  # a SegModel: nn.Module declares neither `coarse` nor `gives_coarse`
+    run: Callable[..., Any]
+
     def __init__(self, network: nn.Module, amp: torch.dtype | None, compile: bool, summary: str):
         super().__init__()
         self.network, self.amp, self.summary = network, amp, summary
         self.spec = getattr(network, "spec", {})
         on_gpu = next(network.parameters()).device.type == "cuda"
         self.graphs, self.freeze = compile and on_gpu, compile and not on_gpu
-        self.run = network.coarse if network.gives_coarse else network.forward
+        self.run = self.network.coarse if self.network.gives_coarse else self.network.forward
         if compile:
             # A graph is recorded for one size; of a network that has seen several, each would be kept.
             # PyTorch 2.11 takes every operation for one of several sizes, and records none, unless partitions are off.
             graphs = ("triton.cudagraphs", "triton.cudagraph_skip_dynamic_graphs")
-            options = {**dict.fromkeys(graphs, True), "graph_partition": False} if on_gpu else None
+            options: dict[str, Any] | None = (
+                {**dict.fromkeys(graphs, True), "graph_partition": False} if on_gpu else None
+            )
             self.run = torch.compile(self.run, options=options)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map normalised pictures (N,3,H,W), any H and W, to logits (N,num_classes,H,W), float32 with amp too."""
+        """Map pictures (N,3,H,W) to logits (N,num_classes,H,W).
+
+        Normalised, any H and W; the logits are float32 with amp too.
+        """
         if not self.gives_coarse:
             return tree_map(self._own, self._call(x))
         return {"out": resize(self._call(x).float(), x.shape[-2:])}
 
     @property
     def gives_coarse(self) -> bool:
-        """As SegModel.gives_coarse."""
+        """Tell whether `coarse` works, see `SegModel`."""
         return self.network.gives_coarse
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits (N,num_classes,h,w) before they are enlarged; see SegModel.coarse."""
+        """Return the logits (N,num_classes,h,w) before they are enlarged."""
         return self._own(self._call(x)) if self.gives_coarse else self.network.coarse(x)
 
     def _own(self, result: torch.Tensor) -> torch.Tensor:
         return result.clone() if self.graphs else result  # the next call of a graph writes there
 
-    def _call(self, x: torch.Tensor):
+    def _call(self, x: torch.Tensor) -> Any:
         x = x.contiguous(memory_format=torch.channels_last)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -79,10 +89,10 @@ def _cudnn_tries():
 def optimize_for_inference(
     model: nn.Module, amp: torch.dtype | None = None, compile: bool = False, example: torch.Tensor | None = None
 ) -> InferenceNetwork:
-    """A copy of `model` for inference; the original stays as it is.
+    """Return a copy of `model` for inference.
 
-    Every batch norm that alone receives the output of a convolution is folded into it, and the weights lie in
-    channels_last order. In float32 the logits differ from the original's by rounding.
+    The original stays as it is. Every batch norm that alone receives the output of a convolution is folded into it, and
+    the weights lie in channels_last order. In float32 the logits differ from the original's by rounding.
 
     Args:
         model: any network of `build_model`, on the device where it will run.

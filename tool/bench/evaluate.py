@@ -1,4 +1,4 @@
-"""`eval`: what evaluation costs outside the network, against the ways of older repositories."""
+"""`eval`: evaluation outside the network, against older ways."""
 
 import argparse
 import time
@@ -22,6 +22,7 @@ from tool.bench.experiment import (
 from tool.bench.plain import evaluate as eval_plain
 from tool.bench.report import Report, Table
 from tool.bench.timing import alternate, peak_memory_added, summarise
+from util import UserError
 from util.score.coarse import CoarsePredictor
 from util.score.metric import ConfusionMatrix
 from util.score.predict import Predictor
@@ -49,7 +50,10 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Task:
-    """What is evaluated: a picture uint8 (H, W, 3), classes, window, protocol, colours."""
+    """What is evaluated: picture, classes, window, protocol, colours.
+
+    picture: uint8 (H, W, 3).
+    """
 
     picture: np.ndarray
     classes: int
@@ -60,7 +64,10 @@ class Task:
 
 
 class Points(nn.Module):
-    """1x1 convolution on every `stride`-th pixel; `spent` are the processor seconds within it."""
+    """1x1 convolution on every `stride`-th pixel.
+
+    `spent` are the processor seconds within it.
+    """
 
     def __init__(self, classes: int, stride: int):
         super().__init__()
@@ -70,7 +77,7 @@ class Points(nn.Module):
         self.bias = nn.Parameter(torch.randn(classes, generator=generator), requires_grad=False)
 
     def coarse(self, x: Tensor) -> Tensor:
-        """Logits (N, C, h, w) of pictures (N, 3, H, W)."""
+        """Map pictures (N, 3, H, W) to logits (N, C, h, w)."""
         begin = time.process_time()
         logits = F.conv2d(x[:, :, :: self.stride, :: self.stride], self.weight, self.bias)
         self.spent += time.process_time() - begin
@@ -94,10 +101,10 @@ def add(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Measure and print; return the exit status."""
     config = experiment_of(args)
     if args.threads < 1:
-        raise ValueError(f"--threads {args.threads}: at least one")
+        raise UserError(f"--threads {args.threads}: at least one")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     rate = config.test.stride_rate
@@ -127,7 +134,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def picture_of(file: str | None, size: Sequence[int] | None) -> np.ndarray:
-    """The file, resized where a size is given, or a drawn picture: uint8 (H, W, 3) RGB."""
+    """Return the picture of a file, or a drawn one.
+
+    uint8 (H, W, 3) RGB, resized where a size is given.
+    """
     if file is None:
         height, width = check_size(tuple(size or (1024, 2048)))
         rng = np.random.default_rng(0)
@@ -136,14 +146,17 @@ def picture_of(file: str | None, size: Sequence[int] | None) -> np.ndarray:
         return np.clip(smooth + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
     picture = cv2.imread(file)
     if picture is None:
-        raise ValueError(f"--picture {file}: no readable picture")
+        raise UserError(f"--picture {file}: no readable picture")
     if size:
         picture = cv2.resize(picture, check_size(tuple(size))[::-1], interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(picture[..., ::-1])
 
 
 def against_semseg(task: Task, title: str, scales: Sequence[float], stride: int, rounds: int, memory=True) -> Table:
-    """semseg's way against ours; at a coarse stride the fast mode too."""
+    """Measure semseg's way against ours.
+
+    At a coarse stride the fast mode too.
+    """
     nets = {name: Points(task.classes, stride) for name in (SEMSEG, EXACT, *([FAST] if stride > 1 else []))}
     image = torch.from_numpy(task.picture).permute(2, 0, 1).contiguous()
     contenders: dict[str, Callable] = {SEMSEG: lambda: plain(task, nets[SEMSEG], scales).argmax(2)}
@@ -188,7 +201,10 @@ def against_sliding(task: Task, title: str, scales: Sequence[float], stride: int
 
 
 def fitting(task: Task, scales: Sequence[float]) -> Task:
-    """The task, its picture halved until SFSegNets' way, some 14 maps in float64, fits in the memory that is free."""
+    """Halve the task's picture until SFSegNets' way fits the memory.
+
+    It has some 14 maps in float64.
+    """
     picture, share = task.picture, 14 * 8 * task.classes * max(scales) ** 2
     while picture.shape[0] * picture.shape[1] * share > 0.7 * free_memory() and min(picture.shape[:2]) > 64:
         picture = cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
@@ -196,7 +212,10 @@ def fitting(task: Task, scales: Sequence[float]) -> Task:
 
 
 def free_memory() -> float:
-    """Bytes that can be had without swapping; without limit where the system does not tell."""
+    """Return the bytes that can be had without swapping.
+
+    Without limit where the system does not tell.
+    """
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(float(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
@@ -205,20 +224,23 @@ def free_memory() -> float:
 
 
 def plain(task: Task, net: Points, scales: Sequence[float]) -> np.ndarray:
-    """semseg's way."""
+    """Build semseg's way."""
     return eval_plain.windowed(
         net.coarse, task.picture, task.classes, task.crop, scales, task.mean, task.std, task.rate
     )
 
 
 def predictor(task: Task, net: Points, scales: Sequence[float], fast: bool) -> Predictor:
-    """Ours on the same windows."""
+    """Build our predictor on the same windows."""
     kind, window = CoarsePredictor if fast else Predictor, (task.crop, task.crop)
     return kind(net, task.classes, task.mean, task.std, scales, True, window, task.rate)
 
 
 def outside(title: str, contenders: dict, nets: dict[str, Points], rounds: int, facts: dict) -> Table:
-    """Seconds of the contenders, which have run before, less those within their networks."""
+    """Measure the contenders less the time within their networks.
+
+    They have run before.
+    """
     within: dict[str, list[float]] = {name: [] for name in contenders}
 
     def counted(name: str) -> Callable[[], None]:
@@ -235,14 +257,17 @@ def outside(title: str, contenders: dict, nets: dict[str, Points], rounds: int, 
 
 
 def with_memory(table: Table, contenders: dict[str, Callable]) -> Table:
-    """The table with the peak memory of each contender."""
+    """Return the table with each contender's peak memory."""
     added = {name: round(peak_memory_added(contender)) for name, contender in contenders.items()}
     facts = {name: {"peak MiB": value, **table.facts.get(name, {})} for name, value in added.items()}
     return replace(table, facts=facts)
 
 
 def metric(task: Task, rounds: int) -> Table:
-    """A picture's counts: three histograms of bytes as semseg has them, a masked count, ours with its checks."""
+    """Measure the counting of a picture in three ways.
+
+    Three histograms of bytes as semseg has them, a masked count, ours with its checks.
+    """
     rng = np.random.default_rng(0)
     height, width = task.picture.shape[:2]
     blocks = rng.integers(0, task.classes, (height // 16 + 1, width // 16 + 1), dtype=np.uint8)
@@ -262,7 +287,10 @@ def metric(task: Task, rounds: int) -> Table:
 
 
 def growth(task: Task, rounds: int) -> list[Table]:
-    """One scale, more classes and larger pictures; windows of at most 473, so that a small picture has some."""
+    """Measure one scale with more classes and larger pictures.
+
+    Windows of at most 473, so that a small picture has some.
+    """
     tables = []
     for classes in (19, 150):
         for size in ((256, 512), (512, 1024), (768, 1536)):

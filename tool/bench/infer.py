@@ -1,4 +1,7 @@
-"""`infer`: one experiment's network as PyTorch runs it plainly, against every faster way to run it."""
+"""`infer`: one network in every way to run it.
+
+Against PyTorch's plain one.
+"""
 
 import argparse
 import copy
@@ -25,6 +28,7 @@ from tool.bench.experiment import (
 from tool.bench.report import Report, Table
 from tool.bench.timing import alternate, summarise
 from tool.shared.network import load_network, network_of
+from util import UserError
 from util.record.memory import keep_memory
 
 Contender = Callable[[Tensor], Tensor]
@@ -45,11 +49,14 @@ def add(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds every contender, compares its output with the reference's, and lets them take turns."""
+    """Measure all contenders in turn; return the exit status.
+
+    Their outputs are compared with the reference's.
+    """
     config = experiment_of(args)
     size = check_size(tuple(args.size or config.augment.crop))
     if args.batch < 1 or (args.threads or 1) < 1:
-        raise ValueError("--batch and --threads are numbers of at least 1")
+        raise UserError("--batch and --threads are numbers of at least 1")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,7 +105,10 @@ def _chosen(words: str | None) -> Callable[[str], bool]:
 
 
 def plain(network: nn.Module, amp: torch.dtype | None = None, layout: torch.memory_format | None = None) -> Contender:
-    """The network as it is, autocast or not, its weights and pictures in that memory layout."""
+    """Run the network as it is, autocast or not.
+
+    Its weights and pictures have that memory layout.
+    """
     network = network if layout is None else copy.deepcopy(network).to(memory_format=layout)
 
     def forward(x: Tensor) -> Tensor:
@@ -110,7 +120,7 @@ def plain(network: nn.Module, amp: torch.dtype | None = None, layout: torch.memo
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A copy without norms after convolutions, in the usual memory layout."""
+    """Return a copy without norms after convolutions."""
     network = copy.deepcopy(network)
     fold_norms(network)
     return network
@@ -124,7 +134,10 @@ def optimised(network: nn.Module, amp: torch.dtype | None, compile: bool) -> Con
 def on_cpu(
     network: nn.Module, size: tuple[int, int], batch: int, chosen: Callable[[str], bool], notes: list[str]
 ) -> dict[str, Contender]:
-    """The contenders of a CPU; what is not installed is told in `notes`."""
+    """Build the contenders of a CPU.
+
+    What is not installed goes to `notes`.
+    """
     bf16, fast = torch.bfloat16, optimize_for_inference(network)
     notes.append(f"optimised in float32: {fast.summary}")
     ways = {
@@ -153,7 +166,10 @@ def on_cpu(
 def on_gpu(
     network: nn.Module, size: tuple[int, int], batch: int, chosen: Callable[[str], bool], notes: list[str]
 ) -> dict[str, Contender]:
-    """The contenders of a GPU; compiled ones start their kernels as one CUDA graph."""
+    """Build the contenders of a GPU.
+
+    Compiled ones start their kernels as one CUDA graph.
+    """
     bf16, fp16 = torch.bfloat16, torch.float16
     ways = {
         REFERENCE: partial(plain, network),
@@ -171,7 +187,10 @@ def on_gpu(
 
 
 def measured(contenders: Mapping[str, Contender], x: Tensor, rounds: int) -> list[Table]:
-    """Speed and agreement; on a CPU once as the C library comes, and once with freed memory kept."""
+    """Measure speed and agreement.
+
+    On a CPU once as the C library comes, and once with freed memory kept.
+    """
     clock = "cuda" if x.is_cuda else "cpu"
     facts = {name: compared(forward, contenders[REFERENCE], x) for name, forward in contenders.items()}
     calls = {name: partial(forward, x) for name, forward in contenders.items()}
@@ -187,7 +206,10 @@ def measured(contenders: Mapping[str, Contender], x: Tensor, rounds: int) -> lis
 
 
 def compared(forward: Contender, reference: Contender, x: Tensor) -> dict[str, object]:
-    """Against the reference: share of equal classes, largest difference of logits over the largest logit, memory."""
+    """Compare a contender with the reference.
+
+    Share of equal classes, largest difference of logits over the largest logit, memory.
+    """
     found, peak = peak_of(lambda: forward(x).clone())
     expected = reference(x)
     return {
@@ -198,9 +220,10 @@ def compared(forward: Contender, reference: Contender, x: Tensor) -> dict[str, o
 
 
 def peak_of(function: Callable[[], Tensor]) -> tuple[Tensor, str]:
-    """The result of a call, and the MiB it needed at most; "" where that is not told.
+    """Return a call's result and peak MiB.
 
-    Two calls go before it: the first compiles, and on a GPU the second records what the third repeats.
+    "" where that is not told. Two calls go before it: the first compiles, and on a GPU the second records what the
+    third repeats.
     """
     function()
     function()
@@ -223,7 +246,10 @@ def _resident(line: str) -> float:
 
 
 def growth(network: nn.Module, size: tuple[int, int], rounds: int, device: torch.device) -> list[Table]:
-    """One table a size and batch: the reference, and folded networks without compilation."""
+    """Measure the reference and folded networks as they grow.
+
+    One table a size and batch, without compilation.
+    """
     tables = []
     amp = torch.bfloat16
     contenders = {

@@ -14,6 +14,7 @@ from model.layer.shapes import shapes_only
 from model.published.table import LAYOUTS
 from model.table import load
 from tool.bench.flops import COUNTED, count
+from util import UserError
 from util.config.load import load as read_experiment
 
 SIZE = (512, 1024)  # height and width of the image that is counted
@@ -123,7 +124,7 @@ def paper_of(builder: type) -> str:
         found = re.search(r"[A-Z][a-z]+ et al\.,? (?:\".*?\"|[A-Z]\w+),? ?(?:\([^)]*\)|IEEE Access \d{4})", text)
         if found:
             return found[0]
-    raise ValueError(f'the docstring of {builder.__name__} cites no paper: Author et al., "Title" (where, year)')
+    raise UserError(f'the docstring of {builder.__name__} cites no paper: Author et al., "Title" (where, year)')
 
 
 def network_rows() -> list[str]:

@@ -27,7 +27,7 @@ from util.record.log import log, printable
 
 # One message and status 2: mistakes of the user, what the system refuses, a loss that is not finite. Any other error is
 # a defect of ours, and shows its traceback.
-USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError, ValueError)
+USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,7 @@
-"""From an experiment to its network: built, filled with weights, ready to train or to predict."""
+"""From an experiment to its network.
+
+Built, filled with weights, ready to train or to predict.
+"""
 
 import os
 from collections.abc import Sequence
@@ -26,7 +29,7 @@ from util.train.recompute import recompute_blocks
 
 
 def network_of(config: Config, num_classes: int) -> torch.nn.Module:
-    """The untrained network of the experiment."""
+    """Build the untrained network of the experiment."""
     options = dict(config.model.options)
     if config.data.channels != 3:
         options["in_channels"] = config.data.channels
@@ -34,13 +37,13 @@ def network_of(config: Config, num_classes: int) -> torch.nn.Module:
 
 
 def load_initial_weights(model: torch.nn.Module, config: Config, classes: Sequence[str] = ()) -> None:
-    """Fills the backbone from `model.weights` or the whole network from `model.init`.
+    """Fill the network from `model.weights` or `model.init`.
 
-    classes: names, into whose order the outputs of a checkpoint of ours are put.
+    The former are the backbone's alone. classes: names, into whose order the outputs of a checkpoint of ours are put.
 
     Raises:
         OSError: a file is missing or cannot be fetched; says where it comes from and how to start without it.
-        ValueError: the weights do not fit.
+        UserError: the weights do not fit.
     """
     weights, init = config.model.weights, config.model.init
     if weights != "none" and not init:
@@ -59,9 +62,10 @@ def load_initial_weights(model: torch.nn.Module, config: Config, classes: Sequen
 
 
 def weights_in_order(state: dict, classes: Sequence[str]) -> tuple[dict, str | None]:
-    """Weights of a checkpoint with its classes in another order, and a line for the log; the same if they agree.
+    """Put a checkpoint's weights in the order of the classes.
 
-    Which axes of which tensors count the classes is seen from the network with one class more.
+    Returns the weights, the same if they agree, and a line for the log. Which axes of which tensors count the classes
+    is seen from the network with one class more.
 
     Raises:
         UserError: a tensor mixes classes and other channels along one axis.
@@ -92,7 +96,7 @@ def weights_in_order(state: dict, classes: Sequence[str]) -> tuple[dict, str | N
 def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None:
     """Fills the backbone with ImageNet weights: fetched by the backbone's name, or from a file."""
     if model.backbone is None:
-        raise ValueError(f"model.weights: {config.model.name} has no backbone; leave it out, or give model.init=FILE")
+        raise UserError(f"model.weights: {config.model.name} has no backbone; leave it out, or give model.init=FILE")
     if weights == "imagenet":
         source, state, expected = imagenet_weights(model.backbone.spec["name"])
         log.info("backbone from %s: %s", source, load_backbone_weights(model.backbone, state))
@@ -116,10 +120,12 @@ def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None
 
 
 def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Module:
-    """The trained network in a checkpoint file: one of ours, which rebuilds itself, or a published one.
+    """Return the trained network of a checkpoint file.
+
+    One of ours, which rebuilds itself, or a published one.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, damaged, or of another network or class count.
+        FileNotFoundError, UserError: the file is missing, damaged, or of another network or class count.
     """
     state = checkpoint.load(path)
     if not checkpoint.is_ours(state):
@@ -129,7 +135,7 @@ def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Modul
     checkpoint.check_ours(state, path)
     spec = state["spec"]
     if spec["num_classes"] != num_classes:
-        raise ValueError(
+        raise UserError(
             f"{path}: trained for {spec['num_classes']} classes ({', '.join(state.get('classes', ())[:4])}, ...), "
             f"but data set {config.data.name} has {num_classes}"
         )
@@ -137,25 +143,26 @@ def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Modul
 
 
 def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
-    """The trained network of a checkpoint of ours.
+    """Return the trained network of a checkpoint of ours.
 
     Raises:
-        ValueError: the checkpoint does not say which network it holds, or its weights do not fit.
+        UserError: the checkpoint does not say which network it holds, or its weights do not fit.
     """
     checkpoint.check_ours(state, path)
     spec = state["spec"]
     try:
         model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{path}: its network cannot be built ({error})") from error
+        raise UserError(f"{path}: its network cannot be built ({error})") from error
     checkpoint.load_strictly(model, state["model"], str(path))
     return model
 
 
 def make_deterministic(config: Config) -> None:
-    """Has every operation repeat bit for bit, or raise RuntimeError with its name, if `train.deterministic`.
+    """Have every operation repeat bit for bit, if `train.deterministic`.
 
-    If not, cuDNN tries out which of its kernels is the fastest, once, since all batches have the crop's size.
+    An operation that cannot raises RuntimeError with its name. If not, cuDNN tries out which of its kernels is the
+    fastest, once, since all batches have the crop's size.
     """
     if config.train.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first product is computed
@@ -213,12 +220,15 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
 
 
 def check_batch(config: Config, model: nn.Module) -> None:
-    """Refuses a batch of one picture where a batch norm sees a single pixel of it."""
+    """Refuse a batch of one picture where that cannot train.
+
+    A batch norm would see a single pixel of it.
+    """
     train = config.train
     part = dist.share(train.batch_size // train.accumulate, "train.batch_size / train.accumulate")
     shared = config.model.sync_bn and dist.world_size() > 1
     if part < model.smallest_train_batch and not shared:
-        raise ValueError(
+        raise UserError(
             f"train.batch_size {train.batch_size} gives {part} picture per forward pass, but "
             f"{config.model.name} has batch norm behind global pooling, which needs at least "
             f"{model.smallest_train_batch}; use a larger batch, fewer processes or less train.accumulate"
@@ -236,9 +246,10 @@ def build_predictor(
     channels_last: bool = False,
     outputs: Sequence[int] | None = None,
 ) -> Predictor:
-    """The predictor of a protocol; `test` is that of an experiment, whose preset is resolved, or says every key.
+    """Build the predictor of a protocol.
 
-    outputs: for each of the `num_classes` its channel of the logits; None for all of them in their order.
+    `test` is that of an experiment, whose preset is resolved, or says every key. outputs: for each of the `num_classes`
+    its channel of the logits; None for all of them in their order.
     """
     kind = CoarsePredictor if test.windows == "fast" else Predictor
     return kind(
@@ -259,5 +270,8 @@ def build_predictor(
 
 
 def whole_pictures(scale: float = 1.0, amp: Precision = "off") -> TestConfig:
-    """The protocol of a validation and of the demo: each whole picture at one scale."""
+    """Return the protocol of whole pictures at one scale.
+
+    That of a validation and of the demo.
+    """
     return TestConfig(scales=(scale,), amp=amp).resolved((1, 1), None)

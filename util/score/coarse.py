@@ -1,10 +1,10 @@
-"""Scores on the network's own coarse grid (test.windows=fast): averaged there over windows, and enlarged once.
+"""Averages on the network's own coarse grid (test.windows=fast).
 
-Windows start on multiples of the output stride S and are k * S + 1 pixels long, so that all windows of a scale, and
-their mirror images, share one grid: bilinear enlargement being linear, the mean of the enlarged logits is the
-enlarged mean. Logits are averaged here where the exact way averages probabilities, and the windows lie up to S pixels
-elsewhere: the scores are near to the exact ones, not equal.
-Axes: C classes, H and W of the picture.
+Windows are averaged there, and enlarged once. Windows start on multiples of the output stride S and are k * S + 1
+pixels long, so that all windows of a scale, and their mirror images, share one grid: bilinear enlargement being linear,
+the mean of the enlarged logits is the enlarged mean. Logits are averaged here where the exact way averages
+probabilities, and the windows lie up to S pixels elsewhere: the scores are near to the exact ones, not equal. Axes: C
+classes, H and W of the picture.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from util import UserError
 from util.score.predict import NOT_FINITE, Predictor
 from util.score.window import WindowSums, bands, first_argmax, snap
 
@@ -19,7 +20,9 @@ LARGEST_STRIDE = 64  # of a network's coarse grid; every usual stride divides it
 
 
 class CoarsePredictor(Predictor):
-    """Callable as Predictor, near to its classes and several times as fast outside the network.
+    """Predictor that averages logits on the coarse grid.
+
+    Near to the classes of `Predictor`, and several times as fast outside the network.
 
     model: has `coarse(batch)` too, its logits before they are enlarged, which lie on every S-th pixel from edge to
         edge (SegModel.coarse), and says so by `gives_coarse`.
@@ -29,18 +32,18 @@ class CoarsePredictor(Predictor):
 
     def __init__(self, model: nn.Module, *args, **settings):
         if not getattr(model, "gives_coarse", False):
-            raise ValueError(f"windows fast needs coarse logits, which {type(model).__name__} does not give; use exact")
+            raise UserError(f"windows fast needs coarse logits, which {type(model).__name__} does not give; use exact")
         super().__init__(model, *args, **settings)
         self._output_stride: int | None = None  # S, known after the first picture
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """As Predictor.__call__."""
+        """Predict the class of each pixel, as `Predictor` does."""
         return torch.cat([first_argmax(logits) for logits in self._logits(image)])
 
     @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
-        """As Predictor.probabilities: the softmax of the scales' mean logits."""
+        """Return the softmax of the scales' mean logits."""
         return torch.cat([logits.div_(len(self.scales)).softmax(0) for logits in self._logits(image)], 1)
 
     def _logits(self, image: Tensor) -> Iterator[Tensor]:
@@ -51,7 +54,7 @@ class CoarsePredictor(Predictor):
         for size in sizes:
             means, inside, stride = self._grid_mean(picture, size)
             if not torch.isfinite(means.sum()):
-                raise ValueError(NOT_FINITE)
+                raise UserError(NOT_FINITE)
             before, after, share = _taps(inside[1], stride, means.shape[2], width, self.device)
             wide.append(torch.lerp(means[..., before], means[..., after], share))
             down.append(_taps(inside[0], stride, means.shape[1], height, self.device))
@@ -84,7 +87,7 @@ class CoarsePredictor(Predictor):
             points = self.model.coarse(torch.zeros((1, len(self.mean), *sides), device=self.device)).shape[2:]
             strides = {(side - 1) / max(count - 1, 1) for side, count in zip(sides, points, strict=True) if side > 1}
             if len(strides) != 1 or not (stride := strides.pop()).is_integer():
-                raise ValueError(
+                raise UserError(
                     f"the coarse logits of {type(self.model).__name__}, {tuple(points)} for windows of {tuple(sides)}, "
                     "do not lie on every n-th pixel from edge to edge; use windows exact"
                 )

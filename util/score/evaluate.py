@@ -1,4 +1,7 @@
-"""Scores a network on pictures: predict, count, and hand the predictions on to be written."""
+"""Scores a network on pictures.
+
+Predict, count, and hand the predictions on to be written.
+"""
 
 import math
 import time
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from util import UserError
 from util.dist import barrier, gather_objects
 from util.score.metric import ConfusionMatrix, Scores
 from util.score.predict import Predictor
@@ -34,7 +38,10 @@ class Timing:
 
 
 def shard(indices: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """The indices of one process: every world_size-th, none repeated to make the shares equal."""
+    """Return the indices of one process: every world_size-th.
+
+    None is repeated to make the shares equal.
+    """
     return list(indices[rank::world_size])
 
 
@@ -44,7 +51,9 @@ def evaluate(
     confusion: ConfusionMatrix | None = None,
     on_prediction: Callable[[dict, np.ndarray], None] | None = None,
 ) -> tuple[Scores | None, Timing]:
-    """Predicts each sample and scores it; every process calls it with its own samples (see `shard`).
+    """Predict and score each sample; return scores and timing.
+
+    Every process calls it with its own samples (see `shard`).
 
     samples: dicts with image (uint8 (3, H, W)), name, and label (integers (H, W)) where there is one; without a label
         they are predicted, not scored.
@@ -52,7 +61,7 @@ def evaluate(
     on_prediction: called with the sample and its prediction, uint8 (H, W), in a thread beside the next
         predictions and in any order (`result.PredictionWriter`, for example); its errors are raised here.
     Returns the scores (None without a matrix) and the time, the same on every process.
-    ValueError, naming the sample, if a label is of another size than its picture, or holds an
+    UserError, naming the sample, if a label is of another size than its picture, or holds an
     unknown class.
     """
     seconds: list[float] = []
@@ -78,7 +87,9 @@ def evaluate(
 def compare(
     fast: Predictor, exact: Predictor, samples: Iterable[dict], num_classes: int, ignore_label: int = 255
 ) -> dict:
-    """Scores the same labelled samples in two ways; every process calls it with its own samples.
+    """Score the same labelled samples in two ways.
+
+    Every process calls it with its own samples.
 
     Returns, the same on every process: num_images; mIoU of each way on just these pictures and the first minus the
     second (None where no pixel is labelled); agreement, the share of pixels, labelled or not, with the same class.
@@ -108,11 +119,11 @@ def compare(
 
 def _count(confusion: ConfusionMatrix, prediction: torch.Tensor, sample: dict) -> None:
     if "label" not in sample:
-        raise ValueError(f"sample {sample['name']} has no label: it cannot be scored, only predicted")
+        raise UserError(f"sample {sample['name']} has no label: it cannot be scored, only predicted")
     try:
         confusion.update(prediction, sample["label"])
-    except ValueError as error:
-        raise ValueError(f"sample {sample['name']}: {error}") from None
+    except UserError as error:
+        raise UserError(f"sample {sample['name']}: {error}") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Scores of semantic segmentation from one confusion matrix over the whole data set."""
+"""Scores of segmentation from one confusion matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from util import UserError
 from util.dist import all_reduce_sum_
 
 EXACT_IN_FLOAT = 1 << 24  # whole numbers that float32, OpenCV's type of counts, holds exactly
@@ -34,17 +35,17 @@ class Scores:
 
 
 class ConfusionMatrix:
-    """Counts (truth, prediction) pairs in an int64 matrix (C, C): rows are the truth, columns the prediction.
+    """Counts (truth, prediction) pairs in an int64 matrix.
 
-    Pixels whose label is `ignore_label` are not counted. The counts stand on `device`; several processes fill
-    one matrix each with pictures of their own and `reduce` sums them.
+    (C, C): rows are the truth, columns the prediction. Pixels whose label is `ignore_label` are not counted. The counts
+    stand on `device`; several processes fill one matrix each with pictures of their own and `reduce` sums them.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255, device: torch.device | str = "cpu"):
         if not 1 <= num_classes < BYTE:
-            raise ValueError(f"num_classes must be 1 to {BYTE - 1}, not {num_classes}")
+            raise UserError(f"num_classes must be 1 to {BYTE - 1}, not {num_classes}")
         if not num_classes <= ignore_label < BYTE:
-            raise ValueError(
+            raise UserError(
                 f"ignore_label {ignore_label} must lie between the number of classes, {num_classes}, "
                 f"and {BYTE - 1}: a class that is ignored would never be scored"
             )
@@ -54,41 +55,44 @@ class ConfusionMatrix:
         self._reduced = False
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Counts the pixels of one picture (or of several, of any equal shape).
+        """Count the pixels of one picture.
 
-        prediction: integers (H, W) in 0..C-1; label: integers (H, W) in 0..C-1 or ignore_label.
-        ValueError if the shapes differ or a value lies outside, also where the label is ignored.
+        Or of several, of any equal shape. prediction: integers (H, W) in 0..C-1; label: integers (H, W) in 0..C-1 or
+        ignore_label. UserError if the shapes differ or a value lies outside, also where the label is ignored.
         """
         assert not self._reduced, "the matrix was already summed over the processes"
         if prediction.shape != label.shape:
             shapes = f"prediction of shape {tuple(prediction.shape)}, label of shape {tuple(label.shape)}"
-            raise ValueError(f"{shapes}: they must be equal")
+            raise UserError(f"{shapes}: they must be equal")
         counts = _pairs(self._as_bytes(label, "label"), self._as_bytes(prediction, "prediction"))
         valid = counts[: self.num_classes, : self.num_classes]
         if int(valid.sum() + counts[self.ignore_label, : self.num_classes].sum()) != label.numel():
-            raise ValueError(self._complaint(counts))
+            raise UserError(self._complaint(counts))
         self.matrix += valid
 
     def reduce(self) -> None:
-        """Sums the counts of all processes, in place; once, after the last update."""
+        """Sum the counts of all processes, in place.
+
+        Once, after the last update.
+        """
         assert not self._reduced, "a second sum over the processes would count every picture again"
         all_reduce_sum_(self.matrix)
         self._reduced = True
 
     def result(self) -> Scores:
-        """The scores of everything counted so far."""
+        """Return the scores of everything counted so far."""
         return scores_of(self.matrix.cpu().numpy())
 
     def _as_bytes(self, values: Tensor, what: str) -> Tensor:
         """The values as a flat uint8 tensor on the matrix' device, none outside 0..255."""
         if values.is_floating_point():
-            raise ValueError(f"the {what} must be integers, not {values.dtype}")
+            raise UserError(f"the {what} must be integers, not {values.dtype}")
         values = values.to(self.matrix.device).flatten()
         if values.dtype != torch.uint8 and values.numel():
             low, high = (int(bound) for bound in values.aminmax())
             if low < 0 or high >= BYTE:
                 expected = f"they must be classes 0..{self.num_classes - 1}"
-                raise ValueError(f"{what} values from {low} to {high}: {expected}")
+                raise UserError(f"{what} values from {low} to {high}: {expected}")
         return values.to(torch.uint8)
 
     def _complaint(self, counts: Tensor) -> str:
@@ -104,7 +108,7 @@ class ConfusionMatrix:
 
 
 def scores_of(matrix: np.ndarray) -> Scores:
-    """Give the scores of counts (C, C), rows the truth and columns the prediction."""
+    """Return the scores of counts (C, C), rows the truth."""
     hit, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     union = truth + predicted - hit
     iou, acc = _ratio(hit, union), _ratio(hit, truth)
@@ -139,7 +143,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def mean_of(values: Sequence[float] | np.ndarray) -> float:
-    """Give the mean of the values that are defined; nan if none is."""
+    """Return the mean of the defined values; nan if none is."""
     array = np.asarray(values)
     defined = array[~np.isnan(array)]
     return float(defined.mean()) if defined.size else float("nan")

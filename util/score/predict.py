@@ -1,8 +1,8 @@
-"""From a picture to the class of each pixel: whole or in windows, at several scales, mirrored or not.
+"""From a picture to the class of each pixel.
 
-The procedure, and where it rounds, is that of semseg's evaluation (hszhao/semseg, tool/test.py), that of
-Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017.
-Axes: C classes, H and W the picture's height and width; every map of scores is float32 (C, H, W).
+Whole or in windows, at several scales, mirrored or not. The procedure, and where it rounds, is that of semseg's
+evaluation (hszhao/semseg, tool/test.py), that of Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017. Axes: C
+classes, H and W the picture's height and width; every map of scores is float32 (C, H, W).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from util import UserError
 from util.score.window import WindowSums, first_argmax, resize, snap, window_starts
 
 NOT_FINITE = "the network's output is not finite; check its weights, or try without amp"
@@ -75,19 +76,24 @@ class Predictor:
         self._coarse = self.device.type == "cpu" and getattr(model, "gives_coarse", False)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Class of each pixel, the first of equal ones: uint8 (3, H, W), RGB -> uint8 (H, W).
+        """Predict the class of each pixel, the first of equal ones.
+
+        uint8 (3, H, W), RGB -> uint8 (H, W).
 
         Returns:
             The classes, on the predictor's device.
 
         Raises:
-            ValueError: the picture is of another kind, or the network's output of another shape or not finite.
+            UserError: the picture is of another kind, or the network's output of another shape or not finite.
         """
         return first_argmax(self.probabilities(image))
 
     @torch.no_grad()
     def probabilities(self, image: Tensor) -> Tensor:
-        """Probability of each class, uint8 (3, H, W), RGB -> float32 (C, H, W); device and errors as above."""
+        """Return the probability of each class, float32 (C, H, W).
+
+        image: uint8 (3, H, W), RGB; device and errors as above.
+        """
         picture, sizes = self._prepared(image)
         height, width = picture.shape[1:]
         total = resize(self._windows_mean(picture, sizes[0]), (height, width))
@@ -97,11 +103,11 @@ class Predictor:
                 planes += resize(more, (height, width))
         # softmax spreads a NaN over all classes of its pixel, so that one class tells
         if not torch.isfinite(total[0].sum()):
-            raise ValueError(NOT_FINITE)
+            raise UserError(NOT_FINITE)
         return total if len(sizes) == 1 else total.div_(len(sizes))
 
     def describe(self) -> dict:
-        """The protocol in plain types, for metrics.json."""
+        """Return the protocol in plain types, for metrics.json."""
         return {
             "windows": self.windows,
             "scales": list(self.scales),
@@ -116,7 +122,7 @@ class Predictor:
         """The picture as float32 on the device, and its size (h, w) at each scale."""
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != len(self.mean):
             wanted = f"uint8 ({len(self.mean)}, H, W)"
-            raise ValueError(f"a picture must be {wanted}, not {image.dtype} {tuple(image.shape)}")
+            raise UserError(f"a picture must be {wanted}, not {image.dtype} {tuple(image.shape)}")
         self.model.eval()
         height, width = image.shape[1:]
         return image.to(self.device).float(), [self._scaled_size(height, width, scale) for scale in self.scales]
@@ -170,22 +176,22 @@ class Predictor:
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits: Tensor = self.model.coarse(batch) if coarse else self.model(batch)["out"]
         if tuple(logits.shape) != (expected := (len(batch), self.num_classes, *(sides or logits.shape[2:]))):
-            raise ValueError(f"the network's output is {tuple(logits.shape)}, expected {expected}")
+            raise UserError(f"the network's output is {tuple(logits.shape)}, expected {expected}")
         return logits
 
 
 def _check_settings(num_classes, scales, window, stride_rate, base_size, window_batch, amp) -> None:
     if not 1 <= num_classes <= 256:
-        raise ValueError(f"num_classes must be 1 to 256, not {num_classes}: predictions are bytes")
+        raise UserError(f"num_classes must be 1 to 256, not {num_classes}: predictions are bytes")
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be one or more numbers above 0, not {scales}")
+        raise UserError(f"scales must be one or more numbers above 0, not {scales}")
     if window is not None and (len(window) != 2 or min(window) < 1):
-        raise ValueError(f"window must be (height, width) in pixels, not {window}")
+        raise UserError(f"window must be (height, width) in pixels, not {window}")
     if not 0 < stride_rate <= 1:
-        raise ValueError(f"stride_rate must be above 0 and at most 1 (windows that touch), not {stride_rate}")
+        raise UserError(f"stride_rate must be above 0 and at most 1 (windows that touch), not {stride_rate}")
     if base_size is not None and base_size < 1:
-        raise ValueError(f"base_size must be a number of pixels, not {base_size}")
+        raise UserError(f"base_size must be a number of pixels, not {base_size}")
     if window_batch is not None and window_batch < 1:
-        raise ValueError(f"window_batch must be at least 1, not {window_batch}")
+        raise UserError(f"window_batch must be at least 1, not {window_batch}")
     if amp not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")
+        raise UserError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")

@@ -1,4 +1,4 @@
-"""Scores of a network that has an output for what no label says."""
+"""Scores of a network with an output for unlabelled pixels."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from util.score.metric import ConfusionMatrix, Scores, mean_of, scores_of
 
 
 class VoidConfusion(ConfusionMatrix):
-    """Counts ignored pixels as one more class, the last; it has no part in the means.
+    """Counts ignored pixels as one more class, the last.
 
-    A class that is seen where the label is ignored, or void that is seen where it is not, counts as wrong, as in the
-    evaluation of ESPNet (Mehta et al., ECCV 2018). Counts: int64 (C + 1, C + 1).
+    It has no part in the means. A class that is seen where the label is ignored, or void that is seen where it is not,
+    counts as wrong, as in the evaluation of ESPNet (Mehta et al., ECCV 2018). Counts: int64 (C + 1, C + 1).
 
     Args:
         num_classes: C, without void.
@@ -26,11 +26,17 @@ class VoidConfusion(ConfusionMatrix):
         super().update(prediction, torch.where(label == self.ignore_label, self.num_classes - 1, label))
 
     def result(self) -> Scores:
-        """Give the scores of the C classes; the pixel accuracy is over all pixels, ignored ones too."""
+        """Return the scores of the C classes.
+
+        The pixel accuracy is over all pixels, ignored ones too.
+        """
         return _without_void(scores_of(self.matrix.cpu().numpy()))
 
     def labelled(self) -> Scores:
-        """Give the scores over the labelled pixels alone, where void is a wrong prediction like any other."""
+        """Return the scores over the labelled pixels alone.
+
+        Void is a wrong prediction there like any other.
+        """
         matrix = self.matrix.cpu().numpy().copy()
         matrix[-1] = 0
         return _without_void(scores_of(matrix))

@@ -1,4 +1,4 @@
-"""Arithmetic of sliding windows on maps of scores, the same operations on every device.
+"""Arithmetic of sliding windows, the same on every device.
 
 Axes: C classes, h and w of the picture as it is seen at one scale, padded to the window. All maps are float32.
 On a CPU maps are gone through in bands of rows that stay in a core's cache: each pass over a whole map costs more than
@@ -48,12 +48,18 @@ class WindowSums:
             self.count[y : y + height, x : x + width] += len(maps)
 
     def mean(self) -> Tensor:
-        """The mean of the windows over each pixel, (C, h, w); once, after the last window."""
+        """Return the mean of the windows over each pixel, (C, h, w).
+
+        Once, after the last window.
+        """
         return self.sums.div_(self.count)
 
 
 def enlarged_rows(maps: Tensor, height: int, rows: slice) -> Tensor:
-    """These rows of maps (k, C, h, w) enlarged to `height` rows: linear, first on first and last on last."""
+    """Return some rows of maps enlarged to `height` rows.
+
+    maps: (k, C, h, w); linear, first on first and last on last.
+    """
     last = maps.shape[2] - 1
     if last == height - 1:
         return maps[:, :, rows]
@@ -64,19 +70,25 @@ def enlarged_rows(maps: Tensor, height: int, rows: slice) -> Tensor:
 
 
 def window_starts(length: int, window: int, stride_rate: float) -> list[int]:
-    """First pixels of the windows along one side; the last window is flush with the far edge."""
+    """Return the first pixels of the windows along one side.
+
+    The last window is flush with the far edge.
+    """
     stride = math.ceil(window * stride_rate)
     count = math.ceil((length - window) / stride) + 1
     return [min(index * stride, length - window) for index in range(count)]
 
 
 def snap(length: int, stride: int) -> int:
-    """The smallest k * stride + 1 that is not below `length`."""
+    """Return the smallest k * stride + 1 not below `length`."""
     return -(-(length - 1) // stride) * stride + 1
 
 
 def resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (n, h, w) to (n, *size): bilinear, half-pixel centres, no low-pass filter, as cv2.resize."""
+    """Resize maps (n, h, w) to (n, *size), as cv2.resize.
+
+    Bilinear, half-pixel centres, no low-pass filter.
+    """
     if tuple(planes.shape[1:]) == tuple(size):
         return planes
     if planes.device.type != "cpu":
@@ -89,7 +101,10 @@ def resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def first_argmax(scores: Tensor) -> Tensor:
-    """Class of the largest score, the first of equal ones: (C, H, W), C at most 256 -> uint8 (H, W)."""
+    """Return the class of the largest score, first of equal ones.
+
+    (C, H, W), C at most 256 -> uint8 (H, W).
+    """
     if scores.device.type != "cpu":
         return scores.argmax(0).to(torch.uint8)
     found = torch.zeros(scores.shape[1:], dtype=torch.uint8)
@@ -104,7 +119,10 @@ def first_argmax(scores: Tensor) -> Tensor:
 
 
 def bands(shape: Sequence[int], device: torch.device) -> Iterator[slice]:
-    """Slices that cover the rows of maps of this shape (n, h, w), each band small enough for a CPU's cache."""
+    """Slice the rows of maps into bands for a CPU's cache.
+
+    shape: (n, h, w) of the maps.
+    """
     number, height, width = shape
     step = max(CACHED_NUMBERS // (number * width), 1) if device.type == "cpu" else height
     for first in range(0, height, step):

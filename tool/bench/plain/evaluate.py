@@ -1,7 +1,8 @@
-"""Evaluation as older repositories do it, slowly and in the open: semseg's windows, SFSegNets' sliding, their metrics.
+"""Evaluation as older repositories do it, slowly.
 
-Procedures after hszhao/semseg (tool/test.py, util/util.py) and lxtGH/SFSegNets (eval.py, utils/misc.py), written anew;
-where those need a GPU, this runs anywhere. A network here maps a batch (N, 3, h, w) to logits (N, C, h', w').
+semseg's windows, SFSegNets' sliding, their metrics. Procedures after hszhao/semseg (tool/test.py, util/util.py) and
+lxtGH/SFSegNets (eval.py, utils/misc.py), written anew; where those need a GPU, this runs anywhere. A network here maps
+a batch (N, 3, h, w) to logits (N, C, h', w').
 """
 
 import math
@@ -21,7 +22,10 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 def windowed(
     network: Network, image: np.ndarray, classes: int, crop: int, scales: Sequence[float], mean, std, rate: float
 ) -> np.ndarray:
-    """semseg's evaluation with mirrored windows: uint8 (H, W, 3) -> probabilities, float64 (H, W, C)."""
+    """Evaluate as semseg does, with mirrored windows.
+
+    uint8 (H, W, 3) -> probabilities, float64 (H, W, C).
+    """
     image = image.astype(np.float32)
     height, width = image.shape[:2]
     total = np.zeros((height, width, classes))
@@ -78,9 +82,10 @@ def _one_window(network, crop: np.ndarray, mean, std) -> np.ndarray:
 def sliding(
     network: Network, image: np.ndarray, classes: int, crop: int, scales: Sequence[float], mean, std
 ) -> np.ndarray:
-    """SFSegNets' sliding evaluation with mirrored pictures: uint8 (H, W, 3) -> mean logits, float64 (C, H, W).
+    """Evaluate as SFSegNets does, with mirrored pictures.
 
-    Above scale 1 its windows grow with the scale; a third of a window overlaps.
+    uint8 (H, W, 3) -> mean logits, float64 (C, H, W). Above scale 1 its windows grow with the scale; a third of a
+    window overlaps.
     """
     picture = Image.fromarray(image)
     size = picture.size
@@ -129,7 +134,10 @@ def _joined(scores, places, classes: int, shape, size, flip: int) -> list[np.nda
 
 
 def areas(prediction: np.ndarray, label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """semseg's metric: intersection, union and labelled pixels of each class, by three histograms."""
+    """Count as semseg does: intersection, union, labelled pixels.
+
+    Of each class, by three histograms.
+    """
     prediction, label = prediction.reshape(-1).copy(), label.reshape(-1)
     prediction[np.where(label == IGNORE)[0]] = IGNORE
     hits = prediction[np.where(prediction == label)[0]]
@@ -138,7 +146,10 @@ def areas(prediction: np.ndarray, label: np.ndarray, classes: int) -> tuple[np.n
 
 
 def histogram(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    """SFSegNets' metric: the confusion matrix by a masked count of int64 pairs; rows are the truth."""
+    """Count as SFSegNets does: a masked confusion matrix.
+
+    By a count of int64 pairs; rows are the truth.
+    """
     valid = (label >= 0) & (label < classes)
     pairs = classes * label[valid].astype(int) + prediction[valid]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
