@@ -1,4 +1,7 @@
-"""Checks a data set before the first step: reads every label once, compares sizes, names every mistake's file."""
+"""Checks a data set before the first step.
+
+Reads every label once, compares sizes, names every mistake's file.
+"""
 
 import json
 import os
@@ -70,7 +73,7 @@ class _Finding:
 
 
 def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None) -> Report:
-    """Read every label and every image's header of a data set, and report the pixels of each class.
+    """Check all labels and image headers; report pixels by class.
 
     Args:
         dataset: its files are read.
@@ -79,7 +82,7 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
             every file are unchanged, the next call returns the remembered report without reading a file.
 
     Raises:
-        ValueError: names the first offending files and how many there are: a value that is not in the label map, a
+        DataError: names the first offending files and how many there are: a value that is not in the label map, a
             label of another size than its image, a file that cannot be read.
     """
     key = fingerprint(dataset) if stamp is not None else ""
@@ -108,7 +111,9 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
 
 
 def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val_report: Report) -> list[str]:
-    """Give warnings about two lists used together: classes that only the second holds, images that both hold.
+    """List warnings about two lists that are used together.
+
+    Classes that only the second holds, images that both hold.
 
     Raises:
         DataError: the palettes of their labels give one index different colours.
@@ -333,11 +338,11 @@ def _palettes_differ(
 
 
 def looks_mapped(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
-    """Tell whether pooled raw values `counts` (65536,) look like training ids although `map_` expects other ids.
+    """Tell whether values look mapped although `map_` expects others.
 
-    They do when nothing but 0..classes-1 and 255 occurs while the map knows higher ids, the map would change
-    some of them, and it would ignore half of the pixels or 255 (which the files of such a data set do not
-    hold) occurs.
+    counts: pooled raw values (65536,). They do when nothing but 0..classes-1 and 255 occurs while the map knows higher
+    ids, the map would change some of them, and it would ignore half of the pixels or 255 (which the files of such a
+    data set do not hold) occurs.
     """
     seen = np.flatnonzero(counts)
     inside = seen[seen < classes]

@@ -2,4 +2,7 @@
 
 
 class DataError(ValueError):
-    """A mistake in the user's data, or in what was said of them: names file, line or class, and what to do."""
+    """A mistake in the user's data, or about it.
+
+    The message names file, line or class, and says what to do.
+    """

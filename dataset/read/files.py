@@ -11,7 +11,9 @@ from dataset.read import DataError
 
 
 def require_file(path: str | Path, what: str = "file") -> int:
-    """Give the size in bytes of the ordinary file `path`, without opening it, which may block at a pipe.
+    """Return the size in bytes of an ordinary file.
+
+    It is not opened, which may block at a pipe.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -44,9 +46,10 @@ def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` once all of it is on the disk.
+    """Open a file that takes the place of `path` when whole.
 
-    Whoever reads sees the old file or the new one. A process that is killed leaves `NAME.PID.tmp` behind.
+    That is once all of it is on the disk. Whoever reads sees the old file or the new one. A process that is killed
+    leaves `NAME.PID.tmp` behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -1,7 +1,8 @@
-"""Facts of an image file that its header tells: kind, size, bands, depth, palette, orientation, compression.
+"""Facts of an image file that its header tells.
 
-Nothing is decoded here, so a file of a few bytes cannot claim gigabytes of memory, and the check before the first step
-can tell what will be refused. Pillow parses; of a TIFF its directory, which says more than Pillow's modes do.
+Kind, size, bands, depth, palette, orientation, compression. Nothing is decoded here, so a file of a few bytes cannot
+claim gigabytes of memory, and the check before the first step can tell what will be refused. Pillow parses; of a TIFF
+its directory, which says more than Pillow's modes do.
 """
 
 import struct
@@ -99,7 +100,7 @@ class Header(NamedTuple):
 
 
 def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Give the size (height, width) of an image once its orientation has been applied."""
+    """Return the size (height, width) of an image turned upright."""
     height, width = stored
     return (width, height) if orientation >= 5 else (height, width)
 
@@ -118,7 +119,9 @@ def read_facts(path: str | Path) -> Header:
 
 
 def parse_header(path: str | Path, file: BinaryIO) -> Header:
-    """Read the facts of an image from its open file; `path` is for errors.
+    """Read the facts of an image from its open file.
+
+    `path` is for errors.
 
     Raises:
         DataError: the header is no image's, or says what is not read.

@@ -1,4 +1,4 @@
-"""Tells who a data set is, so that what was found of its files before is known to still hold."""
+"""Identifies a data set, so that earlier findings hold."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ VERSION = 3
 
 
 def describe(dataset: "SegDataset") -> Iterator[list]:
-    """Give what each decoded sample depends on: files, label map, bands.
+    """Return what each decoded sample depends on.
 
-    Of a file: path, size and time (ns). Bands and range of the images are named where they are not the usual ones.
-
-    Paths are relative to the data root, so that a data set may be moved.
+    Path, size and time (ns) of image and label, label map. Of a file: path, size and time (ns). Bands and range of the
+    images are named where they are not the usual ones. Paths are relative to the data root, so that a data set may be
+    moved.
     """
     digests: dict[int, str] = {}
     usual = dataset.channels == 3 and dataset.limits is None
@@ -42,16 +42,16 @@ def _file_facts(path: str, root: Path) -> list:
 
 
 def fingerprint(dataset: "SegDataset") -> str:
-    """Give a SHA-256 over all that the result of a check depends on."""
+    """Return a SHA-256 over what a check's result depends on."""
     known = [VERSION, dataset.name, dataset.split, str(dataset.list_file), dataset.classes, *describe(dataset)]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def facts(dataset: "SegDataset") -> dict[str, object]:
-    """Give what makes two data sets the same to a run: JSON values that stay when the root folder moves.
+    """Return what makes two data sets the same to a run.
 
-    pictures: how many. list: SHA-256 of the samples in their order, below the root. classes: names.
-    label_map: SHA-256 of the maps from the values on disk to classes.
+    JSON values that stay when the root folder moves. pictures: how many. list: SHA-256 of the samples in their order,
+    below the root. classes: names. label_map: SHA-256 of the maps from the values on disk to classes.
     """
     root = os.path.abspath(dataset.root) + os.sep
     names = [[path and os.path.abspath(path).removeprefix(root) for path in paths] for paths in dataset.samples]

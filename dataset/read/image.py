@@ -1,8 +1,8 @@
-"""Image and label files to arrays: what is read, what is refused, and which way up.
+"""Image and label files to arrays.
 
-The header (`dataset.read.header`) says what a file is before anything is decoded. OpenCV decodes images, Pillow labels
-and palettes, tifffile the TIFFs of several bands or of more than 8 bits. Every refusal is a DataError that begins with
-the file's name and says what to do.
+What is read, what is refused, and which way up. The header (`dataset.read.header`) says what a file is before anything
+is decoded. OpenCV decodes images, Pillow labels and palettes, tifffile the TIFFs of several bands or of more than 8
+bits. Every refusal is a DataError that begins with the file's name and says what to do.
 """
 
 import io
@@ -62,7 +62,10 @@ class Stored(NamedTuple):
 
     @property
     def meant(self) -> np.ndarray:
-        """Give the grey values where the palette holds nothing but greys, else the values."""
+        """Return the palette's grey values, or the values.
+
+        The greys where the palette holds nothing else.
+        """
         if self.palette is None or (self.palette != self.palette[:, :1]).any():
             return self.values
         return self.palette[:, 0][self.values]
@@ -71,11 +74,11 @@ class Stored(NamedTuple):
 def read_image(
     path: str | Path, label_size: tuple[int, int] | None = None, channels: int = 3, limits: Limits | None = None
 ) -> np.ndarray:
-    """Read an image as uint8 (H, W, channels), RGB where there are three.
+    """Read an image as uint8 (H, W, channels).
 
-    A grey image becomes three equal channels, and a channel of transparency is dropped unless `channels` counts it.
-    An orientation (EXIF, in any format) is applied, except where `label_size` (height, width) fits the stored image and
-    not the upright one: then the label was drawn on the stored image.
+    RGB where there are three. A grey image becomes three equal channels, and a channel of transparency is dropped
+    unless `channels` counts it. An orientation (EXIF, in any format) is applied, except where `label_size` (height,
+    width) fits the stored image and not the upright one: then the label was drawn on the stored image.
 
     Args:
         limits: values that become 0 and 255, as two numbers, or as two percentages ("2%", "98%") of the sorted values
@@ -96,7 +99,9 @@ def read_image(
 
 
 def read_bands(path: str | Path, channels: int = 3, limits: Limits | None = None) -> tuple[np.ndarray, Header]:
-    """Read an image as stored, (H, W) or (H, W, bands) of its own depth, and its header; see `read_image`.
+    """Read an image as stored, and its header.
+
+    (H, W) or (H, W, bands) of its own depth; see `read_image`.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -108,7 +113,7 @@ def read_bands(path: str | Path, channels: int = 3, limits: Limits | None = None
 
 
 def check_bands(path: str | Path, header: Header, channels: int, limits: Limits | None) -> None:
-    """Check that an image has the bands and the depth that are asked for, by its header alone.
+    """Check an image's bands and depth by its header alone.
 
     Raises:
         DataError: it has not, and what there is.
@@ -125,7 +130,10 @@ def check_bands(path: str | Path, header: Header, channels: int, limits: Limits 
 
 
 def to_8_bits(image: np.ndarray, limits: Limits | None) -> np.ndarray:
-    """Give an image as uint8, its values between the limits spread over 0 to 255, see `read_image`."""
+    """Return an image as uint8, its range spread over 0..255.
+
+    For the limits see `read_image`.
+    """
     if limits is None:
         if image.dtype == np.uint16:
             return np.right_shift(image, 8).astype(np.uint8)
@@ -146,10 +154,11 @@ def _limit(values: np.ndarray, limit: float | str) -> np.ndarray:
 
 
 def read_label(path: str | Path) -> np.ndarray:
-    """Read a label as it stands on disk: ids, uint8 or uint16 (H, W), or colours, uint8 (H, W, 3) RGB.
+    """Read a label as it stands on disk.
 
-    An image with a palette gives its indices, or the grey values where the palette holds greys alone; a grey one of 1,
-    2 or 4 bits the stored numbers 0 to 15. Transparency is dropped.
+    Ids, uint8 or uint16 (H, W), or colours, uint8 (H, W, 3) RGB. An image with a palette gives its indices, or the grey
+    values where the palette holds greys alone; a grey one of 1, 2 or 4 bits the stored numbers 0 to 15. Transparency is
+    dropped.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -159,7 +168,9 @@ def read_label(path: str | Path) -> np.ndarray:
 
 
 def read_stored(path: str | Path) -> Stored:
-    """Read a label and its palette, see `Stored`; the orientation of an image is applied to it as well.
+    """Read a label and its palette, see `Stored`.
+
+    The orientation of an image is applied to it as well.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -179,7 +190,9 @@ def read_stored(path: str | Path) -> Stored:
 
 
 def check_label(path: str | Path, header: Header) -> None:
-    """Check that a file can hold class ids or colours, by its header alone.
+    """Check by the header that a file can hold classes.
+
+    Ids or colours.
 
     Raises:
         DataError: its compression changes values, or it has other bands or another depth.
@@ -203,7 +216,9 @@ def check_label(path: str | Path, header: Header) -> None:
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, int], int]:
-    """Read the size (height, width) of an image as stored and its orientation (1 to 8), without decoding it.
+    """Read the stored size and the orientation of an image.
+
+    (height, width), and 1 to 8; nothing is decoded.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -214,10 +229,10 @@ def read_header(path: str | Path) -> tuple[tuple[int, int], int]:
 
 
 def apply_rotation(stored: tuple[int, int], orientation: int, label_size: Sequence[int] | None) -> bool:
-    """Tell whether an image of size `stored` (height, width) is turned upright, given its label's size.
+    """Tell whether an image is turned upright for its label.
 
-    Tools that draw labels show an image upright, so that is the rule also where sizes cannot tell: square
-    images, and orientations that keep the size. Only a label that fits nothing but the stored image
+    stored: its size (height, width). Tools that draw labels show an image upright, so that is the rule also where sizes
+    cannot tell: square images, and orientations that keep the size. Only a label that fits nothing but the stored image
     was drawn on the stored image.
     """
     if orientation == 1:

@@ -1,4 +1,4 @@
-"""Maps what stands in a label file to the ids that a network is trained with."""
+"""Maps values of label files to training ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,10 @@ Key = int | Colour
 
 
 class LabelMap:
-    """Maps ids 0..65535, or RGB colours, to training ids 0..C-1 and 255 (ignored).
+    """Maps ids or RGB colours to training ids.
 
-    An id or colour that is not a key is an error when a label holds it, only 255 on disk stays ignored unless it is
-    mapped.
+    Ids 0..65535 to 0..C-1 and 255 (ignored). An id or colour that is not a key is an error when a label holds it, only
+    255 on disk stays ignored unless it is mapped.
 
     Args:
         mapping: keys are ids, or colours given as (r, g, b) or as the text "r,g,b"; values are training ids or 255.
@@ -67,10 +67,10 @@ class LabelMap:
         return {**self.__dict__, "_color_table": None}
 
     def raw_values(self, stored: Stored, path: str = "label") -> np.ndarray:
-        """Give the ids (H, W) or colours (H, W, 3) that a label means, read by its palette where that says more.
+        """Return the ids or colours that a label means.
 
-        Colours of the map are looked up in the palette. A palette of greys is read as these. The indices are ids where
-        no colour of the palette says otherwise.
+        They are read by its palette where that says more. Colours of the map are looked up in the palette. A palette of
+        greys is read as these. The indices are ids where no colour of the palette says otherwise.
 
         Raises:
             DataError: the palette holds colours of the map at other ids, and others that the map does not know.
@@ -94,7 +94,9 @@ class LabelMap:
         return values
 
     def apply(self, raw: np.ndarray, path: str = "label") -> np.ndarray:
-        """Map ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3), to training ids uint8 (H, W).
+        """Map a label to training ids uint8 (H, W).
+
+        raw: ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3).
 
         Raises:
             DataError: names `path`, the values that are not in the map, and the map.
@@ -115,7 +117,7 @@ class LabelMap:
         return label
 
     def unknown_values(self, raw: np.ndarray, path: str = "label") -> dict[Key, int]:
-        """Count the pixels of each id or colour of a label that the map does not know.
+        """Count the pixels of each value that the map lacks.
 
         Raises:
             DataError: a label of ids where the map has colours only, or the other way round.
@@ -129,7 +131,10 @@ class LabelMap:
         return dict(zip(keys.tolist(), counts.tolist(), strict=True))
 
     def to_paste(self, extra: Iterable[Key]) -> str:
-        """Write the map as a key of an experiment, with `extra` values added, ignored."""
+        """Write the map as a key of an experiment.
+
+        `extra` values are added, ignored.
+        """
         if self.given == {i: i for i in range(len(self.given))} and len(self.given) > 12:
             shown = ["rest: identity"]
         else:
@@ -137,7 +142,9 @@ class LabelMap:
         return "label_map: {" + ", ".join([*shown, *(f"{_yaml(key)}: {IGNORE}" for key in extra)]) + "}"
 
     def invert(self, classes: Sequence[str]) -> np.ndarray:
-        """Give what stands on disk for each training id: ids (256,), or colours (256, 3) where the map has no ids.
+        """Return what stands on disk for each training id.
+
+        Ids (256,), or colours (256, 3) where the map has no ids.
 
         Training id 255 becomes the lowest of the values that the map ignores.
 
@@ -198,7 +205,7 @@ class LabelMap:
         )
 
     def message(self, path: str, unknown: Iterable[Key]) -> str:
-        """Say which values of a label the map does not know, and what to do."""
+        """Say which values the map lacks, and what to do."""
         values = list(unknown)
         shown = ", ".join(str(value) for value in values[:8]) + (", ..." if len(values) > 8 else "")
         what = f"values {shown} are" if len(values) > 1 else f"value {shown} is"

@@ -1,4 +1,7 @@
-"""Reads list files: lines `image label` to pairs of paths, and a name for each that no other has."""
+"""Reads list files: lines `image label` to pairs of paths.
+
+Each pair has a name that no other has.
+"""
 
 import io
 import os
@@ -28,7 +31,9 @@ _FIELD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
 
 
 def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
-    """Read the (image, label) paths of a list file, in its order; label None where a line has only an image.
+    """Read the (image, label) paths of a list file in order.
+
+    label is None where a line has only an image.
 
     Raises:
         FileNotFoundError, ValueError: begins with `LIST:LINE:`.

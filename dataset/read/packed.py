@@ -1,10 +1,10 @@
-"""Packed data: decoded samples as memory-mapped NumPy files, of which only the pages are read that a crop shows.
+"""Packed data: decoded samples as memory-mapped NumPy files.
 
-FOLDER/SPLIT holds two files a sample, `AB/NAME.image.npy`, uint8 (H, W, 3), and, where there is a label,
-`AB/NAME.label.npy`, uint8 (H, W) in training ids. NAME is a digest of what the sample was made from (path, size and
-time of its files, its label map), so that a sample is never found once its files have changed; AB are its first two
-letters, since a folder of a hundred thousand files is slow. `manifest.json`, written when all of a split is packed,
-tells a reader whose data they are. `dataset.prepare.pack` writes all of it.
+Only the pages are read that a crop shows. FOLDER/SPLIT holds two files a sample, `AB/NAME.image.npy`, uint8 (H, W, 3),
+and, where there is a label, `AB/NAME.label.npy`, uint8 (H, W) in training ids. NAME is a digest of what the sample was
+made from (path, size and time of its files, its label map), so that a sample is never found once its files have
+changed; AB are its first two letters, since a folder of a hundred thousand files is slow. `manifest.json`, written when
+all of a split is packed, tells a reader whose data they are. `dataset.prepare.pack` writes all of it.
 """
 
 import hashlib
@@ -27,24 +27,30 @@ IMAGE, LABEL = ".image.npy", ".label.npy"
 
 
 def manifest_file(folder: str | Path, split: str) -> Path:
-    """Give the path of a split's manifest, which is there once all of it is packed."""
+    """Return the path of a split's manifest.
+
+    The file is there once all of the split is packed.
+    """
     return Path(folder).expanduser() / split / "manifest.json"
 
 
 def packed_stems(folder: str | Path, dataset: "SegDataset") -> list[str]:
-    """Give the path of each sample's packed files, without their ends `IMAGE` and `LABEL`."""
+    """Return the path of each sample's packed files, without ends.
+
+    The ends are `IMAGE` and `LABEL`.
+    """
     names = (hashlib.sha256(json.dumps([FORMAT, *entry]).encode()).hexdigest()[:24] for entry in describe(dataset))
     return [f"{Path(folder).expanduser() / dataset.split}/{name[:2]}/{name}" for name in names]
 
 
 class Packed:
-    """Gives the samples of a data set from the packed data in `folder`; a `Source`.
+    """`Source` of the packed samples in `folder`.
 
     The list may name any of the packed samples, in any order.
 
     Raises:
         FileNotFoundError: the split is not packed, or not all of it, or in an older form.
-        ValueError: the packed data do not fit the data set: an image that is not packed, a file or label map that has
+        DataError: the packed data do not fit the data set: an image that is not packed, a file or label map that has
             changed since.
     """
 
@@ -68,7 +74,7 @@ class Packed:
         """Give image and label as views of the mapped files.
 
         Raises:
-            ValueError: names a file that is missing, damaged or cut short.
+            DataError: names a file that is missing, damaged or cut short.
         """
         image = self._map(self.stems[index] + IMAGE, 3)
         return image, self._map(self.stems[index] + LABEL, 2) if self.labelled[index] else None
@@ -86,7 +92,10 @@ class Packed:
 
 
 def is_older(folder: str | Path, split: str) -> bool:
-    """Tell whether a split was packed into one file, as before format 2."""
+    """Tell whether a split was packed before format 2.
+
+    It was packed into one file then.
+    """
     return (Path(folder).expanduser() / f"{split}.json").is_file() and not manifest_file(folder, split).is_file()
 
 

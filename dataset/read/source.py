@@ -1,4 +1,7 @@
-"""Where decoded samples come from: the files themselves, or a form of them that is faster to read."""
+"""Where decoded samples come from.
+
+The files themselves, or a form of them that is faster to read.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,10 +15,16 @@ from dataset.read.listfile import Pair
 
 
 class Source(Protocol):
-    """Gives the samples of a data set; all sources of one give the same, bit for bit."""
+    """Gives the samples of a data set.
+
+    All sources of one give the same, bit for bit.
+    """
 
     def open(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Give image uint8 (H, W, C) and label uint8 (H, W) in training ids, or None; not to be written to."""
+        """Return image (H, W, 3) and label (H, W) or None.
+
+        Both uint8, the label in training ids; not to be written to.
+        """
 
 
 class Files:
@@ -41,7 +50,7 @@ class Files:
         """Give image and label, see `Source`.
 
         Raises:
-            ValueError: names the file: unreadable, sizes that differ, a value outside the label map.
+            DataError: names the file: unreadable, sizes that differ, a value outside the label map.
             OSError: it is missing, or the system does not give it.
         """
         image_path, label_path = self.samples[index]
@@ -66,7 +75,7 @@ def sample_size(image_path: str, label_path: str | None) -> tuple[int, int]:
     """Give the (height, width) of `Files.open` from the headers alone.
 
     Raises:
-        ValueError, OSError: names a file that cannot be read.
+        DataError, OSError: names a file that cannot be read.
     """
     size, orientation = read_header(image_path)
     label_size = upright_size(*read_header(label_path)) if label_path is not None and orientation != 1 else None
@@ -77,7 +86,7 @@ def check_sizes(image_path: str, image_size: Sequence[int], label_path: str, lab
     """Check that image and label are of one size, (height, width).
 
     Raises:
-        ValueError: names both files and sizes.
+        DataError: names both files and sizes.
     """
     if tuple(image_size) != tuple(label_size):
         raise DataError(
