@@ -17,7 +17,7 @@ def require_file(path: str | Path, what: str = "file") -> int:
 
     Raises:
         FileNotFoundError: it is missing.
-        OSError, ValueError: a name or a kind of file that cannot be read.
+        OSError, DataError: a name or a kind of file that cannot be read.
     """
     try:
         status = os.stat(path)

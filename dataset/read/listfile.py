@@ -36,7 +36,7 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
     label is None where a line has only an image.
 
     Raises:
-        FileNotFoundError, ValueError: begins with `LIST:LINE:`.
+        FileNotFoundError, DataError: begins with `LIST:LINE:`.
     """
     _names_by.cache_clear()  # folders may have changed since the last list
     samples: list[Pair] = []
