@@ -35,7 +35,7 @@ def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
     """Read an ordinary file of at most `limit` bytes.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: as `require_file`, or the file is larger, of which nothing is read.
+        FileNotFoundError, OSError, DataError: as `require_file`, or the file is larger, of which nothing is read.
     """
     size = require_file(path, what)
     if size > limit:

@@ -103,7 +103,7 @@ def optimize_for_inference(
         example: pictures that the network accepts, if it does not take those of 64 x 96 pixels.
 
     Raises:
-        ValueError: amp is another type.
+        ModelError: amp is another type.
     """
     if amp not in (None, torch.bfloat16, torch.float16):
         raise ModelError(f"amp must be None, torch.bfloat16 or torch.float16, not {amp}")

@@ -27,7 +27,7 @@ def flow_colors(flow: np.ndarray, longest: float) -> np.ndarray:
     """Colour vectors: the hue is the direction, saturation the length.
 
     White where there is none. flow: float (2, H, W), x to the right before y downwards. Vectors of length `longest` or
-    more have full colour. ValueError if a vector is not finite.
+    more have full colour. UserError if a vector is not finite.
     """
     if not np.isfinite(flow).all():
         raise UserError("the flow field is not finite")

@@ -59,7 +59,7 @@ def score_predictions(
     """Count predictions that are already there; return their number.
 
     samples: (name, label (H, W)); the prediction is folder/gray/NAME.png. FileNotFoundError naming the file that is
-    missing. ValueError naming the file that cannot be read, is not one byte a pixel, is of another size than its label,
+    missing. UserError naming the file that cannot be read, is not one byte a pixel, is of another size than its label,
     or holds a value that is no class.
     """
     number = 0
@@ -162,7 +162,7 @@ def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) 
 
     items: (name, ids uint8 or uint16 (H, W), or colours uint8 (H, W, 3)), written as NAME.png. The ids are the server's
     (SegDataset.to_label_ids). The zip appears complete or not at all, and equal predictions give an equal file.
-    ValueError if a name comes twice or the ids are of another type.
+    UserError if a name comes twice or the ids are of another type.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

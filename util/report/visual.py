@@ -19,7 +19,7 @@ INK, SOFT_INK, PAPER, NOTHING = (35, 35, 40), (110, 110, 118), (255, 255, 255), 
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Colour a label, black where it is 255.
 
-    uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3). ValueError if the label holds a value that is neither a
+    uint8 (H, W) and colors uint8 (C, 3) -> uint8 (H, W, 3). UserError if the label holds a value that is neither a
     colour's index nor 255.
     """
     if label.dtype != np.uint8 or label.ndim != 2:
@@ -54,7 +54,7 @@ def triptych(
 
     Without a truth only photo and prediction. image: uint8 (H, W, C), of which three bands are shown; truth and
     prediction: uint8 (H, W); colors: uint8 (C, 3). names: of the C classes, for a legend below of those that occur;
-    None for no legend. ValueError if a map is not of the picture's size or holds a value without a colour.
+    None for no legend. UserError if a map is not of the picture's size or holds a value without a colour.
     """
     labels = [prediction] if truth is None else [truth, prediction]
     for label in labels:
