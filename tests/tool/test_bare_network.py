@@ -55,3 +55,26 @@ def test_a_network_without_backbone_trains_and_is_scored(tmp_path, data):
     assert train.main(arguments) == 0
     assert test.main(arguments) == 0
     assert (tmp_path / "run" / "result" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "weights", "extra"),
+    [
+        ("pidnet", None, {"out": 1.0, "aux": 0.4, "boundary": 20.0}, {"boundary_aware": 1.0}),
+        ("icnet", "resnet18_v1s", {"out": 0.0, "quarter": 1.0, "eighth": 0.4, "sixteenth": 0.4}, {}),
+        ("stdc", "stdc1", {"out": 1.0, "aux0": 1.0, "aux1": 1.0, "detail": 1.0}, {}),
+    ],
+)
+def test_outputs_with_losses_of_their_own_are_trained(tmp_path, data, name, backbone, weights, extra):
+    experiment = make_experiment(
+        tmp_path,
+        data,
+        model={"name": name, "backbone": backbone},
+        loss={"name": "ohem", "options": {"min_kept": 500}, "weights": weights, "extra": extra},
+        train={"epochs": 1, "log_every": 1},
+    )
+    run = tmp_path / "run"
+    assert train.main(["--config", str(experiment), "--exp", str(run)]) == 0
+    log = (run / "train.log").read_text()
+    for term in (*weights, *extra):
+        assert f" {term} " in log, term
