@@ -27,7 +27,7 @@ LAYOUTS = (
         source=f"ICNet ({REPOSITORY})",
         model="icnet",
         backbones=r"resnet\d+_v1s",
-        marker=("pretrained.conv1.6.weight", "head.cff_12.conv_low_cls.weight"),
+        marker=("pretrained.conv1.6.weight", "head.cff_12.conv_low.0.weight"),
         patterns=CONV_MODULE,
         rename={
             **RESNET,

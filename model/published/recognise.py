@@ -240,15 +240,17 @@ def _may_lack(layout: Layout, name: str) -> bool:
 
 def _refusal(tensors: Tensors, attempts: list[Attempt]) -> str:
     """Why a checkpoint is of no family: the nearest one, and what does not fit."""
-    families = "; ".join(dict.fromkeys(layout.source for layout in LAYOUTS))
+    origins = "; ".join(dict.fromkeys(re.sub(r".*\((.*)\)$", r"\1", layout.source) for layout in LAYOUTS))
     text = f"the checkpoint is of no published family known here: it has {shorten(tensors)}. "
     if not attempts:
         near = nearest_model(tensors)
         layouts = [layout for layout in LAYOUTS if near is None or layout.model == near]
         placed = [sum(layout.place(key) is not None for key in tensors) for layout in layouts]
         if near is not None or any(placed):
-            attempts = [attempt(layouts[placed.index(max(placed))], tensors)]
+            nearest = layouts[placed.index(max(placed))]
+            attempts = [attempt(nearest, tensors)]
+            attempts[0].add("keys are in every such file", (key for key in nearest.markers if key not in tensors))
     if attempts:
         best = min(attempts, key=lambda one: one.misfits)
         text += f"Nearest: {best.layout.source}, but {'; '.join(best.problems)}. "
-    return f"{text}Known: {families}"
+    return f"{text}Known are networks of {origins}"

@@ -57,8 +57,15 @@ def test_what_is_not_recognised_is_listed(change):
     weights = change(meta(key_list("sfnet_r18")))
     with pytest.raises(ValueError) as error:
         recognise_family(weights)
-    for part in (next(iter(weights)), "Known: Sketch-and-Fill on ResNet", "SFNet-Lite"):
+    for part in (next(iter(weights)), "Known are networks of youngsjjn/SFNet; hszhao/semseg; ", "torchvision"):
         assert part in str(error.value)
+
+
+def test_what_marks_a_layout_is_said_to_be_missing():
+    weights = meta(key_list("icnet_resnet50"))
+    del weights["head.cff_12.conv_low.0.weight"]
+    with pytest.raises(ValueError, match=r"Nearest: ICNet \(Tramac/.*1 keys are in every such file: head\.cff_12\."):
+        recognise_family(weights)
 
 
 def test_another_family_is_named():

@@ -1,5 +1,7 @@
 """Real-time networks: published logits, and their parts against obvious versions of themselves."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from model.bisenetv2 import GuidedAggregation
 from model.icnet import CascadeFusion
 from model.layer.bilateral import AttentionRefinement, ContextPath, FeatureFusion
 from model.layer.branch import DAPPM, PAPPM, BasicBlock, basic_stage
+from model.layer.shapes import shapes_only
 from model.pidnet import LightBoundaryFusion, PixelAttention
 from model.published import layout_of, load_published, recognise_family
 from tests.published_keys import PARITY, key_list, meta, numbered
@@ -45,6 +48,32 @@ def test_logits_are_those_of_the_published_code(file):
     for theirs, ours in GOLDENS[file].items():
         same_size = list(coarse[ours].shape) == golden["outputs"][theirs]["shape"]
         fill.compare(golden, theirs, (coarse if same_size else full)[ours])
+
+
+@pytest.mark.parametrize(
+    ("file", "heads"),
+    [
+        ("pidnet_s", r"seghead_"),
+        ("mmseg_pidnet-s", r"decode_head\.[pd]_"),
+        ("ddrnet_23_slim", r"seghead_extra"),
+        ("bisenet_resnet18", r"auxlayer"),
+        ("mmseg_bisenetv1_r18", r"auxiliary_head"),
+        ("coincheung_bisenetv2", r"aux\d"),
+        ("stdc1_seg", r"conv_out(16|32|_sp8)"),
+        ("icnet_resnet50", r"head\.cff_\d\d\.conv_low_cls"),
+        ("mmseg_icnet_r50", r"auxiliary_head"),
+    ],
+)
+def test_auxiliary_heads_may_be_absent_on_either_side(file, heads):
+    checkpoint = meta(key_list(file))
+    without = {key: value for key, value in checkpoint.items() if not re.match(heads, key)}
+    found = recognise_family(without)
+    assert found.options["auxiliary"] is False and found.options.get("detail", False) is False
+    with shapes_only():
+        network = build_model(found.model, found.num_classes, found.backbone, **found.options)
+    load_published(network, without)
+    report = load_published(network, checkpoint)
+    assert set(checkpoint) - set(without) <= set(report.dropped)
 
 
 def test_biases_of_the_stem_are_folded_into_its_norms():
