@@ -1,16 +1,21 @@
 """What a checkpoint knows goes before the experiment: preprocessing, network, classes, an output for void."""
 
 import json
+import re
+import shutil
+import zipfile
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from model import build_model
 from tests.conftest import CLASSES, COLORS, failure, make_experiment
-from tool import demo, test, train
+from tool import demo, import_weights, test, train
+from tool.shared import cli
 from tool.shared.network import load_initial_weights, weights_in_order
 from tool.shared.trained import check_init, experiment_of
 from util import checkpoint
@@ -218,3 +223,54 @@ def test_initial_weights_are_put_in_order(tmp_path, data):
     load_initial_weights(model, config, CLASSES[::-1])
     weights = checkpoint.load(file)["model"]
     assert torch.equal(model.classifier[-1].bias, weights["classifier.4.bias"].flip(0))
+
+
+def test_flipped_bits_are_refused_by_file_and_tensor_at_every_door(tmp_path, data, capsys):
+    """One bit in the middle of the largest tensor."""
+    file = write(tmp_path / "flipped.pth")
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 4
+    file.write_bytes(content)
+    experiment = make_experiment(tmp_path, data, model=NET)
+    picture = str(data / "image" / "val_000.png")
+    common = ["--config", str(experiment), "--exp", str(tmp_path / "run")]
+    own = tmp_path / "run" / "model" / "last.pth"
+    own.parent.mkdir(parents=True)
+    shutil.copyfile(file, own)
+    for name, door, words in (
+        (file, test.main, [*common, "--checkpoint", str(file)]),
+        (file, test.main, ["--checkpoint", str(file)]),
+        (own, test.main, common),
+        (own, train.main, common),
+        (file, train.main, [*common, "train.resume=never", f"model.init={file}"]),
+        (file, train.main, [*common, "train.resume=never", f"model.weights={file}"]),
+        (file, demo.main, [picture, "--checkpoint", str(file), "--out", str(tmp_path / "drawn")]),
+        (file, import_weights.main, [str(file)]),
+    ):
+        with pytest.raises(SystemExit) as status:
+            cli.command(lambda door=door, words=words: door(words))
+        told = capsys.readouterr().err
+        assert status.value.code == 2 and "Traceback" not in told
+        assert re.search(rf"{name}: damaged, the checksum of tensor model\.backbone\.\S+ \(", told), told
+
+
+def test_safetensors_are_read_at_every_door(tmp_path, data, tried):
+    """Published weights as Hugging Face gives them."""
+    torch.manual_seed(0)
+    theirs = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "a.pth")
+    save_file(theirs.state_dict(), tmp_path / "b.safetensors")
+    network = {"name": "lraspp", "backbone": "mobilenet_v3_large", "options": {}}
+    (one, first), (two, second) = (tried(tmp_path / name, model=network) for name in ("a.pth", "b.safetensors"))
+    assert np.array_equal(first, second) and one["mIoU"] == two["mIoU"]
+    words = [str(tmp_path / "b.safetensors"), "--out", str(tmp_path / "c.pth"), "--classes", "sky,grass,ball"]
+    assert import_weights.main(words) == 0
+    three, _ = tried(tmp_path / "c.pth", model=network)
+    assert three["mIoU"] == one["mIoU"]
+    config = load(make_experiment(tmp_path, data, model=network | {"init": str(tmp_path / "b.safetensors")})).config
+    model = build_model("lraspp", 3, "mobilenet_v3_large")
+    load_initial_weights(model, config, CLASSES)
+    weights = checkpoint.load(tmp_path / "c.pth")["model"]
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
