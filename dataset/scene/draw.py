@@ -63,7 +63,7 @@ def draw_share(folder: str, height: int, width: int, train: int, val: int, seed:
 
 
 def _end_with_parent():
-    sys.stdin.buffer.read()  # until the process at the other end is gone
+    os.read(0, 1)  # nothing comes until the process at the other end is gone
     os._exit(1)
 
 

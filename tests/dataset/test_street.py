@@ -320,6 +320,15 @@ street.prepare("street", size=(512, 1024), train=300, val=1)
 """
 
 
+def test_drawing_in_processes_is_the_same_drawing(tmp_path, monkeypatch):
+    prepare(tmp_path / "one", size=(48, 64), train=3, val=1)
+    monkeypatch.setattr(street, "_processors", lambda: 2)
+    monkeypatch.setattr(street, "SCENES_PER_WORKER", 1)
+    prepare(tmp_path / "two", size=(48, 64), train=3, val=1)
+    for path in (tmp_path / "one").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
 def test_drawing_processes_end_with_their_parent(tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}

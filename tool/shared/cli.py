@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else [*args]
         for word, following in pairwise([*words, "VALUE"]):
-            slip = re.fullmatch(r"--(\w+\.\w+)(?:=(.*))?", word)
+            slip = re.fullmatch(r"--?(\w+\.\w+)(?:=(.*))?", word)
             if slip:
                 value = following if slip[2] is None else slip[2]
                 raise UserError(f"{word}: an override has no dashes; write {slip[1]}={value}")
