@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -15,8 +15,12 @@ from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
 from dataset.read.listfile import Pair, read_list, unique_names
 from dataset.read.source import Files, Source
 
+if TYPE_CHECKING:
+    from dataset.augment.mix import Partner
+
 # Keeps the random streams of the augmentation and of the order apart (see `sampler.epoch_order`).
 AUGMENTATION_STREAM = 1
+MIX_STREAM = 4
 
 
 class Key(NamedTuple):
@@ -62,6 +66,22 @@ class Transform(Protocol):
 
         image: uint8 (H, W, 3). label: uint8 (H, W). Neither may be written to.
         """
+
+
+class Mix(Protocol):
+    """Mixes crops of two samples; `dataset.augment.mix.Mixer` is the one of training."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> "Partner | None":
+        """Draw the other of `count` samples, or None."""
+
+    def apply(
+        self,
+        kind: str,
+        rng: np.random.Generator,
+        first: tuple[np.ndarray, np.ndarray],
+        other: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mix two crops, each an image and its label."""
 
 
 class SegDataset(Dataset):
@@ -110,6 +130,7 @@ class SegDataset(Dataset):
         self.transform = transform
         self.seed = seed
         self.channels, self.limits = channels, limits
+        self.mixer: Mix | None = None  # of the augmented crops; set by whoever knows the classes' places
         self._set_facts(classes, colors, label_map)
         self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
         self.samples: list[Pair] = read_list(self.list_file, self.root, needs_label=split != "test")
@@ -197,14 +218,29 @@ class SegDataset(Dataset):
         image, label = self.source.open(index)
         if self.transform is not None and label is not None:
             place = [] if key.position is None else [key.position]
-            rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, key.epoch, index, *place])
+            stream = [self.seed, key.epoch, index, *place]
+            rng = np.random.default_rng([AUGMENTATION_STREAM, *stream])
             image, label = self.transform(image, label, rng, key.point)
+            if self.mixer is not None:
+                image, label = self._mix(np.random.default_rng([MIX_STREAM, *stream]), image, label)
         # A copy of what is not to be written to: of packed data without a transform.
         image = np.require(image, requirements=["C", "W"])
         sample: Sample = {"image": torch.from_numpy(image).permute(2, 0, 1), "name": self._names[index]}
         if label is not None:
             sample["label"] = torch.from_numpy(np.require(label, requirements=["C", "W"]))
         return sample
+
+    def _mix(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mix a crop with one of another sample, if one is drawn."""
+        assert self.mixer is not None and self.transform is not None
+        partner = self.mixer.draw(rng, len(self.samples))
+        if partner is None:
+            return image, label
+        other_image, other_label = self.source.open(partner.index)
+        if other_label is None:
+            return image, label
+        other = self.transform(other_image, other_label, rng, partner.point)
+        return self.mixer.apply(partner.kind, rng, (image, label), other)
 
 
 def check_classes(classes: Sequence[str], owner: str) -> None:

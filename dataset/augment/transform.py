@@ -94,7 +94,9 @@ class Drawn:
 
     angle: degrees, counter-clockwise. size: (height, width) of the scaled image. top, left: the crop's corner in it,
     negative where the crop is padded. jitter: factors of brightness, contrast and saturation, and a hue turn as a
-    fraction of a full circle. photometric: None where it is off.
+    fraction of a full circle. photometric: None where it is off. turn: quarter turns of the crop, counter-clockwise,
+    and vertical: whether it is flipped upside down after them. hole: rows and columns of the finished crop that are cut
+    out, (top, bottom, left, right), or None.
     """
 
     scale: float
@@ -106,6 +108,9 @@ class Drawn:
     left: int
     jitter: tuple[float, float, float, float]
     photometric: Photometric | None = None
+    turn: int = 0
+    vertical: bool = False
+    hole: tuple[int, int, int, int] | None = None
 
 
 class TrainTransform:
@@ -121,6 +126,12 @@ class TrainTransform:
         mean: colour of the padding, one value for each band of the images.
         ignore_label: id of the padding.
         photometric: distort the colours as `Photometric` says, after the jitter.
+        vflip_prob, turn_prob: shares of the samples that are flipped upside down, and that are turned by one, two or
+            three quarters, each as often: for pictures from above, which have no upside.
+        cutout_prob, cutout_size: share of the samples of which a square is cut out, and its side as a share of the
+            crop's shorter side: filled with the mean colour, and ignored in the label. Its centre is anywhere in the
+            crop, as in DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
+            2017.
 
     Raises:
         ValueError: names the argument whose value is out of range.
@@ -138,6 +149,10 @@ class TrainTransform:
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         ignore_label: int = IGNORE,
         photometric: bool = False,
+        vflip_prob: float = 0.0,
+        turn_prob: float = 0.0,
+        cutout_prob: float = 0.0,
+        cutout_size: float = 0.25,
     ):
         self.crop = _check_crop(crop)
         self.scale = _check_range("scale", scale)
@@ -151,6 +166,10 @@ class TrainTransform:
         self.mean = tuple(float(value) for value in mean)
         self.ignore_label = ignore_label
         self.photometric = photometric
+        self.vflip_prob = _check_probability("vflip_prob", vflip_prob)
+        self.turn_prob = _check_probability("turn_prob", turn_prob)
+        self.cutout_prob = _check_probability("cutout_prob", cutout_prob)
+        self.cutout_side = round(_check_probability("cutout_size", cutout_size) * min(self.crop))
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None = None
@@ -164,8 +183,8 @@ class TrainTransform:
     def draw(self, rng: np.random.Generator, size: tuple[int, int], point: tuple[int, int] | None = None) -> Drawn:
         """Draw the choices for an image of `size` (height, width).
 
-        Always eleven numbers in this order, and then those of `Photometric`, so that switching one augmentation off
-        leaves the others as they were.
+        Always eleven numbers in this order, then those of `Photometric`, then six, so that switching one augmentation
+        off leaves the others as they were.
 
         With a `point` the crop is any of those inside the scaled picture that hold it, and one that leaves
         the scaled picture where the rotation carries the point out of it.
@@ -175,37 +194,53 @@ class TrainTransform:
         angle = _between(self.rotate, u[2]) if u[1] < self.rotate_prob else 0.0
         scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         b, c, s, h = self.jitter
+        photometric = Photometric.draw(rng) if self.photometric else None
+        more = rng.random(6)
+        turn = 1 + int(more[1] * 3) if more[0] < self.turn_prob else 0
+        crop = self.crop[::-1] if turn % 2 else self.crop
         drawn = Drawn(
             scale=scale,
             angle=angle,
             blur=bool(u[3] < self.blur_prob),
             flip=bool(u[4] < self.flip_prob),
             size=scaled,
-            top=_offset(scaled[0], self.crop[0], u[5]),
-            left=_offset(scaled[1], self.crop[1], u[6]),
+            top=_offset(scaled[0], crop[0], u[5]),
+            left=_offset(scaled[1], crop[1], u[6]),
             jitter=(
                 _between((1 - b, 1 + b), u[7]),
                 _between((1 - c, 1 + c), u[8]),
                 _between((1 - s, 1 + s), u[9]),
                 _between((-h, h), u[10]),
             ),
-            photometric=Photometric.draw(rng) if self.photometric else None,
+            photometric=photometric,
+            turn=turn,
+            vertical=bool(more[2] < self.vflip_prob),
+            hole=self._hole(more[4:]) if more[3] < self.cutout_prob else None,
         )
         if point is None:
             return drawn
         row, column = scaled_point(drawn, point)
         return replace(
             drawn,
-            top=_offset_around(row, scaled[0], self.crop[0], u[5]),
-            left=_offset_around(column, scaled[1], self.crop[1], u[6]),
+            top=_offset_around(row, scaled[0], crop[0], u[5]),
+            left=_offset_around(column, scaled[1], crop[1], u[6]),
         )
+
+    def _hole(self, place: np.ndarray) -> tuple[int, int, int, int]:
+        """Place the square that is cut out by its centre; what lies outside of the crop is left out."""
+        sides = []
+        for length, u in zip(self.crop, place, strict=True):
+            start = int(u * length) - self.cutout_side // 2
+            sides += [max(0, start), min(length, start + self.cutout_side)]
+        return sides[0], sides[1], sides[2], sides[3]
 
     def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
         """Give the crop of image and label that `drawn` describes; no more of them is read than it shows."""
-        label_out = np.empty(self.crop, np.uint8)
+        target = self.crop[::-1] if drawn.turn % 2 else self.crop
+        label_out = np.empty(target, np.uint8)
         warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
         margin = BLUR_MARGIN if drawn.blur else 0
-        size = self.crop[0] + 2 * margin, self.crop[1] + 2 * margin
+        size = target[0] + 2 * margin, target[1] + 2 * margin
         groups = []
         for start in range(0, image.shape[2], MAX_BANDS):
             bands, border = image[:, :, start : start + MAX_BANDS], self.mean[start : start + MAX_BANDS]
@@ -221,7 +256,15 @@ class TrainTransform:
             crop = cv2.transform(crop, color_matrix(drawn.jitter, crop))
         if drawn.photometric is not None:
             crop = drawn.photometric.apply(crop)
-        return np.ascontiguousarray(crop), label_out
+        if drawn.turn or drawn.vertical:
+            step = -1 if drawn.vertical else 1
+            crop, label_out = np.rot90(crop, drawn.turn)[::step], np.rot90(label_out, drawn.turn)[::step]
+        crop, label_out = np.ascontiguousarray(crop), np.ascontiguousarray(label_out)
+        if drawn.hole is not None:
+            top, bottom, left, right = drawn.hole
+            crop[top:bottom, left:right] = np.rint(self.mean)
+            label_out[top:bottom, left:right] = self.ignore_label
+        return crop, label_out
 
 
 def warp(

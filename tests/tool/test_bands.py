@@ -87,6 +87,8 @@ def test_five_bands_from_files_to_a_prediction(tmp_path, capsys, suffix):
         (["data.range=[5, 5]"], "range"),
         (["data.range=['98%', '2%']"], "range"),
         (["data.channels=1", "data.mean=[9]", "data.std=[9]", "augment.jitter=[0.1, 0, 0, 0]"], "jitter"),
+        (["augment.cutmix_prob=0.6", "augment.classmix_prob=0.6"], "together at most 1"),
+        (["augment.copy_paste_prob=0.5"], "copy_paste_classes: names of classes"),
         (["model.options.in_channels=4"], "in_channels 4, but data.channels is 3"),
     ],
 )

@@ -12,6 +12,10 @@ from util import checkpoint
 from util.config.load import merge
 
 DSN = {"out": 1.0, "dsn0": 0.4, "dsn1": 0.4, "dsn2": 0.4}
+MIXES = {
+    **{"vflip_prob": 0.5, "turn_prob": 0.5, "cutout_prob": 0.5, "cutmix_prob": 0.2, "classmix_prob": 0.2},
+    **{"copy_paste_prob": 0.2, "copy_paste_classes": ["ball"]},
+}
 OPTIONS = {
     "plain": {"model": {"name": "semanticflow", "options": {}}},
     "deep supervision, OHEM": {
@@ -27,6 +31,7 @@ OPTIONS = {
     "lite": {"model": {"name": "semanticflow_lite", "options": {}}},
     "lite, no gate": {"model": {"name": "semanticflow_lite", "options": {"gate": False}}},
     "lite, stdc": {"model": {"name": "semanticflow_lite", "backbone": "stdc1", "options": {}}},
+    "all augmentation": {"augment": MIXES},
     "relaxed boundaries": {"loss": {"name": "relaxed"}},
     "dice and Lovasz beside cross entropy": {"loss": {"extra": {"dice": 0.5, "lovasz": 0.5}, "label_smoothing": 0.1}},
     "class-uniform, photometric": {"loader": {"uniform": 0.5}, "augment": {"photometric": True}},

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from dataset import SegDataset, build_dataset, build_loader
+from dataset.augment.mix import Mixer
 from dataset.augment.transform import TrainTransform
 from dataset.base import Transform
-from dataset.load.uniform import ClassUniform, find_points
+from dataset.load.uniform import ClassUniform, Points, find_points
 from dataset.prepare.check import check_dataset, compare_splits
 from dataset.prepare.pack import pack_for_a_run
-from dataset.read import packed
+from dataset.read import DataError, packed
 from dataset.read.identity import facts
 from util import dist
 from util.config.load import RunPaths
@@ -98,6 +99,10 @@ def build_data(config: Config, run: RunPaths):
         augment.jitter,
         config.data.mean,
         photometric=augment.photometric,
+        vflip_prob=augment.vflip_prob,
+        turn_prob=augment.turn_prob,
+        cutout_prob=augment.cutout_prob,
+        cutout_size=augment.cutout_size,
     )
     train_set = dataset_of(config, "train", transform)
     val_set = dataset_of(config, "val") if config.train.val_every else None
@@ -109,7 +114,31 @@ def build_data(config: Config, run: RunPaths):
         for warning in dist.main_first(lambda: check_labels(sets, run)):
             log.info("data: %s", warning)
     keep_in_memory(config, sets)
+    train_set.mixer = mixer_of(config, train_set, run)
     return train_set, val_set
+
+
+def mixer_of(config: Config, train_set: SegDataset, run: RunPaths) -> Mixer | None:
+    """Build what mixes the samples of a training, if anything does.
+
+    Raises:
+        DataError: a class to paste is not one of the data set, or in no label.
+    """
+    augment = config.augment
+    if not augment.cutmix_prob + augment.classmix_prob + augment.copy_paste_prob:
+        return None
+    unknown = [name for name in augment.copy_paste_classes if name not in train_set.classes]
+    if unknown:
+        raise DataError(f"augment.copy_paste_classes: no class {unknown[0]!r} (known: {', '.join(train_set.classes)})")
+    rare = [train_set.classes.index(name) for name in augment.copy_paste_classes]
+    table = places_of_classes(config, train_set, run).table if rare else None
+    return Mixer(augment.cutmix_prob, augment.classmix_prob, augment.copy_paste_prob, rare, table)
+
+
+def places_of_classes(config: Config, train_set: SegDataset, run: RunPaths) -> Points:
+    """Find pixels of each class; rank 0 reads the labels for all."""
+    tile = config.loader.uniform_tile or max(config.augment.crop)
+    return dist.main_first(lambda: find_points(train_set, tile, file=run.folder / "uniform.npz"))
 
 
 def data_of(train_set, val_set) -> Data:
@@ -154,8 +183,7 @@ def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | No
     loader = config.loader
     if not loader.uniform:
         return None
-    tile = loader.uniform_tile or max(config.augment.crop)
-    points = dist.main_first(lambda: find_points(train_set, tile, file=run.folder / "uniform.npz"))
+    points = places_of_classes(config, train_set, run)
     if points.absent:
         log.info("loader.uniform: no label holds the classes %s; they are left out", ", ".join(points.absent))
     return ClassUniform(points, len(train_set), loader.uniform)

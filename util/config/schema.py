@@ -148,6 +148,26 @@ class AugmentConfig(Section):
     photometric: bool = Field(
         False, description="colour distortion of MMSegmentation (PhotoMetricDistortion), instead of jitter"
     )
+    vflip_prob: float = Field(0.0, ge=0, le=1, description="share of the samples that are flipped upside down")
+    turn_prob: float = Field(
+        0.0, ge=0, le=1, description="share of the samples that are turned by 90, 180 or 270 degrees, each as often"
+    )
+    cutout_prob: float = Field(
+        0.0, ge=0, le=1, description="share of the samples of which a square is cut out, and ignored (Cutout)"
+    )
+    cutout_size: float = Field(
+        0.25, gt=0, le=1, description="side of that square, as a share of the crop's shorter side"
+    )
+    cutmix_prob: float = Field(
+        0.0, ge=0, le=1, description="share of the samples into which a box of another crop is pasted (CutMix)"
+    )
+    classmix_prob: float = Field(
+        0.0, ge=0, le=1, description="share of the samples into which half the classes of another are pasted (ClassMix)"
+    )
+    copy_paste_prob: float = Field(
+        0.0, ge=0, le=1, description="share of the samples into which the next key's classes of another are pasted"
+    )
+    copy_paste_classes: tuple[str, ...] = Field((), description="names of the rare classes that are pasted")
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -167,6 +187,12 @@ class AugmentConfig(Section):
             raise ValueError(f"crop: {self.crop} has a side above {SIDE}, or more than {AREA:,} pixels")
         if min(self.jitter) < 0 or max(self.jitter) > FACTOR:
             raise ValueError(f"jitter: ranges cannot be negative, nor above {FACTOR}")
+        if self.cutmix_prob + self.classmix_prob + self.copy_paste_prob > 1:
+            raise ValueError(
+                "cutmix_prob, classmix_prob and copy_paste_prob: together at most 1, a sample is mixed once"
+            )
+        if (self.copy_paste_prob > 0) != bool(self.copy_paste_classes):
+            raise ValueError("copy_paste_classes: names of classes, together with copy_paste_prob")
         if self.photometric and any(self.jitter):
             raise ValueError("photometric: takes the place of jitter; set jitter to [0, 0, 0, 0]")
         return self

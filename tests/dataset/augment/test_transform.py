@@ -373,3 +373,58 @@ def test_bands_are_augmented_as_each_alone():
             single = TrainTransform((100, 110), mean=mean[band : band + 1], **options)
             alone, _ = single.apply(image[:, :, band : band + 1], label, drawn)
             assert np.abs(whole[:, :, band].astype(int) - alone[:, :, 0]).max() <= 1
+
+
+@pytest.mark.parametrize("crop", [(50, 70), (120, 90), (101, 133)])
+def test_turns_and_vertical_flips_are_exact(crop):
+    """A crop of the turned size, turned and flipped as a whole."""
+    image, label = noise()
+    transform = TrainTransform(crop, **OFF, vflip_prob=0.5, turn_prob=0.75)
+    seen = set()
+    for seed in range(30):
+        drawn = transform.draw(np.random.default_rng(seed), label.shape)
+        inner = crop[::-1] if drawn.turn % 2 else crop
+        truth = [np.rot90(part, drawn.turn) for part in slow(image, label, drawn, inner)]
+        truth = [part[::-1] if drawn.vertical else part for part in truth]
+        ours = transform.apply(image, label, drawn)
+        assert ours[1].shape == crop and all(np.array_equal(a, b) for a, b in zip(ours, truth, strict=True))
+        assert all(part.flags.c_contiguous for part in ours)
+        seen.add((drawn.turn, drawn.vertical))
+    assert len(seen) == 8
+
+
+def test_cut_out_squares_are_ignored_and_of_the_mean_colour():
+    """DeVries and Taylor: a square of a fixed side, its centre anywhere, cut off at the borders."""
+    image, label = noise()
+    with_hole = TrainTransform((60, 80), **OFF, cutout_prob=1.0, cutout_size=0.5)
+    without = TrainTransform((60, 80), **OFF)
+    centres = []
+    for seed in range(200):
+        ours = with_hole(image, label, np.random.default_rng(seed))
+        truth = without(image, label, np.random.default_rng(seed))
+        rows, columns = np.nonzero(ours[1] == 255)
+        top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+        for part, value in zip(truth, (np.rint(MEAN), 255), strict=True):
+            part[top:bottom, left:right] = value
+        assert all(np.array_equal(a, b) for a, b in zip(ours, truth, strict=True))
+        assert bottom - top == 30 or top == 0 or bottom == 60
+        centres.append(top if bottom == 60 else bottom - 30)
+    assert min(centres) < -10 and max(centres) > 40
+
+
+def test_the_new_choices_leave_the_others_as_they_were():
+    plain = TrainTransform((50, 60), photometric=True).draw(np.random.default_rng(5), (90, 120))
+    more = TrainTransform((50, 60), photometric=True, vflip_prob=1, cutout_prob=1).draw(
+        np.random.default_rng(5), (90, 120)
+    )
+    assert replace(more, vertical=False, hole=None) == plain
+
+
+def test_a_point_stays_in_a_turned_crop():
+    image, label = noise()
+    transform = TrainTransform((40, 20), turn_prob=1.0, vflip_prob=0.5, blur_prob=0, rotate_prob=0)
+    for seed in range(40):
+        point = tuple(np.random.default_rng(seed).integers(0, (90, 120)).tolist())
+        label[:] = 0
+        label[max(0, point[0] - 2) : point[0] + 3, max(0, point[1] - 2) : point[1] + 3] = 7
+        assert (transform(image, label, np.random.default_rng(seed), point)[1] == 7).any()
