@@ -86,6 +86,7 @@ def test_biases_of_the_stem_are_folded_into_its_norms():
     assert stem[0].bias is None
 
 
+@pytest.mark.fast
 def test_a_stage_ends_without_relu():
     stage = basic_stage(4, 8, 3, 2)
     assert [block.closing for block in stage] == [True, True, False]
@@ -95,6 +96,7 @@ def test_a_stage_ends_without_relu():
     torch.testing.assert_close(block(x), F.relu(block.conv2(block.conv1(x)) + x))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("kind", [DAPPM, PAPPM])
 def test_pyramids_add_averages_to_finer_ones(kind):
     pyramid = kind(6, 4, 5).eval()
@@ -113,6 +115,7 @@ def test_pyramids_add_averages_to_finer_ones(kind):
         torch.testing.assert_close(pyramid(x), expected)
 
 
+@pytest.mark.fast
 def test_details_and_context_mix_by_their_likeness():
     attend = PixelAttention(3, 2).eval()
     detail, context = torch.randn(1, 3, 6, 8), torch.randn(1, 3, 3, 4)
@@ -126,6 +129,7 @@ def test_details_and_context_mix_by_their_likeness():
         torch.testing.assert_close(attend(detail, context), (detail + enlarged) / 2)
 
 
+@pytest.mark.fast
 def test_details_count_on_boundaries():
     fuse = LightBoundaryFusion(2).eval()
     detail, context = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
@@ -157,6 +161,7 @@ def test_an_unknown_size_is_named(name):
         build_model(name, 19, size="xl")
 
 
+@pytest.mark.fast
 def test_refinement_weights_channels_by_the_mean_of_the_map():
     refine = AttentionRefinement(4, 3).eval()
     x = torch.randn(2, 4, 5, 7)
@@ -169,6 +174,7 @@ def test_refinement_weights_channels_by_the_mean_of_the_map():
         torch.testing.assert_close(refine(x), y)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("nearest", [True, False])
 def test_context_is_refined_from_coarse_to_fine(nearest):
     path = ContextPath((4, 6), 5, nearest).eval()
@@ -184,6 +190,7 @@ def test_context_is_refined_from_coarse_to_fine(nearest):
             torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.fast
 def test_fusion_adds_the_weighted_map():
     fuse = FeatureFusion(7, 6, nn.Conv2d(6, 6, 1)).eval()
     detail, context = torch.randn(1, 3, 5, 5), torch.randn(1, 4, 5, 5)
@@ -193,6 +200,7 @@ def test_fusion_adds_the_weighted_map():
         torch.testing.assert_close(fuse(detail, context), 1.5 * fuse.project(torch.cat([detail, context], 1)))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("nearest", [True, False])
 def test_each_branch_is_weighted_by_the_other(nearest):
     layer = GuidedAggregation(4, nearest).eval()
@@ -205,6 +213,7 @@ def test_each_branch_is_weighted_by_the_other(nearest):
         torch.testing.assert_close(layer(detail, semantic), layer.join(layer.detail_keep(detail) / 2 + coarse))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("rectified", [True, False])
 def test_cascade_fusion_adds_enlarged_context(rectified):
     fuse = CascadeFusion(3, 2, 4, align_corners=True, rectified=rectified).eval()
