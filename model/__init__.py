@@ -60,7 +60,7 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
     Args:
         name: a key of `MODELS`.
         num_classes: channels of the logits, at least 2.
-        backbone: a key of `BACKBONES` or "timm/<name>"; None takes the network's own default.
+        backbone: a key of `BACKBONES` or "timm/NAME"; None takes the network's own default.
         options: keyword arguments of the network's constructor.
 
     Returns:

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dataset.prepare import lock
 from dataset.read import DataError
 from tests.paths import ROOT
+from util.record.machine import environment
 
 FOLDERS = ("model", "dataset", "util", "tool")
 # What Windows has not, and what macOS has not of it (sigwaitinfo, sched_getaffinity).
@@ -84,6 +86,12 @@ def test_a_system_without_file_locks_is_told_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "fcntl", None)
     with open(tmp_path / "lock", "w") as file, pytest.raises(DataError, match="file locks.*loader.packed"):
         lock.lock(file.fileno())
+
+
+@pytest.mark.fast
+def test_a_system_without_git_has_no_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment(torch.device("cpu"))["commit"] is None
 
 
 def active(folder: Path, answer: int) -> str:

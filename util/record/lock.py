@@ -57,10 +57,7 @@ class FolderLock:
             OSError: the folder cannot be written.
         """
         self._give_up()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{error.filename}: not a folder; name another one for the run with --exp") from None
+        folder.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             return f"{os.name} has no record locks"
         for _ in range(TRIES):

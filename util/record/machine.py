@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -31,7 +32,10 @@ def versions() -> dict[str, str]:
 
 def environment(device: torch.device) -> dict:
     """Say where a number comes from: versions, hardware, commit, command."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    git = shutil.which("git")  # a container may have none
+    commit = (
+        git and subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    )
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     return {
         "versions": versions(),
@@ -39,7 +43,7 @@ def environment(device: torch.device) -> dict:
         "processes": dist.world_size(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or None,
         "command": sys.argv,
     }
 
