@@ -1,7 +1,7 @@
-"""Mixes a training crop with one of another sample: CutMix, ClassMix and copy-paste of rare classes.
+"""Mixes a training crop with one of another sample.
 
-Each puts pixels of the other crop, with their own labels, in place of those of the first; so every pixel keeps a label
-of its own, and no label is made softer. They differ in which pixels:
+CutMix, ClassMix and copy-paste of rare classes. Each puts pixels of the other crop, with their own labels, in place of
+those of the first; so every pixel keeps a label of its own, and no label is made softer. They differ in which pixels:
 
 CutMix: a box of random size and place (Yun et al., "CutMix", ICCV 2019, section 3.1; for segmentation French et al.,
 BMVC 2020).
@@ -64,9 +64,10 @@ class Mixer:
                 raise DataError("copy_paste: no label holds a pixel of the classes that are to be pasted")
 
     def draw(self, rng: np.random.Generator, count: int) -> Partner | None:
-        """Draw the other sample of `count`; None where the sample stays as it is.
+        """Draw the other sample of `count`, or None.
 
-        Always four numbers, so that switching one mix off leaves the other samples as they were.
+        None where the sample stays as it is. Always four numbers, so that switching one mix off leaves the other
+        samples as they were.
         """
         u = rng.random(4)
         below = np.cumsum(list(self.shares.values()))
@@ -87,7 +88,10 @@ class Mixer:
         first: tuple[np.ndarray, np.ndarray],
         other: tuple[np.ndarray, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mix two crops of one size, each an image uint8 (H, W, C) and its label uint8 (H, W)."""
+        """Mix two crops of one size; return image and label.
+
+        Each is an image uint8 (H, W, C) and its label uint8 (H, W).
+        """
         (image, label), (other_image, other_label) = first, other
         if kind == "cutmix":
             pasted = box_mask(rng, label.shape)
@@ -99,10 +103,10 @@ class Mixer:
 
 
 def box_mask(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """Draw a box, bool (H, W), of a uniform share of the area.
+    """Draw a box, bool (H, W), of a random share.
 
-    Its sides are the root of that share of the crop's, its centre is uniform, and what lies outside of the crop is cut
-    off (Yun et al., equation 2, with a Beta distribution of 1 and 1).
+    The share of the area is uniform. Its sides are the root of that share of the crop's, its centre is uniform, and
+    what lies outside of the crop is cut off (Yun et al., equation 2, with a Beta distribution of 1 and 1).
     """
     share, *centre = rng.random(3)
     mask = np.zeros(size, bool)
@@ -115,9 +119,10 @@ def box_mask(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
 
 
 def class_mask(rng: np.random.Generator, label: np.ndarray) -> np.ndarray:
-    """Mark the pixels of half of the classes of a label, bool (H, W).
+    """Mark the pixels of half of a label's classes.
 
-    Of an odd number one class less is taken, and the only one where there is one; what is ignored is no class.
+    bool (H, W). Of an odd number one class less is taken, and the only one where there is one; what is ignored is no
+    class.
     """
     classes = np.unique(label[label != IGNORE])
     chosen = rng.permutation(classes)[: max(1, len(classes) // 2)]

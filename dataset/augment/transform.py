@@ -1,11 +1,9 @@
-"""Augments image and label: scale, rotation, flip and crop as one affine map, then blur and colours.
+"""Augments image and label by one affine map, then colours.
 
-A crop may be asked to hold a given point of the image.
-
-The distribution is that of the semseg recipe (Zhao et al., PSPNet, CVPR 2017, section 5.1): random scale,
-random rotation about the scaled picture's centre, 5x5 blur, mirror, random crop with centred padding where
-the scaled picture is smaller than the crop. There, every step writes a whole scaled picture; here only the
-crop is computed.
+Scale, rotation, flip and crop; then blur and colours. A crop may be asked to hold a given point of the image. The
+distribution is that of the semseg recipe (Zhao et al., PSPNet, CVPR 2017, section 5.1): random scale, random rotation
+about the scaled picture's centre, 5x5 blur, mirror, random crop with centred padding where the scaled picture is
+smaller than the crop. There, every step writes a whole scaled picture; here only the crop is computed.
 
 Without a rotation a window of the image is resized, which takes a quarter of the time of a warp and gives the same to
 a twentieth of a pixel (`resize`).
@@ -70,7 +68,10 @@ class Photometric:
         )
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Distort `image` uint8 (H, W, 3) RGB, cut to 8 bits after every step."""
+        """Distort `image`, cut to 8 bits after every step.
+
+        uint8 (H, W, 3) RGB.
+        """
         levels = np.arange(256, dtype=np.float32)
         table = _to_8bit(levels + np.float32(self.brightness))
         contrast = _to_8bit(levels * np.float32(self.contrast))
@@ -114,7 +115,7 @@ class Drawn:
 
 
 class TrainTransform:
-    """Gives a random crop of a random similarity map of image and label.
+    """Random crop of a random similarity map of a sample.
 
     Args:
         crop: (height, width) of every result.
@@ -134,7 +135,7 @@ class TrainTransform:
             2017.
 
     Raises:
-        ValueError: names the argument whose value is out of range.
+        DataError: names the argument whose value is out of range.
     """
 
     def __init__(
@@ -174,9 +175,10 @@ class TrainTransform:
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a crop and give it: image uint8 (h, w, C) and label uint8 (h, w) of the size `crop`.
+        """Draw a crop and return its image and label.
 
-        point: (row, column) of a pixel that the crop must hold; None: any crop.
+        image uint8 (h, w, C) and label uint8 (h, w) of the size `crop`. point: (row, column) of a pixel that the crop
+        must hold; None: any crop.
         """
         return self.apply(image, label, self.draw(rng, label.shape, point))
 
@@ -184,10 +186,8 @@ class TrainTransform:
         """Draw the choices for an image of `size` (height, width).
 
         Always eleven numbers in this order, then those of `Photometric`, then six, so that switching one augmentation
-        off leaves the others as they were.
-
-        With a `point` the crop is any of those inside the scaled picture that hold it, and one that leaves
-        the scaled picture where the rotation carries the point out of it.
+        off leaves the others as they were. With a `point` the crop is any of those inside the scaled picture that hold
+        it, and one that leaves the scaled picture where the rotation carries the point out of it.
         """
         u = rng.random(11)
         scale = _between(self.scale, u[0])
@@ -235,7 +235,10 @@ class TrainTransform:
         return sides[0], sides[1], sides[2], sides[3]
 
     def apply(self, image: np.ndarray, label: np.ndarray, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
-        """Give the crop of image and label that `drawn` describes; no more of them is read than it shows."""
+        """Return the crop of image and label that `drawn` describes.
+
+        No more of them is read than it shows.
+        """
         target = self.crop[::-1] if drawn.turn % 2 else self.crop
         label_out = np.empty(target, np.uint8)
         warp(label, drawn, cv2.INTER_NEAREST, self.ignore_label, 0, label_out)
@@ -270,7 +273,10 @@ class TrainTransform:
 def warp(
     source: np.ndarray, drawn: Drawn, interpolation: int, border: int | Sequence[float], margin: int, out: np.ndarray
 ) -> None:
-    """Write the crop of `source` that `drawn` describes, with `margin` pixels more on all sides, to `out`."""
+    """Write the crop of `source` that `drawn` describes to `out`.
+
+    With `margin` pixels more on all sides.
+    """
     height, width = out.shape[:2]
     matrix = source_matrix(drawn, margin)
 
@@ -295,11 +301,11 @@ def warp(
 
 
 def resize(source: np.ndarray, drawn: Drawn, border: Sequence[float], margin: int, out: np.ndarray) -> bool:
-    """Do as a bilinear `warp` without rotation, or give False where that cannot be done by resizing a window.
+    """Resize a window as `warp` would; False where that differs.
 
-    A resize takes a quarter of the time of a warp, but `cv2.resize` knows no offset. So the window of the source that
-    is resized begins a few pixels further out, where a pixel of the scaled picture begins too, all but `WINDOW_ERROR`
-    of a pixel (see `_Axis.place`), and the crop is cut out of the result.
+    As a bilinear `warp` without rotation. A resize takes a quarter of the time of a warp, but `cv2.resize` knows no
+    offset. So the window of the source that is resized begins a few pixels further out, where a pixel of the scaled
+    picture begins too, all but `WINDOW_ERROR` of a pixel (see `_Axis.place`), and the crop is cut out of the result.
     """
     height, width = out.shape[:2]
     left = drawn.size[1] - (drawn.left - margin) - width if drawn.flip else drawn.left - margin
@@ -346,11 +352,12 @@ class _Axis:
 
     @classmethod
     def place(cls, start: int, length: int, scaled: int, side: int, scale: float) -> "_Axis | None":
-        """Place the window for `length` pixels from `start` on, of an axis of `side` pixels, `scaled` ones once scaled.
+        """Place the window of one axis.
 
-        A pixel of the result begins where one of the source does if its place divided by the scale is a whole number.
-        The starts before the crop are tried for the one that is nearest to that, first 32 and then 128 of them. None
-        where there is none, or no pixel of the crop is in the image.
+        For `length` pixels from `start` on, of an axis of `side` pixels, `scaled` ones once scaled. A pixel of the
+        result begins where one of the source does if its place divided by the scale is a whole number. The starts
+        before the crop are tried for the one that is nearest to that, first 32 and then 128 of them. None where there
+        is none, or no pixel of the crop is in the image.
         """
         first, end = max(start, 0), min(start + length, scaled)
         if first >= end:
@@ -371,10 +378,10 @@ class _Axis:
 
 
 def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
-    """Give the 2x3 map from pixel centres of the crop (x, y) to pixel centres of the source image.
+    """Return the 2x3 map from crop to source (x, y).
 
-    From the crop to the scaled picture (shift, mirror, rotation back), then `x -> (x + 0.5) / scale - 0.5`,
-    which is the convention of `cv2.resize`. `margin` widens the crop on all sides.
+    Between pixel centres. From the crop to the scaled picture (shift, mirror, rotation back), then `x -> (x + 0.5) /
+    scale - 0.5`, which is the convention of `cv2.resize`. `margin` widens the crop on all sides.
     """
     height, width = drawn.size
     shift = np.array([[1.0, 0, drawn.left - margin], [0, 1, drawn.top - margin], [0, 0, 1]])
@@ -387,18 +394,21 @@ def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
 
 
 def scaled_point(drawn: Drawn, point: tuple[int, int]) -> tuple[int, int]:
-    """Give the place of pixel `point` (row, column) of the source in the scaled, turned and mirrored image."""
+    """Return where a source pixel lies once scaled and turned.
+
+    point: (row, column) of the source; mirrored too.
+    """
     to_source = source_matrix(replace(drawn, top=0, left=0))
     column, row = np.linalg.solve(to_source[:, :2], np.array(point[::-1]) - to_source[:, 2])
     return round(float(row)), round(float(column))
 
 
 def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -> np.ndarray:
-    """Give brightness, contrast, saturation and hue, in this order, as one 3x4 matrix on (R, G, B, 1).
+    """Return the colour jitter as one 3x4 matrix.
 
-    Contrast scales about the mean grey of `image`, saturation about each pixel's grey, hue turns the I-Q
-    plane. The steps are those of torchvision's ColorJitter, but values are clipped once at the end, and hue
-    turns in YIQ.
+    Brightness, contrast, saturation and hue, in this order, on (R, G, B, 1). Contrast scales about the mean grey of
+    `image`, saturation about each pixel's grey, hue turns the I-Q plane. The steps are those of torchvision's
+    ColorJitter, but values are clipped once at the end, and hue turns in YIQ.
     """
     brightness, contrast, saturation, hue = jitter
     cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
