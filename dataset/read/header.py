@@ -170,6 +170,8 @@ def _npy(path: str | Path, file: BinaryIO) -> Header:
 
 def _tiff(path: str | Path, file: BinaryIO) -> Header:
     head = file.read(8)
+    if head.startswith(b"MM\0+"):
+        raise DataError(f"{path}: a BigTIFF of big-endian byte order, which is not read; save it as little-endian")
     directory = TiffDirectory(head + file.read(8) if b"+" in head[:4] else head)
     pages: list[dict] = []
     seen: set[int] = set()

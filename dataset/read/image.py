@@ -24,6 +24,7 @@ from PIL import Image
 from dataset.read import DataError
 from dataset.read.files import read_bytes
 from dataset.read.header import FORMATS, MAX_BYTES, UNREADABLE, Header, parse_header, read_facts
+from dataset.read.header import MAX_PIXELS as MAX_PIXELS
 from dataset.read.header import upright_size as upright_size
 
 fast_png: ModuleType | None
@@ -315,6 +316,7 @@ def _decode_label(path: str | Path, data: bytes, header: Header) -> np.ndarray:
     elif header.kind == "PPM" and header.mode != "1":
         values = _decode(path, data, header)  # Pillow spreads the numbers over 0 to 255
     else:
+        _verify_png(path, data, header)
         values = _decode_pillow(path, data, header, indices=True)
         depth, colour_type = data[24:26]
         if header.kind == "PNG" and colour_type == 0 and depth in (2, 4):

@@ -36,6 +36,18 @@ def test_palettes_mean_colours_greys_or_ids(tmp_path, suffix):
     assert np.array_equal(read_label(grey), IDS) and np.array_equal(read_mapped(grey, LabelMap(None, 3, "x")), IDS)
 
 
+@pytest.mark.parametrize("palette", [False, True])
+def test_damage_of_a_label_is_seen(tmp_path, palette):
+    """Any changed byte of the coded pixels: a PNG has a checksum of each chunk."""
+    ids = np.random.default_rng(0).integers(0, 3, (60, 80)).astype(np.uint8)
+    path = save_palette(tmp_path / "a.png", ids, COLORS) if palette else save(tmp_path / "a.png", ids.astype(np.uint16))
+    data = path.read_bytes()
+    start = data.index(b"IDAT") + 4
+    for place in range(start, data.index(b"IEND") - 8, 97):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        fails("a.png: not a readable", read_label, path)
+
+
 @pytest.mark.parametrize("colors", [False, True])
 @pytest.mark.parametrize("name", ["jpg", "jpg in tif", "webp"])
 def test_lossy_labels_are_refused_by_their_compression(tmp_path, name, colors):
