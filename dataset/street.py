@@ -172,8 +172,11 @@ def _draw_in_processes(order: tuple, workers: int) -> None:
     command = [sys.executable, "-m", "dataset.scene.draw", *map(str, order)]
     paths = [str(Path(scene.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    read, write = os.pipe()  # ends with this process, however that ends: the workers read it, and end then as well
     children = [
-        subprocess.Popen([*command, str(k), str(workers)], stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            [*command, str(k), str(workers)], stdin=read, stderr=subprocess.PIPE, text=True, env=environment
+        )
         for k in range(workers)
     ]
     try:
@@ -189,6 +192,8 @@ def _draw_in_processes(order: tuple, workers: int) -> None:
             child.wait()
             if child.stderr is not None:
                 child.stderr.close()
+        os.close(read)
+        os.close(write)
 
 
 def _install(finished: Path, root: Path, facts: dict) -> None:

@@ -79,10 +79,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(description=__doc__, example="sh tool/train.sh street fcn18 train.epochs=2")
     parser.add_argument("stage", choices=("train", "test"))
     parser.add_argument("dataset")
-    parser.add_argument("experiment")
+    parser.add_argument("experiment", nargs="?")
     parser.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
     args = parser.parse_intermixed_args(argv)
+    if args.experiment is None:
+        file = args.dataset if args.dataset.endswith((".yaml", ".yml")) else None
+        what = f"python -m tool.{args.stage} --config {file}" if file else f"sh tool/{args.stage}.sh street fcn18"
+        raise UserError(f"{args.dataset}: two names are needed, of a data set and an experiment; write {what}")
     path = find_experiment(args.dataset, args.experiment)
     experiment = load(path, args.overrides, args.exp)
     count = processes()

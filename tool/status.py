@@ -7,7 +7,6 @@ A run that says that it goes on is "lost" where its process is gone, and "stale"
 minute (on another machine, say, or stopped).
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,7 +21,7 @@ HEAD = ("run", "state", "step", "loss", "best", "pictures/s", "checkpoint", "hea
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, example="python -m tool.status exp/cityscapes")
     parser.add_argument("folder", nargs="?", default="exp", help="where the runs are (default: exp)")
     parser.add_argument("--json", action="store_true", help="a list of objects, one a run")
     args = parser.parse_args(argv)

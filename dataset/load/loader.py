@@ -25,7 +25,6 @@ from dataset.read import DataError
 
 SHARED = Path("/dev/shm")  # what workers hand their batches over in (Linux)
 PREFETCHED = 2  # batches that each worker makes ahead
-PATIENCE = 1800  # seconds that a batch is waited for
 
 
 class Batch(TypedDict):
@@ -46,13 +45,47 @@ class Loader(DataLoader):
     """
 
     def __iter__(self) -> Iterator:  # type: ignore[override]  # PyTorch names a private class
-        for item in super().__iter__():
+        others = multiprocessing.active_children()
+        # PyTorch's handler of SIGCHLD raises wherever the process is when a worker dies, in a destructor say, where the
+        # error is lost. Without it the death is seen here, when the next batch is waited for.
+        in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+        before = signal.getsignal(signal.SIGCHLD) if in_main else None
+        iterator = super().__iter__()
+        if in_main:
+            signal.signal(signal.SIGCHLD, before)
+        workers = [child for child in multiprocessing.active_children() if child not in others]
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise WorkerLost(error, [worker.exitcode for worker in workers if worker.exitcode]) from None
             if isinstance(item, Exception):
                 try:
                     raise item
                 finally:
                     del item  # the traceback holds this frame: without the cycle the workers end with the error
             yield item
+
+
+class WorkerLost(RuntimeError):
+    """A loader worker ended, mostly by the system.
+
+    codes: the exit codes of those that ended, negative for a signal.
+    """
+
+    def __init__(self, error: RuntimeError, codes: list[int]):
+        names = {signal.Signals(-code).name for code in codes if code < 0}
+        if "SIGBUS" in names:
+            why = "SIGBUS: /dev/shm is full. Give it more (docker run --shm-size=8g, or --ipc=host) or loader.workers=0"
+        elif "SIGKILL" in names:
+            why = "SIGKILL: by the system for lack of memory, or by somebody. Fewer loader.workers need less memory"
+        else:
+            why = ", ".join(sorted(names)) or f"exit codes {codes}"
+        super().__init__(f"{str(error).splitlines()[0]}, {why}; the same command continues from the last checkpoint")
 
 
 class ErrorsAsValues(Dataset):
@@ -126,7 +159,6 @@ def build_loader(
         num_workers=workers,
         worker_init_fn=_start_worker,
         prefetch_factor=PREFETCHED if workers else None,
-        timeout=PATIENCE if workers else 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
@@ -165,7 +197,6 @@ def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0
         num_workers=workers,
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
-        timeout=PATIENCE if workers else 0,
         generator=torch.Generator(),
     )
 

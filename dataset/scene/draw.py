@@ -3,7 +3,10 @@
 python -m dataset.scene.draw FOLDER HEIGHT WIDTH TRAIN VAL SEED SHARE OF
 """
 
+import os
+import stat
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -59,6 +62,13 @@ def draw_share(folder: str, height: int, width: int, train: int, val: int, seed:
                 raise OSError(f"{path}: could not be written (is the disk full?)")
 
 
+def _end_with_parent():
+    os.read(0, 1)  # nothing comes until the process at the other end is gone
+    os._exit(1)
+
+
 if __name__ == "__main__":
     cv2.setNumThreads(1)
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     draw_share(sys.argv[1], *map(int, sys.argv[2:]))

@@ -3,10 +3,14 @@
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 import dataset.street as street
@@ -34,6 +38,7 @@ from dataset.scene.ground import survey
 from dataset.scene.plan import ASPHALT, WHITE, Plan
 from dataset.scene.traffic import Bicycle, Car, Person
 from dataset.street import Street, draw_scene, prepare
+from tests.paths import ROOT
 
 SMALL = {"size": (48, 64), "train": 3, "val": 2}
 NAMES = [*(f"train_{i:05}.png" for i in range(3)), *(f"val_{i:05}.png" for i in range(2))]
@@ -306,6 +311,36 @@ def test_a_killed_drawing_leaves_no_set_and_is_swept(tmp_path, monkeypatch):
     os.utime(old, (1, 1))
     prepare(root, **SMALL)
     assert sorted(os.listdir(tmp_path)) == [".street-drawing-b", "street"]
+
+
+PROGRAM = """
+from dataset import street
+street._processors, street.SCENES_PER_WORKER = lambda: 2, 1
+street.prepare("street", size=(512, 1024), train=300, val=1)
+"""
+
+
+def test_drawing_in_processes_is_the_same_drawing(tmp_path, monkeypatch):
+    prepare(tmp_path / "one", size=(48, 64), train=3, val=1)
+    monkeypatch.setattr(street, "_processors", lambda: 2)
+    monkeypatch.setattr(street, "SCENES_PER_WORKER", 1)
+    prepare(tmp_path / "two", size=(48, 64), train=3, val=1)
+    for path in (tmp_path / "one").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_drawing_processes_end_with_their_parent(tmp_path):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    while not list(tmp_path.glob(".street-drawing-*/image/*.png")):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(parent.pid).children()
+    assert len(children) == 2
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 def test_several_at_once_end_in_one_whole_set(tmp_path):

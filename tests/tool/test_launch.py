@@ -87,7 +87,7 @@ MISTAKES = {
     "misspelt experiment": (["street", "fnc18"], ["no experiment 'fnc18'", "did you mean 'fcn18'", "sfnet_mobile"]),
     "misspelt data set": (["steet", "fcn18"], ["steet", "did you mean 'street'", "cityscapes"]),
     "misspelt key": (["street", "fcn18", "train.epohcs=3"], ["unknown key 'train.epohcs'", "train.epochs"]),
-    "nothing named": ([], ["required: dataset, experiment", "sh tool/train.sh street fcn18"]),
+    "nothing named": ([], ["required: dataset", "sh tool/train.sh street fcn18"]),
     "missing data root": (["cityscapes", "sfnet101", "data.root=/nowhere"], ["/nowhere", "tool.prepare"]),
 }
 
@@ -100,6 +100,32 @@ def test_a_mistake_is_one_message_and_a_status(tmp_path, name):
     assert "Traceback" not in result.stderr + result.stdout
     for part in parts:
         assert part in result.stderr
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], "sh tool/train.sh street fcn18"),
+        (["train", "street"], "write sh tool/train.sh street fcn18"),
+        (
+            ["test", "config/street/street_fcn18.yaml"],
+            "write python -m tool.test --config config/street/street_fcn18.yaml",
+        ),
+        (["train", "street", "street_fcn18"], "did you mean 'fcn18'?"),
+        (["train", "street", "fcn18", "--train.epochs", "3"], "an override has no dashes; write train.epochs=3"),
+        (["train", "street", "fcn18", "-train.epochs=3"], "an override has no dashes; write train.epochs=3"),
+        (["train", "street", "fcn18", "train.epochs =3"], "without blanks around '=': train.epochs=3"),
+        (["train", "street", "fcn18", "epochs=3"], "did you mean 'train.epochs'?"),
+        (["train", "street", "fcn18", "test.scales=[0.5,", "1]"], "in quotes: 'test.scales=[1, 2]'"),
+        (["train", "street", "fcn18", "train.epochs=010"], "'010' can be read in two ways"),
+        (["train", "street", "fcn18", "train.epochs=1:0"], "'1:0' can be read in two ways"),
+    ],
+)
+def test_a_slip_of_the_hand_is_one_line_that_says_what_to_type(arguments, words):
+    with pytest.raises(ValueError) as error:
+        launch.main(arguments)
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_label_outside_the_classes_is_named_with_its_file_and_the_map(tmp_path):

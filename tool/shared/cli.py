@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import cv2
 import torch
 
+from dataset.load.loader import WorkerLost
 from dataset.read import DataError
 from model.table import ModelError
 from util import UserError, dist
@@ -40,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         words = sys.argv[1:] if args is None else [*args]
         for word, following in pairwise([*words, "VALUE"]):
-            slip = re.fullmatch(r"--(\w+\.\w+)(?:=(.*))?", word)
+            slip = re.fullmatch(r"--?(\w+\.\w+)(?:=(.*))?", word)
             if slip:
                 value = following if slip[2] is None else slip[2]
                 raise UserError(f"{word}: an override has no dashes; write {slip[1]}={value}")
@@ -117,7 +118,7 @@ def _status_of(error: BaseException) -> int | None:
         return 2
     if isinstance(error, RuntimeError):
         signals.ignore()  # of the launcher, which ends what is left: first say why
-        reason = lost_worker(error) or dist.lost_peer(error)
+        reason = str(error) if isinstance(error, WorkerLost) else dist.lost_peer(error)
         if reason is not None:
             _report(reason)
             return dist.PEER_LOST
@@ -130,26 +131,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return error.code == cv2.Error.StsNoMem
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def lost_worker(error: RuntimeError) -> str | None:
-    """Return what became of a loader worker, or None.
-
-    None: `error` came of something else. PyTorch raises it wherever the process is at that moment, with these texts.
-    """
-    text = str(error)
-    if (
-        re.match(r"DataLoader timed out|DataLoader worker.* exited unexpectedly|DataLoader worker.* killed", text)
-        is None
-    ):
-        return None
-    what = text.strip().splitlines()[0].split(" It is possible")[0].rstrip(". ")
-    remedy = "loader.workers=1 needs less memory"
-    if "Bus error" in text:
-        remedy = "/dev/shm is full: give it more (docker run --shm-size=8g, or --ipc=host), or set loader.workers=0"
-    elif "Killed" in text:
-        what += ", by the system for lack of memory or by somebody"
-    return f"{what}; the same command continues from the last checkpoint; {remedy}"
 
 
 def lost(reason: str) -> None:

@@ -24,7 +24,9 @@ def find_experiment(dataset: str, experiment: str, root: Path = Path("config")) 
     if dataset not in folders:
         raise UserError(f"no experiments for data set '{dataset}'{_nearest(dataset, folders)}")
     names = sorted({name.removeprefix(f"{dataset}_") for name in files} | {*(networks if dataset in datasets else [])})
-    raise UserError(f"no experiment '{experiment}' for {dataset}{_nearest(experiment, names)}")
+    raise UserError(
+        f"no experiment '{experiment}' for {dataset}{_nearest(experiment.removeprefix(f'{dataset}_'), names)}"
+    )
 
 
 def _names(folder: Path) -> list[str]:

@@ -239,6 +239,8 @@ def _parse_overrides(overrides: list[str]) -> dict:
         key, equals, text = pair.partition("=")
         if not equals or not key or key.count(".") > 3:
             raise ConfigError(f"'{pair}': expected section.key=value, for example train.epochs=2")
+        if key != key.strip():
+            raise ConfigError(f"'{pair}': write it without blanks around '=': {key.strip()}={text.strip()}")
         if text.count("[") != text.count("]") or text.count("{") != text.count("}"):
             raise ConfigError(f"'{pair}': the list is cut off; write it without blanks or in quotes: '{key}=[1, 2]'")
         nested: Any = parse_yaml(text, f"'{pair}'") if text else None

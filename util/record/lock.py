@@ -57,7 +57,10 @@ class FolderLock:
             OSError: the folder cannot be written.
         """
         self._give_up()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{error.filename}: not a folder; name another one for the run with --exp") from None
         if fcntl is None:
             return f"{os.name} has no record locks"
         for _ in range(TRIES):
