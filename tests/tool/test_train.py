@@ -128,7 +128,8 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path, data, 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data):
-    experiment = make_experiment(tmp_path, data, optim={"lr": 1e30, "head_factor": 1.0})
+    diverging = {"lr": 1e3, "head_factor": 1e3, "weight_decay": 1e3}
+    experiment = make_experiment(tmp_path, data, optim=diverging)
     with pytest.raises(FloatingPointError, match=r"not finite at step \d+: .*out .*samples: train_0"):
         run(experiment, tmp_path / "run")
     assert not (tmp_path / "run" / "model" / "last.pth").exists()
