@@ -34,11 +34,13 @@ class ImageScore:
 class ImageCounts:
     """The confusion matrices of N images, sparse.
 
-    Those of image i are cells[starts[i] : starts[i + 1]] and the counts there.
+    Those of image i are cells[starts[i] : starts[i + 1]] and the counts there. scored: how many of the classes, the
+    first, are in the means; void is not.
     """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
+    scored: int
     starts: np.ndarray
     cells: np.ndarray
     counts: np.ndarray
@@ -59,8 +61,12 @@ class ImageCounts:
 
         It is the mean over the classes that occur in the image, nan without a labelled pixel.
         """
+        return mean_iou(*self.overlaps())
+
+    def overlaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return intersection and union of the scored classes: int64 (N, scored) each."""
         hits, labelled, predicted = self.sums()
-        return mean_iou(hits, labelled + predicted - hits)
+        return hits[:, : self.scored], (labelled + predicted - hits)[:, : self.scored]
 
 
 def sparse_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,17 +93,24 @@ def mean_iou(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
     return np.where(number > 0, ratios.sum(-1) / np.maximum(number, 1), np.nan)
 
 
-def joined(scores: Sequence[ImageScore], classes: Sequence[str]) -> ImageCounts:
-    """Put the counts of single images together."""
+def joined(scores: Sequence[ImageScore], classes: Sequence[str], scored: int | None = None) -> ImageCounts:
+    """Put the counts of single images together.
+
+    scored: how many of the classes are in the means; None for all.
+    """
     starts = np.cumsum([0, *(len(score.cells) for score in scores)])
     cells = np.concatenate([np.zeros(0, np.uint16), *(score.cells for score in scores)])
     counts = np.concatenate([np.zeros(0, np.uint32), *(score.counts for score in scores)])
-    return ImageCounts(tuple(score.name for score in scores), tuple(classes), starts, cells, counts)
+    return ImageCounts(
+        tuple(score.name for score in scores), tuple(classes), scored or len(classes), starts, cells, counts
+    )
 
 
-def write_per_image(folder: Path, scores: Sequence[ImageScore], classes: Sequence[str]) -> ImageCounts:
-    """Write per_image.csv and per_image.npz; return the counts."""
-    together = joined(scores, classes)
+def write_per_image(
+    folder: Path, scores: Sequence[ImageScore], classes: Sequence[str], scored: int | None = None
+) -> ImageCounts:
+    """Write per_image.csv and per_image.npz; return the counts, see `joined`."""
+    together = joined(scores, classes, scored)
     hits, labelled, _ = together.sums()
     rows = []
     for score, iou, right, pixels in zip(scores, together.mean_iou(), hits.sum(1), labelled.sum(1), strict=True):
@@ -111,6 +124,7 @@ def write_per_image(folder: Path, scores: Sequence[ImageScore], classes: Sequenc
             file,
             names=np.array(together.names, np.str_),
             classes=np.array(together.classes, np.str_),
+            scored=together.scored,
             starts=together.starts,
             cells=together.cells,
             counts=together.counts,
@@ -131,7 +145,8 @@ def read_per_image(file: Path) -> ImageCounts:
         with np.load(file, allow_pickle=False) as stored:
             names, classes = (tuple(stored[key].tolist()) for key in ("names", "classes"))
             starts, cells, counts = (stored[key] for key in ("starts", "cells", "counts"))
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            scored = int(stored["scored"])
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file}: damaged ({error}); evaluate the run again") from None
     whole = (
         starts.shape == (len(names) + 1,)
@@ -139,7 +154,8 @@ def read_per_image(file: Path) -> ImageCounts:
         and (np.diff(starts) >= 0).all()
         and cells.shape == counts.shape == (starts[-1],)
         and (cells < len(classes) ** 2).all()
+        and 1 <= scored <= len(classes)
     )
     if not whole:
         raise UserError(f"{file}: damaged (its arrays do not fit together); evaluate the run again")
-    return ImageCounts(names, classes, starts, cells, counts.astype(np.int64))
+    return ImageCounts(names, classes, scored, starts, cells, counts.astype(np.int64))

@@ -1,0 +1,37 @@
+"""Compares results: paired intervals of mIoU, classes, keys, seeds, images.
+
+    python -m tool.compare exp/camvid/pspnet50 exp/camvid/danet50
+    python -m tool.compare exp/camvid/a/result/val-whole exp/camvid/b/result/val-whole --html comparison.html
+
+RUN is a run's folder with one result, or the folder of a result. The first one is what the others are compared with.
+"""
+
+import json
+from pathlib import Path
+
+from tool.shared import cli
+from util.report.compare import compare, read_result
+from util.report.comparison import text, write_csv, write_page
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(description=__doc__, example="exp/camvid/pspnet50 exp/camvid/danet50 --html comparison.html")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a result")
+    parser.add_argument("--json", metavar="FILE", help="everything that is found, for programs")
+    parser.add_argument("--csv", metavar="FILE", help="a line for each result")
+    parser.add_argument("--html", metavar="FILE", help="one page without network access")
+    args = parser.parse_intermixed_args(argv)
+    comparison = compare([read_result(Path(run)) for run in args.runs])
+    print(text(comparison))
+    if args.json:
+        content = json.dumps(comparison, indent=1, allow_nan=False, default=str) + "\n"
+        Path(args.json).write_text(content, encoding="utf-8")
+    if args.csv:
+        write_csv(Path(args.csv), comparison)
+    if args.html:
+        write_page(Path(args.html), comparison)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.command(main)

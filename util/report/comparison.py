@@ -1,0 +1,102 @@
+"""A comparison as text, CSV and page; `compare` gives its content."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from util.record.files import replacing
+from util.record.log import printable
+from util.record.table import csv_bytes
+from util.report.html import percent, render
+
+SHOWN = 10  # images in the terminal
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write rows as columns: the first to the left, the others to the right."""
+    rows = [[printable(" ".join(text.split())) for text in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def signed(value: float | None) -> str:
+    """Write a difference of fractions in percentage points."""
+    return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def bounds(interval: Sequence[float] | None, form: Any = percent) -> str:
+    """Write an interval."""
+    return "-" if interval is None else f"{form(interval[0])} .. {form(interval[1])}"
+
+
+def text(comparison: Mapping[str, Any]) -> str:
+    """Return a comparison for the terminal; scores in percent."""
+    runs = comparison["runs"]
+    differences = {entry["name"]: entry for entry in comparison["differences"]}
+    rows = [["result", "mIoU", "95 %", "to the first", "95 %", "mAcc", "allAcc", "images", "seed"]]
+    for run in runs:
+        other = differences.get(run["name"], {})
+        mark = " *" if other.get("apart") else ""
+        row = [run["name"], percent(run["mIoU"]), bounds(run["interval"])]
+        row += [signed(other.get("mIoU")) + mark, bounds(other.get("interval"), signed)]
+        row += [percent(run["mAcc"]), percent(run["allAcc"]), str(run["num_images"]), str(run["seed"])]
+        rows.append(row)
+    lines = aligned(rows)
+    if any(run["interval"] for run in runs):
+        lines.append(f"95 %: {comparison['resamples']} resamples of the images, the same for all; * 0 lies outside")
+    lines += [printable(note) for note in comparison["notes"]]
+    numbers = [str(index + 1) for index in range(len(runs))]
+    if len(runs) > 1:
+        lines += [
+            "",
+            *aligned([["class", *numbers, *(f"{number}-1" for number in numbers[1:])], *_classes(comparison)]),
+        ]
+    if comparison["keys"]:
+        keys = [[row["key"], *map(str, row["values"])] for row in comparison["keys"]]
+        lines += ["", *aligned([["key", *numbers], *keys])]
+    if comparison["seeds"]:
+        rows = [["over seeds", "mIoU", "deviation", "runs"]]
+        for group in comparison["seeds"]:
+            rows.append([", ".join(group["runs"]), percent(group["mean"]), percent(group["deviation"]), _count(group)])
+        lines += ["", *aligned(rows)]
+    if comparison["images"]:
+        images = [[row["name"], *map(percent, row["mIoU"])] for row in comparison["images"][:SHOWN]]
+        lines += ["", *aligned([["images that differ most", *numbers], *images])]
+    return "\n".join(lines)
+
+
+def _classes(comparison: Mapping[str, Any]) -> list[list[str]]:
+    return [[row["name"], *map(percent, row["iou"]), *map(signed, row["difference"])] for row in comparison["classes"]]
+
+
+def _count(group: Mapping[str, Any]) -> str:
+    return str(len(group["seeds"]))
+
+
+def write_csv(file: Path, comparison: Mapping[str, Any]) -> None:
+    """Write a line for each result, with a column for each class."""
+    differences = {entry["name"]: entry for entry in comparison["differences"]}
+    header = ["result", "seed", "images", "mIoU", "low", "high", "mAcc", "allAcc"]
+    header += ["difference", "difference low", "difference high"]
+    rows = []
+    for index, run in enumerate(comparison["runs"]):
+        other = differences.get(run["name"], {})
+        row = [run["name"], run["seed"], run["num_images"], run["mIoU"], *(run["interval"] or (None, None))]
+        row += [run["mAcc"], run["allAcc"], other.get("mIoU"), *(other.get("interval") or (None, None))]
+        rows.append([*row, *(entry["iou"][index] for entry in comparison["classes"])])
+    with replacing(file) as part:
+        part.write_bytes(csv_bytes(header + [f"IoU {entry['name']}" for entry in comparison["classes"]], rows))
+
+
+def write_page(file: Path, comparison: Mapping[str, Any]) -> None:
+    """Write a comparison as one page without network access."""
+    spans = [bound for entry in comparison["differences"] for bound in entry["interval"] or ()]
+    reach = max([abs(bound) for bound in spans] + [1e-6])
+    content = {"comparison": comparison, "signed": signed, "bounds": bounds, "reach": reach}
+    render(file, "compare.html", content)
