@@ -59,6 +59,11 @@ def make_experiment(folder: Path, data: Path, /, **sections) -> Path:
     return path
 
 
+def newest_metrics(folder: Path) -> Path:
+    """The metrics.json below a folder that was written last."""
+    return max(folder.rglob("metrics.json"), key=lambda file: file.stat().st_mtime_ns)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

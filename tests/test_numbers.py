@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import model
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, newest_metrics
 from tests.faults.runs import TOY
 from tests.util.dist.test_dist import run_processes
 from tool import train
@@ -43,7 +43,7 @@ def test_one_two_and_three_processes_count_the_same_matrix(tmp_path, data, monke
         for count in counts:
             lines = run_processes(count, SCORE, *arguments, f"test.index_step={step}")
             found.append(json.loads(lines[0])[0])
-            metrics = json.loads((tmp_path / "run" / "result" / "metrics.json").read_text())
+            metrics = json.loads(newest_metrics(tmp_path / "run").read_text())
             assert metrics["num_images"] == pictures
             assert sum(c["pixels"] for c in metrics["classes"]) == sum(map(sum, found[-1]))
         assert all(each == found[0] for each in found) and sum(map(sum, found[0])) == pictures * 64 * 94

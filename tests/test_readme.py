@@ -97,7 +97,7 @@ def test_own_data_as_the_readme_writes_it(tmp_path):
         command = [sys.executable, "-m", stage, "--config", str(path), "--exp", str(tmp_path / "run")]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "result" / "metrics.json").is_file()
+    assert (tmp_path / "run" / "result" / "val-whole" / "metrics.json").is_file()
 
 
 def test_quickstart_in_a_copy_of_the_project(tmp_path):
@@ -130,8 +130,8 @@ def test_quickstart_in_a_copy_of_the_project(tmp_path):
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout and "lane marking" in done.stdout
         last = done.stdout.strip().splitlines()[-4:]
-        assert "result/pictures" in last[0] and "sh tool/train.sh" in last[-1]
-    result = copy / "exp" / "street" / "sfnet_mobile" / "result"
+        assert "result/val-whole/pictures" in last[0] and "sh tool/train.sh" in last[-1]
+    result = copy / "exp" / "street" / "sfnet_mobile" / "result" / "val-whole"
     assert len(list((result / "pictures").iterdir())) == 4
 
 

@@ -3,7 +3,7 @@
 Or on the CPU: what tool/train.sh and tool/test.sh call.
 
     python -m tool.launch train DATASET EXPERIMENT [section.key=value ...]
-    python -m tool.launch test DATASET EXPERIMENT [section.key=value ...]
+    python -m tool.launch test DATASET EXPERIMENT [--checkpoint FILE] [section.key=value ...]
 
 `train` trains (or continues) and then evaluates. Environment:
 
@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("dataset")
     parser.add_argument("experiment", nargs="?")
     parser.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="for test: weights to score (default: the run's own)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
     args = parser.parse_intermixed_args(argv)
     if args.experiment is None:
@@ -89,6 +90,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{args.dataset}: two names are needed, of a data set and an experiment; write {what}")
     path = find_experiment(args.dataset, args.experiment)
     experiment = load(path, args.overrides, args.exp)
+    chosen = ["--checkpoint", args.checkpoint] if args.checkpoint else []
+    if chosen and args.stage == "train":
+        parser.error("--checkpoint is for test; a training starts from a file with model.init=FILE")
+    if chosen and args.exp:
+        chosen += ["--exp", args.exp]
     count = processes()
     again = restarts(experiment.config.train.resume)
     stages = ("tool.train", "tool.test") if args.stage == "train" else ("tool.test",)
@@ -97,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         resolved = folder / path.name
         hand_over(experiment, resolved)
         for stage in stages:
-            status = start(stage, ["--config", str(resolved)], count, again, folder)
+            status = start(stage, ["--config", str(resolved), *chosen], count, again, folder)
             if status:
                 return status
     return 0

@@ -9,8 +9,9 @@ install_env "" ""
 "$PYTHON" -m tool.launch train street sfnet_mobile "$@" || exit
 cat <<END
 
-pictures (photo | truth | prediction):  exp/street/sfnet_mobile/result/pictures
-scores:                                 exp/street/sfnet_mobile/result/metrics.json
+the report, a page for your browser:    exp/street/sfnet_mobile/result/val-whole/report.html
+pictures (photo | truth | prediction):  exp/street/sfnet_mobile/result/val-whole/pictures
+scores:                                 exp/street/sfnet_mobile/result/val-whole/metrics.json
 next, your own data or Cityscapes:      README.md, "Real data"
 the same network with another setting:  sh tool/train.sh street sfnet_mobile train.epochs=40 --exp exp/street/longer
 END

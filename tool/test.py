@@ -5,9 +5,9 @@
     python -m tool.test --checkpoint FILE data.root=/data/cityscapes
 
 FILE is a checkpoint of ours or a published one, whose preprocessing and classes are used. Without --config it is
-scored by what it knows itself, and the results lie beside it in FILE.result. Into the run's result folder go
-metrics.json, metrics.csv, table.txt, confusion.png, the predictions gray/ and color/, and pictures/ photo | truth |
-prediction.
+scored by what it knows itself. The results of a run lie in its result/SPLIT-PROTOCOL, those of a FILE in FILE.result:
+report.html, metrics.json, metrics.csv, table.txt, confusion.png, per_image.csv, the predictions gray/ and color/, and
+pictures/ photo | truth | prediction.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,15 @@ from tool.shared import cli
 from tool.shared.data import check_labels, dataset_of, loader_workers
 from tool.shared.network import build_predictor
 from tool.shared.published import BLACK
+from tool.shared.results import Place, beside, place_of, write
 from tool.shared.trained import Trained, experiment_of, open_trained
 from util import UserError, dist
-from util.config.load import RunPaths, load
+from util.config.load import Experiment, RunPaths, load
 from util.config.schema import Config, TestConfig
 from util.record.log import log, open_log, printable
 from util.record.memory import keep_memory
-from util.report.result import PredictionWriter, score_predictions, write_results, write_submission
+from util.report.details import Details, Measured
+from util.report.result import PredictionWriter, output_path, score_predictions, write_submission
 from util.report.visual import triptych
 from util.score.evaluate import Timing, compare, evaluate, shard
 from util.score.metric import ConfusionMatrix
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         experiment = experiment_of(args.checkpoint, args.overrides, args.exp)
     else:
         parser.error("an experiment or a checkpoint is needed: --config FILE, or --checkpoint FILE data.root=FOLDER")
+    if args.checkpoint and not args.exp and Path(args.checkpoint).is_file():
+        experiment = replace(experiment, run=beside(args.checkpoint))
     config, run = experiment.config, experiment.run
     device = dist.init(cli.lost)
     open_log(run.folder / "test.log")
@@ -71,8 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         log.info("%d of %d pictures have no label: predicted, not scored", len(indices) - len(labelled), len(indices))
     matrix = VoidConfusion if config.test.void == "class" else ConfusionMatrix
     confusion = matrix(len(data.classes), data.ignore_label, device) if labelled else None
+    place = place_of(experiment, indices, len(data))
+    record = Recorder(config, place, data, [data.sample_name(i) for i in indices], bool(labelled))
     if config.test.has_prediction:
-        score_existing(config, run, data, indices, confusion)
+        score_existing(experiment, place, data, indices, confusion, record)
         return 0
     file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
     trained = open_trained(file, experiment, data)
@@ -80,15 +86,15 @@ def main(argv: list[str] | None = None) -> int:
     predictor = predictor_of(config, model, trained.num_outputs, device, trained.outputs)
     log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
     mine = shard(indices, dist.rank(), dist.world_size())
-    record = Recorder(config, run.result, data, [data.sample_name(i) for i in indices])
     samples = build_eval_loader(data, mine, loader_workers(config))
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
     protocol = predictor.describe() | trained.describe() | {"engine": engine_of(model)}
     if predictor.windows == "fast" and labelled and config.test.compare:
         protocol["compared"] = compare_ways(trained, model, data, labelled, device)
+    measured = record.measured()
     if dist.is_main():
-        conclude(config, run, data, indices, confusion, scores, timing, protocol, file)
+        conclude(experiment, place, data, indices, confusion, scores, timing, protocol, file, measured, record.colors)
     return 0
 
 
@@ -182,84 +188,106 @@ def find_checkpoint(given: Path | None, config: Config, run: RunPaths) -> Path:
 
 
 class Recorder:
-    """Keeps predictions.
+    """Keeps what is wanted of each prediction.
 
-    The files gray/ and color/, and the first few as photo | truth | prediction.
+    The files gray/ and color/, the first few as photo | truth | prediction, and what the report shows.
     """
 
-    def __init__(self, config: Config, folder: Path, data, names: list[str]):
-        self.folder = folder / "pictures"
+    def __init__(self, config: Config, place: Place, data, names: list[str], labelled: bool):
+        self.folder = place.scores / "pictures"
         self.shown = set(names[: config.test.pictures])
-        needed = config.test.save_gray or config.test.submission
+        test, void = config.test, config.test.void == "class"
         self.colors, self.classes = data.colors, [*data.classes]
-        if config.test.void == "class":
+        if void:
             self.colors, self.classes = np.vstack([data.colors, [BLACK]]).astype(np.uint8), [*data.classes, "void"]
-        self.write = PredictionWriter(folder, self.colors, needed, config.test.save_color)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        gray, color = (test.save_gray or test.submission), test.save_color
+        if test.has_prediction:
+            gray = color = False
+            self.shown = set()
+        self.write = PredictionWriter(place.predictions, self.colors, gray, color)
+        self.details = Details(names, self.colors, void) if test.report and labelled else None
 
     def __call__(self, sample: dict, prediction) -> None:
         self.write(sample, prediction)
+        if self.details is not None and "label" in sample:
+            self.details(sample, prediction)
         if sample["name"] in self.shown:
             truth = sample["label"].numpy() if "label" in sample else None
             image = sample["image"].permute(1, 2, 0).numpy()
             picture = triptych(image, truth, prediction, self.colors, self.classes)
-            path = self.folder / f"{sample['name'].replace('/', '_')}.png"
+            path = output_path(self.folder, sample["name"])
+            path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
+    def measured(self, alone: bool = False) -> Measured | None:
+        """Join what all processes have measured for the report; None without one."""
+        return None if self.details is None else self.details.gather(alone)
 
-def conclude(config, run, data, indices, confusion, scores, timing, protocol, file) -> None:
+
+def conclude(
+    experiment: Experiment,
+    place: Place,
+    data,
+    indices,
+    confusion,
+    scores,
+    timing: Timing,
+    protocol: dict | None,
+    file: Path | None,
+    measured: Measured | None,
+    colors: np.ndarray,
+) -> None:
     """Write and print the scores.
 
     Also the test server's zip if it is asked for.
     """
+    test = experiment.config.test
     if scores is None:
-        log.info("%d pictures without labels predicted: %s", timing.num_images, run.result)
+        log.info("%d pictures without labels predicted: %s", timing.num_images, place.predictions)
     else:
-        labelled = sum(data.samples[i][1] is not None for i in indices)
-        timing = replace(timing, num_images=labelled)
-        protocol = {"name": config.test.protocol, "split": config.test.split, **protocol} if protocol else None
-        text = write_results(run.result, scores, confusion, data.classes, timing, protocol, file)
-        print(printable(text), flush=True)
+        timing = replace(timing, num_images=sum(data.samples[i][1] is not None for i in indices))
+        protocol = {"name": test.protocol, "split": test.split, **protocol} if protocol else None
+        result = experiment, data, colors, confusion, scores, timing, protocol, file, measured
+        print(printable(write(place, *result)), flush=True)
         log.info(
             "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures, %.3f s a picture",
             data.name,
-            config.test.split,
+            test.split,
             scores.mIoU,
             scores.mAcc,
             scores.allAcc,
             timing.num_images,
             timing.seconds_per_image,
         )
-    if config.test.submission:
+    if test.submission:
         names = [data.sample_name(i) for i in indices]
-        path = run.result / "submission.zip"
-        write_submission(path, ((name, data.to_label_ids(read_gray(run.result, name))) for name in names))
+        path = place.scores / "submission.zip"
+        write_submission(path, ((name, data.to_label_ids(read_gray(place.predictions, name))) for name in names))
         log.info("for the test server: %s", path)
-    log.info("results: %s", run.result)
+    log.info("results: %s", place.scores)
 
 
 def read_gray(folder: Path, name: str):
     return cv2.imread(str(folder / "gray" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
 
 
-def score_existing(config: Config, run: RunPaths, data, indices, confusion) -> None:
-    """Score the predictions in result/gray.
-
-    Rank 0 alone.
+def score_existing(experiment: Experiment, place: Place, data, indices, confusion, record: Recorder) -> None:
+    """Score the predictions that lie in gray/ already; rank 0 alone.
 
     Raises:
         UserError: the split has no labels.
     """
+    config = experiment.config
     if confusion is None:
         raise UserError(f"test.has_prediction: the split {config.test.split} has no labels to score against")
     if not dist.is_main():
         return
     labelled = [i for i in indices if data.samples[i][1] is not None]
     samples = build_eval_loader(data, labelled, loader_workers(config))
-    labels = ((sample["name"], sample["label"]) for sample in samples)
-    number = score_predictions(run.result, labels, confusion)
+    number = score_predictions(place.predictions, samples, confusion, record)
     timing = Timing(number, float("nan"), float("nan"))
-    conclude(config, run, data, indices, confusion, confusion.result(), timing, None, None)
+    measured, scores = record.measured(alone=True), confusion.result()
+    conclude(experiment, place, data, indices, confusion, scores, timing, None, None, measured, record.colors)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_a_network_without_backbone_trains_and_is_scored(tmp_path, data):
     arguments = ["--config", str(experiment), "--exp", str(tmp_path / "run")]
     assert train.main(arguments) == 0
     assert test.main(arguments) == 0
-    assert (tmp_path / "run" / "result" / "metrics.json").is_file()
+    assert (tmp_path / "run" / "result" / "val-whole" / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize(

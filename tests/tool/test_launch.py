@@ -55,12 +55,12 @@ def test_train_then_evaluate_then_again(tmp_path, data):
     first = call("sh", "tool/train.sh", *small(run, data))
     assert first.returncode == 0, first.stderr
     assert "pixel accuracy" in first.stdout
-    score = json.loads((run / "result" / "metrics.json").read_text())["mIoU"]
+    score = json.loads((run / "result" / "val-whole" / "metrics.json").read_text())["mIoU"]
     again = call("sh", "tool/train.sh", *small(run, data))
     assert again.returncode == 0 and "nothing to do" in again.stdout
     alone = call("sh", "tool/test.sh", *small(run, data, "test.scales=[0.5, 1]", "test.flip=true"))
     assert alone.returncode == 0, alone.stderr
-    metrics = json.loads((run / "result" / "metrics.json").read_text())
+    metrics = json.loads((run / "result" / "val-whole-scales0.5_1-flip" / "metrics.json").read_text())
     assert metrics["protocol"]["scales"] == [0.5, 1.0] and metrics["protocol"]["flip"] is True
     assert 0 <= score <= 1
 
@@ -71,7 +71,7 @@ def test_two_processes_from_the_launcher(tmp_path, data):
     assert done.returncode == 0, done.stderr
     env = json.loads((run / "env.json").read_text())
     assert env["processes"] == 2 and "fcn18" in env["command"] and "model.sync_bn=true" in env["command"]
-    assert json.loads((run / "result" / "metrics.json").read_text())["num_images"] == 5
+    assert json.loads((run / "result" / "val-whole" / "metrics.json").read_text())["num_images"] == 5
 
 
 def wrong_label(folder: Path) -> Path:
@@ -291,14 +291,14 @@ def test_metrics_equal_an_independent_recount_of_the_saved_predictions(tmp_path,
     for line in (data / "val.txt").read_text().splitlines():
         image, label = line.split()
         truth = cv2.imread(str(data / label), cv2.IMREAD_UNCHANGED)
-        guess = cv2.imread(str(run / "result" / "gray" / Path(image).name), cv2.IMREAD_UNCHANGED)
+        guess = cv2.imread(str(run / "result" / "val-whole" / "gray" / Path(image).name), cv2.IMREAD_UNCHANGED)
         for t in range(3):
             for p in range(3):
                 matrix[t, p] += int(((truth == t) & (guess == p)).sum())
     hit = matrix.diagonal()
     union = matrix.sum(0) + matrix.sum(1) - hit
     iou = hit[union > 0] / union[union > 0]
-    metrics = json.loads((run / "result" / "metrics.json").read_text())
+    metrics = json.loads((run / "result" / "val-whole" / "metrics.json").read_text())
     assert metrics["mIoU"] == pytest.approx(iou.mean(), abs=1e-9)
     assert metrics["allAcc"] == pytest.approx(hit.sum() / matrix.sum(), abs=1e-9)
     assert [c["pixels"] for c in metrics["classes"]] == matrix.sum(1).tolist()

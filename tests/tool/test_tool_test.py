@@ -11,7 +11,7 @@ import pytest
 from dataset.base import SegDataset
 from dataset.cityscapes import Cityscapes
 from model.inference.export import missing
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, newest_metrics
 from tool import test, train
 from util import checkpoint
 from util.record.files import sha256
@@ -29,7 +29,7 @@ def trained(tmp_path_factory, data):
 
 def score(experiment, run, *overrides) -> dict:
     assert test.main(["--config", str(experiment), "--exp", str(run), *overrides]) == 0
-    return json.loads((run / "result" / "metrics.json").read_text())
+    return json.loads(newest_metrics(run / "result").read_text())
 
 
 def test_a_range_of_pictures(trained):
@@ -114,10 +114,10 @@ def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch, tmp_
 
 def test_a_split_without_labels_is_predicted_not_scored(trained):
     experiment, run = trained
-    (run / "result" / "metrics.json").unlink(missing_ok=True)
+    (run / "result" / "val-whole" / "metrics.json").unlink(missing_ok=True)
     assert test.main(["--config", str(experiment), "--exp", str(run), "test.split=test"]) == 0
-    assert not (run / "result" / "metrics.json").exists()
-    assert (run / "result" / "gray" / "val_000.png").is_file()
+    assert not (run / "result" / "val-whole" / "metrics.json").exists()
+    assert (run / "result" / "test-whole" / "gray" / "val_000.png").is_file()
     with pytest.raises(ValueError, match="no labels to score"):
         test.main(["--config", str(experiment), "--exp", str(run), "test.split=test", "test.has_prediction=true"])
 
@@ -138,9 +138,9 @@ def test_a_submission_holds_the_ids_on_disk_or_is_refused(trained, data, tmp_pat
     options = ["test.split=test", "test.submission=true"]
     label_map = "data.label_map={10: 0, 20: 1, 30: 2}"
     assert test.main(["--config", str(experiment), "--exp", str(run), *options, label_map]) == 0
-    with zipfile.ZipFile(run / "result" / "submission.zip") as archive:
+    with zipfile.ZipFile(run / "result" / "test-whole" / "submission.zip") as archive:
         ids = cv2.imdecode(np.frombuffer(archive.read("val_000.png"), np.uint8), cv2.IMREAD_UNCHANGED)
-    gray = cv2.imread(str(run / "result" / "gray" / "val_000.png"), cv2.IMREAD_UNCHANGED)
+    gray = cv2.imread(str(run / "result" / "test-whole" / "gray" / "val_000.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(ids, 10 * (gray + 1))
     label_map = "data.label_map={10: 0, 20: 1, 30: 2, 31: 2}"
     with pytest.raises(ValueError, match="class 'ball' the values 30, 31"):
@@ -174,10 +174,10 @@ test: {{split: test, submission: true}}
     run = tmp_path / "run"
     arguments = ["--config", str(path), "--exp", str(run), "--checkpoint", str(tmp_path / "w.pth")]
     assert test.main(arguments) == 0
-    with zipfile.ZipFile(run / "result" / "submission.zip") as archive:
+    with zipfile.ZipFile(run / "result" / "test-whole" / "submission.zip") as archive:
         assert archive.namelist() == [f"{stem}.png"]
         ids = cv2.imdecode(np.frombuffer(archive.read(f"{stem}.png"), np.uint8), cv2.IMREAD_UNCHANGED)
-    gray = cv2.imread(str(run / "result" / "gray" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
+    gray = cv2.imread(str(run / "result" / "test-whole" / "gray" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
     assert ids.shape == (64, 96) and np.array_equal(ids, np.array(official, np.uint8)[gray])
 
 

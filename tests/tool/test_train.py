@@ -52,14 +52,14 @@ def test_a_small_run_learns_and_is_scored(tmp_path, data):
     losses = logged_losses(folder)
     assert losses[-1] < 0.5 * losses[0]
     assert test.main(["--config", str(experiment), "--exp", str(folder)]) == 0
-    metrics = json.loads((folder / "result" / "metrics.json").read_text())
+    metrics = json.loads((folder / "result" / "val-whole" / "metrics.json").read_text())
     assert metrics["mIoU"] > 0.6
     assert metrics["checkpoint"]["sha256"] == sha256(folder / "model" / "last.pth")
     assert state["classes"] == ["sky", "grass", "ball"] and state["epoch"] == 12
-    for name in ("config.yaml", "env.json", "train.log", "model/best.pth", "result/confusion.png"):
+    for name in ("config.yaml", "env.json", "train.log", "model/best.pth", "result/val-whole/confusion.png"):
         assert (folder / name).is_file(), name
-    assert len(list((folder / "result" / "gray").iterdir())) == 5
-    assert len(list((folder / "result" / "pictures").iterdir())) == 2
+    assert len(list((folder / "result" / "val-whole" / "gray").iterdir())) == 5
+    assert len(list((folder / "result" / "val-whole" / "pictures").iterdir())) == 2
 
 
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "accumulate": 2}, {"amp": "bf16"}], ids=["plain", "ema", "bf16"])

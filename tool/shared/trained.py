@@ -18,6 +18,7 @@ from dataset import SegDataset
 from tool.shared.data import plain_label_map
 from tool.shared.network import rebuild
 from tool.shared.published import is_void, read_ours
+from tool.shared.results import beside
 from util import UserError, checkpoint
 from util.checkpoint.facts import Facts, facts_of
 from util.config.load import COMMAND_LINE, Experiment, RunPaths, saved_config
@@ -289,8 +290,7 @@ def experiment_of(file: str | Path, overrides: Sequence[str], folder: str | Path
         raw |= {"test": facts.protocol} if facts.protocol else {}
     config = saved_config(raw, str(file), overrides)
     sources = {override.partition("=")[0]: COMMAND_LINE for override in overrides}
-    place = Path(file).with_suffix(".result")
-    run = RunPaths(Path(folder), Path(folder) / "result") if folder else RunPaths(place, place)
+    run = RunPaths(Path(folder), Path(folder) / "result") if folder else beside(file)
     note = f"the experiment that {file} knows: {spec['name']}, data set {config.data.name}"
     return Experiment(config, run, (note,), sources, tuple(sys.argv))
 

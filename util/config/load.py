@@ -53,6 +53,7 @@ class Experiment:
     notes: tuple[str, ...]  # for the log
     sources: dict[str, str]  # section.key -> files, or "command line"; a key that is missing has its default
     command: tuple[str, ...]  # what the user has typed
+    name: str | None = None  # of its file; None for what a checkpoint knows
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
@@ -92,7 +93,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
         place, result, checkpoint = handed_over["run"]
         run = RunPaths(Path(place), Path(result), Path(checkpoint) if checkpoint else None)
         notes, sources, command = (handed_over[key] for key in ("notes", "sources", "command"))
-        return Experiment(config, run, tuple(notes), sources, tuple(command))
+        return Experiment(config, run, tuple(notes), sources, tuple(command), path.stem)
     for key in PROTOCOLS[config.test.protocol]:
         sources.setdefault(f"test.{key}", f"protocol {config.test.protocol}")
 
@@ -104,7 +105,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
     else:
         derived = _run_folder(path, config.data.name)
         run = RunPaths(derived, derived / "result")
-    return Experiment(config, run, tuple(notes), sources, tuple(sys.argv))
+    return Experiment(config, run, tuple(notes), sources, tuple(sys.argv), path.stem)
 
 
 def saved_config(raw: dict, name: str, overrides: Iterable[str] = ()) -> Config:

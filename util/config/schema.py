@@ -378,8 +378,11 @@ class TestConfig(Section):
     save_gray: bool = Field(True, description="write predictions as class ids")
     save_color: bool = Field(True, description="write predictions in colour")
     pictures: int = Field(12, ge=0, le=COUNT, description="how many pictures photo | truth | prediction are written")
+    report: bool = Field(
+        True, description="write report.html and the scores of single images; boundaries and object sizes cost time"
+    )
     submission: bool = Field(False, description="write a zip in the label ids and names of the test server")
-    has_prediction: bool = Field(False, description="score the predictions that are already in result/gray")
+    has_prediction: bool = Field(False, description="score the predictions that are already in gray/ of the result")
     void: Literal["ignore", "class"] = Field(
         "ignore",
         description="of a network with one output more than classes, the last for what is ignored: without this "

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]  # asked for before each use
 
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "timm", "opencv-python-headless", "opencv-python")
 
 
@@ -32,10 +34,7 @@ def versions() -> dict[str, str]:
 
 def environment(device: torch.device) -> dict:
     """Say where a number comes from: versions, hardware, commit, command."""
-    git = shutil.which("git")  # a container may have none
-    commit = (
-        git and subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    )
+    commit, dirty = project_commit()
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     return {
         "versions": versions(),
@@ -43,9 +42,26 @@ def environment(device: torch.device) -> dict:
         "processes": dist.world_size(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
-        "commit": commit or None,
+        "commit": commit,
+        "dirty": dirty,
         "command": sys.argv,
     }
+
+
+def project_commit() -> tuple[str | None, bool | None]:
+    """Return the commit of this project, and whether its files differ.
+
+    Of this project, not of the folder one stands in; None each where it is no clone.
+    """
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return None, None
+    words = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    commit, changes = (
+        subprocess.run(["git", "-C", str(ROOT), *each], capture_output=True, text=True, check=False) for each in words
+    )
+    if commit.returncode or changes.returncode:  # of another user, whom git does not trust
+        return None, None
+    return commit.stdout.strip(), bool(changes.stdout.strip())
 
 
 def peak_memory(device: torch.device) -> str:

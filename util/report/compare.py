@@ -1,4 +1,4 @@
-"""Compares results: how far apart they are, how sure that is, and where they differ."""
+"""Compares results: how far apart, how sure, and where."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class Result:
 
 
 def find_result(place: Path) -> Path:
-    """Find the folder of a result: the place itself, or the only result of a run.
+    """Find the folder of a result, or of a run's only one.
 
     Raises:
         FileNotFoundError: there is none.
@@ -117,7 +117,7 @@ def flat_config(file: Path) -> dict[str, Any]:
 
 
 def resample(overlaps: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int = RESAMPLES) -> np.ndarray:
-    """Draw the images anew and score each run on them: mIoU, float (resamples, runs).
+    """Score every run on images drawn anew: mIoU, (resamples, runs).
 
     Every run is scored on the same draws, so that differences of columns are paired: Efron and Tibshirani, "An
     Introduction to the Bootstrap", 1993, chapters 6 and 13.
@@ -137,7 +137,10 @@ def resample(overlaps: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int =
 
 
 def interval(values: np.ndarray) -> list[float] | None:
-    """Return the middle 95 % of resampled values; None where one is undefined."""
+    """Return the middle 95 % of resampled values.
+
+    None where one is undefined.
+    """
     if np.isnan(values).any():
         return None
     rest = (100 - SHARE) / 2
@@ -205,7 +208,11 @@ def _protocols(results: Sequence[Result]) -> list[str]:
 
 
 def align(results: Sequence[Result]) -> tuple[list[ImageCounts], list[str]]:
-    """Bring the images of all results into one order; none, and a reason, where they are not the same images."""
+    """Bring the images of all results into one order.
+
+    Returns:
+        the counts; or none, and the reason, where they are not the same images.
+    """
     missing = [result.name for result in results if result.counts is None]
     if missing:
         return [], [f"no intervals: {', '.join(missing)} without {NPZ}; evaluate again with test.report=true"]
@@ -237,7 +244,7 @@ def _take(counts: ImageCounts, order: Sequence[int]) -> ImageCounts:
 
 
 def class_differences(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Give each class's IoU in every result, and its difference to the first."""
+    """Give the IoU of each class and its differences to the first."""
     rows = []
     for entries in zip(*(result.metrics["classes"] for result in results), strict=True):
         iou = [entry["iou"] for entry in entries]
@@ -260,7 +267,10 @@ def experiment_key(config: Mapping[str, Any]) -> str:
 
 
 def over_seeds(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Give mean and deviation (of a sample, n - 1) of results that differ in their seed alone."""
+    """Give mean and deviation of results over seeds.
+
+    They differ in their seed alone; the deviation is that of a sample (n - 1).
+    """
     groups: dict[str, list[Result]] = {}
     for result in results:
         if result.config:

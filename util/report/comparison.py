@@ -13,7 +13,7 @@ SHOWN = 10  # images in the terminal
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Write rows as columns: the first to the left, the others to the right."""
+    """Write rows as columns, the first aligned left, others right."""
     rows = [[printable(" ".join(text.split())) for text in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [

@@ -35,8 +35,9 @@ class Page:
     Args:
         title: of the experiment.
         metrics: content of metrics.json.
-        matrix: confusion matrix, int64 (C, C), rows = truth.
-        colors: uint8 (C, 3) RGB.
+        names: of the confusion matrix: the classes, and void where it is one.
+        matrix: confusion matrix, int64 (names, names), rows = truth.
+        colors: uint8 (names, 3) RGB.
         measured: boundaries, sizes and images; None where they were not measured.
         counts: of the images; None where they were not measured.
         history: lines of history.csv; none where no training is known.
@@ -45,6 +46,7 @@ class Page:
 
     title: str
     metrics: Mapping[str, Any]
+    names: Sequence[str]
     matrix: np.ndarray
     colors: np.ndarray
     measured: Measured | None
@@ -115,7 +117,7 @@ def class_rows(page: Page) -> list[dict[str, Any]]:
         dict(entry)
         | {"color": color, "share": entry["pixels"] / total}
         | {name: values[index] for name, values in columns.items()}
-        for index, (entry, color) in enumerate(zip(classes, page.colors.tolist(), strict=True))
+        for index, (entry, color) in enumerate(zip(classes, page.colors.tolist(), strict=False))  # without void
     ]
 
 
@@ -136,9 +138,9 @@ def matrix_rows(page: Page) -> list[dict[str, Any]]:
     None where a class has no pixel.
     """
     rows = []
-    for entry, line in zip(page.metrics["classes"], page.matrix.tolist(), strict=True):
+    for name, line in zip(page.names, page.matrix.tolist(), strict=True):
         total = sum(line)
-        rows.append({"name": entry["name"], "cells": [value / total for value in line] if total else None})
+        rows.append({"name": name, "cells": [value / total for value in line] if total else None})
     return rows
 
 
@@ -183,7 +185,7 @@ def charts(page: Page) -> list[dict[str, Any]]:
     means = [(name, None, line(name, 100)) for name in ("mIoU", "mAcc", "allAcc")]
     classes = [
         (entry["name"], colour(color), line(f"IoU {entry['name']}", 100))
-        for entry, color in zip(page.metrics["classes"], page.colors, strict=True)
+        for entry, color in zip(page.metrics["classes"], page.colors, strict=False)  # without void
     ]
     for title, series, top in (
         ("Validation, %", means, 100.0),

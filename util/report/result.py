@@ -9,7 +9,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -47,24 +47,29 @@ class PredictionWriter:
     def __call__(self, sample: dict, prediction: np.ndarray) -> None:
         name = sample["name"]
         if self.gray:
-            _write_file(_output_path(self.folder / "gray", name), _png(prediction))
+            _write_file(output_path(self.folder / "gray", name), _png(prediction))
         if self.color:
             picture = cv2.cvtColor(colorize(prediction, self.colors), cv2.COLOR_RGB2BGR)
-            _write_file(_output_path(self.folder / "color", name), _png(picture))
+            _write_file(output_path(self.folder / "color", name), _png(picture))
 
 
 def score_predictions(
-    folder: str | Path, samples: Iterable[tuple[str, torch.Tensor]], confusion: ConfusionMatrix
+    folder: str | Path,
+    samples: Iterable[dict],
+    confusion: ConfusionMatrix,
+    on_prediction: Callable[[dict, np.ndarray], None] | None = None,
 ) -> int:
     """Count predictions that are already there; return their number.
 
-    samples: (name, label (H, W)); the prediction is folder/gray/NAME.png. FileNotFoundError naming the file that is
-    missing. UserError naming the file that cannot be read, is not one byte a pixel, is of another size than its label,
+    samples: with name and label (H, W); the prediction is folder/gray/NAME.png. on_prediction: called with each and
+    its prediction. FileNotFoundError naming the file that is missing. UserError naming the file that cannot be read, is
+    not one byte a pixel, is of another size than its label,
     or holds a value that is no class.
     """
     number = 0
-    for number, (name, label) in enumerate(samples, start=1):  # noqa: B007
-        path = _output_path(Path(folder) / "gray", name)
+    for number, sample in enumerate(samples, start=1):  # noqa: B007
+        name, label = sample["name"], sample["label"]
+        path = output_path(Path(folder) / "gray", name)
         prediction = _read_prediction(path)
         if prediction.shape != tuple(label.shape):
             sizes = [f"{height} x {width}" for height, width in (prediction.shape, label.shape)]
@@ -73,6 +78,8 @@ def score_predictions(
             confusion.update(torch.from_numpy(prediction), label)
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None
+        if on_prediction is not None:
+            on_prediction(sample, prediction)
     return number
 
 
@@ -84,17 +91,18 @@ def write_results(
     timing: Timing,
     protocol: dict | None,
     checkpoint: str | Path | None,
+    about: dict | None = None,
 ) -> str:
     """Write the files of a result; return the table.
 
     They are metrics.json, metrics.csv, table.txt, confusion.csv and confusion.png. protocol: Predictor.describe().
     checkpoint: the file that was scored. Both are None where predictions that were already on disk are scored.
-    Undefined values are null in JSON and empty in CSV. For one process only.
+    about: further entries of metrics.json. Undefined values are null in JSON and empty in CSV. For one process only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = [str(name) for name in class_names]
-    content = metrics(scores, names, timing, protocol, checkpoint)
+    content = metrics(scores, names, timing, protocol, checkpoint) | (about or {})
     lines = [table(scores, names)]
     if void := (protocol or {}).get("void"):
         lines.append(VOID[void])
@@ -132,12 +140,18 @@ def metrics(
             for name, iou, acc, pixels in per_class
         ],
         "absent": [class_names[index] for index in scores.absent],
+        "never_labelled": [class_names[index] for index in never_labelled(scores)],
         "num_images": timing.num_images,
         "protocol": protocol,
         "checkpoint": None if checkpoint is None else {"path": str(checkpoint), "sha256": sha256(checkpoint)},
         "seconds_per_image": _defined(timing.seconds_per_image),
         "versions": versions(),
     }
+
+
+def never_labelled(scores: Scores) -> list[int]:
+    """Give the classes that are predicted but never labelled."""
+    return [index for index, pixels in enumerate(scores.pixels) if not pixels and index not in scores.absent]
 
 
 def table(scores: Scores, class_names: Sequence[str]) -> str:
@@ -151,6 +165,9 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
     means = f"{_percent(scores.mIoU)}  {_percent(scores.mAcc)}"
     lines.append(f"{'mean':<{width}}  {means}  {sum(scores.pixels):>13,}")
     lines.append(f"pixel accuracy {_percent(scores.allAcc).strip()}")
+    if never_labelled(scores):
+        wrong = ", ".join(class_names[index] for index in never_labelled(scores))
+        lines.append(f"predicted but never labelled, with an IoU of 0 in the mean: {wrong}")
     if scores.absent:
         absent = ", ".join(class_names[index] for index in scores.absent)
         lines.append(f"neither labelled nor predicted, left out of the means: {absent}")
@@ -205,7 +222,12 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _output_path(folder: Path, name: str) -> Path:
+def output_path(folder: Path, name: str) -> Path:
+    """Give the file of a sample's picture, FOLDER/NAME.png.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
     return folder / f"{_checked_name(name)}.png"
 
 

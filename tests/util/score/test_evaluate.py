@@ -238,7 +238,7 @@ def predictions(tmp_path):
 
 
 def named_labels(samples):
-    return [(sample["name"], sample["label"]) for sample in samples]
+    return [{"name": sample["name"], "label": sample["label"]} for sample in samples]
 
 
 def test_predictions_on_disk_score_like_the_network(predictions):
@@ -332,6 +332,7 @@ def test_table_shows_percent_and_what_is_left_out(outcome):
     assert cells["boat"] == ["-", "-", "0"]
     assert cells["mean"] == ["55.56", "83.33", "4"]
     assert "pixel accuracy 75.00" in lines
+    assert lines[-2].endswith("never labelled, with an IoU of 0 in the mean: tree")
     assert lines[-1].endswith("left out of the means: boat")
 
 
