@@ -29,7 +29,9 @@ class Scenario:
 
     def __init__(self, folder: Path, data: Path, /, *, world: int = 1, **sections):
         train = {"epochs": 3, "log_every": 3, "save_steps": 3, "val_every": 2} | sections.pop("train", {})
-        self.experiment = make_experiment(folder, data, train=train, model=TOY, **sections)
+        own = sections.pop("model", {})
+        model = own if "name" in own else TOY | own
+        self.experiment = make_experiment(folder, data, train=train, model=model, **sections)
         self.folder, self.world = folder, world
         for name in ("whole", "again"):  # the second one's time is without that of the imports
             began = time.monotonic()

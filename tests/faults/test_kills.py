@@ -16,6 +16,24 @@ SCENARIOS = {
     "two loader workers": {"loader": {"workers": 2}},
     "two processes": {"world": 2},
     "class-uniform sampling, EMA, accumulation": {"loader": {"uniform": 0.5}, "train": {"ema": 0.9, "accumulate": 2}},
+    "two processes with all of Sync-BN, OHEM, class-uniform sampling, accumulation, EMA, bf16, jitter, cache": {
+        "world": 2,
+        "model": {"sync_bn": True},
+        "loss": {"name": "ohem", "options": {"min_kept": 500}, "extra": {"dice": 0.5}},
+        "augment": {"jitter": [0.3, 0.3, 0.3, 0.1]},
+        "loader": {"uniform": 0.5, "workers": 1, "cache": "memory"},
+        "train": {"ema": 0.9, "accumulate": 2, "amp": "bf16"},
+        "optim": {"clip_grad": 1.0},
+    },
+    "semantic flow with deep supervision, OHEM, recomputation, bf16, EMA": {
+        "model": {"name": "semanticflow", "backbone": "resnet18", "options": {"deep_supervision": True}},
+        "loss": {
+            "name": "ohem",
+            "options": {"min_kept": 500},
+            "weights": {"out": 1, "dsn0": 0.4, "dsn1": 0.4, "dsn2": 0.4},
+        },
+        "train": {"ema": 0.9, "amp": "bf16", "checkpointing": True, "epochs": 2},
+    },
 }
 
 

@@ -1,9 +1,13 @@
 """Every value of the schema has a bound that the program can hold: beyond it one line names the key."""
 
+from typing import get_args, get_origin
+
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from util.config.load import load
+from util.config.schema import Config
 from util.config.yamltext import ConfigError
 
 pytestmark = pytest.mark.fast
@@ -97,6 +101,27 @@ def test_a_value_that_the_program_cannot_hold_is_refused_by_its_key(file, overri
     message = str(error.value)
     assert override.partition("=")[0] in message and message.count("\n") == 0
     assert message.isprintable() and len(message) < 400
+
+
+def sections(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    """A section of the schema and those in it."""
+    inner = [field.annotation for field in kind.model_fields.values()]
+    return [
+        kind,
+        *(each for one in inner if isinstance(one, type) and issubclass(one, BaseModel) for each in sections(one)),
+    ]
+
+
+def test_every_single_number_of_the_schema_has_an_upper_bound():
+    unbounded = [
+        f"{section.__name__}.{name}"
+        for section in sections(Config)
+        for name, field in section.model_fields.items()
+        if {int, float} & {field.annotation, *get_args(field.annotation)}
+        and not any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata)
+        and get_origin(field.annotation) not in (tuple, dict)
+    ]
+    assert not unbounded
 
 
 @pytest.mark.parametrize(
