@@ -145,6 +145,7 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     image_path, label_path = dataset.samples[index]
     header = read_facts(image_path)
     check_bands(image_path, header, dataset.channels, dataset.limits)
+    header = header._replace(palette=None)  # what is left is kept for every sample
     size = header.size
     if label_path is None:
         return _Finding(header.upright, header)

@@ -91,7 +91,8 @@ class Header(NamedTuple):
 
     def __str__(self) -> str:
         bands = "1 band" if self.bands == 1 else f"{self.bands} bands"
-        return f"{'a' if self.kind != 'MPO' else 'an'} {self.kind} of {bands} of {self.dtype}"
+        palette = "" if self.palette is None else " with a palette"
+        return f"{'a' if self.kind != 'MPO' else 'an'} {self.kind} of {bands} of {self.dtype}{palette}"
 
     @property
     def upright(self) -> tuple[int, int]:

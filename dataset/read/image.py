@@ -119,9 +119,11 @@ def check_bands(path: str | Path, header: Header, channels: int, limits: Limits 
     Raises:
         DataError: it has not, and what there is.
     """
-    colours = header.bands - header.alpha if header.palette is None else 3
-    if channels not in (header.bands, colours) and not (channels == 3 and colours == 1):
-        advice = f"set data.channels: {header.bands}, or save the bands that are meant"
+    bands, colours = header.bands, header.bands - header.alpha
+    if header.palette is not None:
+        bands = colours = 1 if (header.palette == header.palette[:, :1]).all() else 3
+    if channels not in (bands, colours) and not (channels == 3 and colours == 1):
+        advice = f"set data.channels: {bands}, or save the bands that are meant"
         raise DataError(f"{path}: {header}, where {channels} bands are wanted; {advice}")
     if limits is None and header.dtype not in ("bool", "uint8", "uint16"):
         raise DataError(

@@ -172,7 +172,7 @@ def test_a_shape_that_cannot_be_drawn_is_named_by_its_picture(tmp_path):
 def test_what_is_no_export(tmp_path):
     for name, text, message in (
         ("a.json", "{", "not a readable JSON object"),
-        ("b.json", "[1]", "not a Label Studio export"),
+        ("b.json", "[1]", "not a valid Label Studio export"),
         ("c.xml", "<annotations><image>", "not a readable XML file"),
         ("d.txt", "hello", "no export of COCO"),
         ("e.json", '{"images": [], "annotations": [], "categories": []}', "export of 0 classes"),

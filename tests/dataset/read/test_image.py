@@ -13,7 +13,7 @@ from dataset.read import image as reading
 from dataset.read.header import read_facts
 from dataset.read.image import read_header, read_image, read_label
 from dataset.read.source import sample_size
-from tests.three_pictures import build, fails, picture, save
+from tests.three_pictures import build, fails, picture, save, save_palette
 
 pytestmark = pytest.mark.fast
 
@@ -207,6 +207,19 @@ def test_bands_are_read_as_asked_for(tmp_path, name):
     elif name != "rgba.tif":
         fails(f"{bands} bands of uint8, where 3 bands are wanted; set data.channels: {bands}", read_image, path)
     fails("7 bands are wanted", read_image, path, channels=7)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "gif"])
+def test_palettes_of_pictures_are_colours(tmp_path, suffix):
+    indices = np.random.default_rng(0).integers(0, 3, (12, 16))
+    colors = np.array([[9, 8, 7], [200, 0, 7], [0, 90, 0]], np.uint8)
+    path = save_palette(tmp_path / f"a.{suffix}", indices, colors)
+    assert np.array_equal(read_image(path), colors[indices])
+    fails(
+        "1 band of uint8 with a palette, where 1 bands are wanted; set data.channels: 3", read_image, path, channels=1
+    )
+    path = save_palette(tmp_path / f"b.{suffix}", indices, [[70] * 3, [7] * 3, [200] * 3])
+    assert np.array_equal(read_image(path, channels=1)[:, :, 0], np.array([70, 7, 200])[indices])
 
 
 def test_a_fourth_band_of_a_tiff_is_not_dropped_unless_it_is_transparency(tmp_path):
