@@ -43,6 +43,7 @@ ELSEWHERE = (
     "--checkpoint train_epoch_200.pth",
     "tool.import_weights train_epoch_200.pth",
     "tool.demo photo.jpg",
+    "tool.predict exp/published.pth photo.jpg",
     "python -m tool.status",
     "tool.bench params cityscapes sfnet101",
     "tool.bench train camvid sfnet_mobile",

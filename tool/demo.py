@@ -10,7 +10,7 @@ published checkpoint is imported first: python -m tool.import_weights FILE.
 
 import argparse
 import time
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from dataset.read.image import read_image
 from model.inference.adapt import Adapted
 from tool.shared import cli
 from tool.shared.network import build_predictor, rebuild, whole_pictures
+from tool.shared.pictures import name_results
 from tool.shared.published import is_void, read_ours
 from util import UserError, dist
 from util.checkpoint.facts import MEAN, STD, facts_of
@@ -31,7 +32,6 @@ from util.report.visual import triptych
 from util.score.predict import Predictor
 
 SHOWN = 5  # pictures that could not be read
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,55 +72,6 @@ def main(argv: list[str] | None = None) -> int:
         shown = "; ".join(errors[:SHOWN])
         raise UserError(f"{len(errors)} of {len(targets)} pictures could not be read: {shown}{more}")
     return 0
-
-
-def name_results(given: list[str], out: Path) -> dict[Path, Path]:
-    """Return the pictures by the file of their result.
-
-    In `out` as in the folder that was given, named .png. Pictures that differ in their suffix alone keep it in the
-    name.
-
-    Raises:
-        FileNotFoundError: a path leads nowhere.
-        UserError: a folder holds no picture, or a result would overwrite another or a picture.
-    """
-    found = list(dict.fromkeys(find_pictures(given, out.resolve())))
-    stems = [str(inner.with_suffix("")) for _, inner in found]
-    targets = {}
-    for (path, inner), stem in zip(found, stems, strict=True):
-        target = out / f"{stem if stems.count(stem) == 1 else inner}.png"
-        if targets.get(target, path) != path:
-            raise UserError(f"{targets[target]} and {path} have one name; give the folder that holds both")
-        targets[target] = path
-    sources = {path.resolve() for path, _ in found}
-    if over := [target for target in targets if target.resolve() in sources]:
-        raise UserError(f"{over[0]} would be overwritten by a result; choose another folder with --out")
-    return targets
-
-
-def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
-    """Find the pictures, each with its path in the folder.
-
-    Earlier results in `out` are left aside.
-    """
-    found = []
-    for path in map(Path, given):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such picture or folder")
-        if path.is_file():
-            found.append((path, PurePath(path.name)))
-            continue
-        if path.resolve() == out:
-            raise UserError(f"{path}: pictures and results would be mixed; choose another folder with --out")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
-        pictures = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        if path.resolve() in out.parents:
-            pictures = [p for p in pictures if out not in p.resolve().parents]
-        if not pictures:
-            raise UserError(f"{path}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
-        found += [(p, p.relative_to(path)) for p in pictures]
-    return found
 
 
 def load_state(file: str) -> dict:

@@ -197,11 +197,9 @@ def test_mistakes_are_one_message(tmp_path, weights, capsys):
     broken, text = tmp_path / "broken.pth", tmp_path / "text.png"
     torch.save({"state_dict": {"module.conv1.weight": torch.zeros(1)}}, broken)
     text.write_text("no picture")
-    other = write_picture(tmp_path / "other" / "a.png", seed=1)
     for arguments, expected in (
         ((tmp_path / "none.png", "--checkpoint", weights), "no such picture or folder"),
         ((tmp_path / "empty", "--checkpoint", weights), "no picture in it"),
-        ((photo, other, "--checkpoint", weights), "have one name"),
         ((tmp_path, "--checkpoint", weights, "--out", tmp_path), "would be mixed"),
         ((photo, "--checkpoint", tmp_path / "none.pth"), "no such checkpoint"),
         ((photo, "--checkpoint", broken), "broken.pth: the checkpoint is of no published family"),
