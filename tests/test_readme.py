@@ -40,6 +40,7 @@ ELSEWHERE = (
     "tool.config camvid pspnet50",
     "tool.prepare custom",
     "my_old.yaml",
+    "--checkpoint sfnet.pth",
     "--checkpoint train_epoch_200.pth",
     "tool.import_weights train_epoch_200.pth",
     "tool.demo photo.jpg",

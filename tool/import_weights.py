@@ -12,13 +12,16 @@ model.init starts a training from it.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dataset import DATASETS
 from model.published import layout_of
 from tool.shared import cli
 from tool.shared.published import Translated, is_void, translate
 from util import UserError, checkpoint
+from util.config.load import load
 from util.config.yamltext import parse_yaml
 from util.record.log import log, open_log
 
@@ -53,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         log.info("%s", line)
     log.info("written: %s", out)
     log.info("score it: python -m tool.test --checkpoint %s data.root=FOLDER", out)
+    if path := experiment_of_network(translated.facts.dataset or "custom", translated.model.spec):
+        told = "with the protocol of its experiment: python -m tool.test --config %s --checkpoint %s data.root=FOLDER"
+        log.info(told, path, out)
     return 0
 
 
@@ -72,6 +78,16 @@ def read_classes(text: str | None) -> str | list[str] | None:
     if not all(names) or len(set(names)) < len(names):
         raise UserError(f"--classes {text}: a name is empty, or stands there twice")
     return names
+
+
+def experiment_of_network(dataset: str, spec: Mapping[str, Any], root: Path = Path("config")) -> Path | None:
+    """Find the experiment of a data set with this network, if there is a file of it."""
+    for path in sorted((root / dataset).glob(f"{dataset}_*.yaml")):
+        model = load(path).config.model
+        same = (model.name, model.backbone) == (spec["name"], spec["backbone"])
+        if same and all(spec["options"].get(name) == value for name, value in model.options.items()):
+            return path
+    return None
 
 
 def summary(translated: Translated, given: set[str]) -> list[str]:

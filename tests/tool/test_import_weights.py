@@ -15,7 +15,7 @@ from model import build_model
 from model.published import load_published
 from tests.conftest import failure
 from tests.paths import ROOT, SHARED
-from tool import demo, import_weights, test
+from tool import demo, import_weights, launch, test
 from util import checkpoint
 from util.record.files import sha256
 
@@ -143,6 +143,13 @@ def test_options_that_the_weights_do_not_tell(tmp_path, capsys):
     assert run(source, "output_stride=8", "--out", tmp_path / "os8.pth") == 0
     assert checkpoint.load(tmp_path / "os8.pth")["spec"]["options"]["output_stride"] == 8
     assert "not in the weights" not in capsys.readouterr().out
+
+
+def test_the_experiment_of_the_same_network_is_named():
+    spec = {"name": "sketchfill", "backbone": "resnet101", "options": {"output_stride": 16}}
+    found = import_weights.experiment_of_network("cityscapes", spec)
+    assert found == launch.find_experiment("cityscapes", "sfnet101")
+    assert import_weights.experiment_of_network("cityscapes", spec | {"backbone": "resnet18"}) is None
 
 
 def test_classes_are_those_of_a_data_set_or_a_list(tmp_path, capsys):

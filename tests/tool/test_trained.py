@@ -175,6 +175,12 @@ def test_a_training_starts_from_what_fits(tmp_path, data):
     checked("data.mean=[1,2,3]", "data.std=[4,5,6]", "data.channel_order=rgb")
     with pytest.raises(ValueError, match=r"trained for other classes .*model\.init_skip"):
         checked(data=facts | {"classes": ["a", "b", "c"]})
+    file = tmp_path / "lraspp.pth"
+    torch.save(lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).state_dict(), file)
+    checked()
+    with pytest.raises(ValueError, match=r"lraspp\.pth was trained with rgb"):
+        checked(data={"channel_order": "bgr"})
+    file = tmp_path / "w.pth"
     checked("model.init_skip=[classifier.]", data=facts | {"classes": ["a", "b", "c"]})
 
 

@@ -1,7 +1,7 @@
 """Published checkpoints as this project's own: network, preprocessing, class names and colours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -111,11 +111,14 @@ def facts_of_family(found: Recognised, classes: str | Sequence[str] | None = Non
             f"the network has {number} outputs, {dataset} {len(names)} classes; data sets of {number}, or of "
             f"{number - 1} and void: {fitting}"
         )
-    wanted = layout.preprocessing
-    facts = Facts(
-        dataset, tuple(names), tuple(colors), None, tuple(wanted.mean), tuple(wanted.std), wanted.channel_order
-    )
-    return facts, known
+    seen = preprocessing_of(found)
+    return replace(seen, dataset=dataset, classes=tuple(names), colors=tuple(colors)), known
+
+
+def preprocessing_of(found: Recognised) -> Facts:
+    """Give what the family makes of an image; nothing is said of the classes."""
+    wanted = layout_of(found.family).preprocessing
+    return Facts(mean=tuple(wanted.mean), std=tuple(wanted.std), channel_order=wanted.channel_order)
 
 
 def _training_facts(state: Mapping[str, object]) -> dict[str, float | int]:

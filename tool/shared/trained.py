@@ -15,9 +15,11 @@ from typing import Any
 from torch import nn
 
 from dataset import SegDataset
+from model.published import recognise_family
+from model.table import ModelError
 from tool.shared.data import plain_label_map
 from tool.shared.network import rebuild
-from tool.shared.published import is_void, read_ours
+from tool.shared.published import is_void, preprocessing_of, read_ours
 from tool.shared.results import beside
 from util import UserError, checkpoint
 from util.checkpoint.facts import Facts, facts_of
@@ -244,21 +246,26 @@ def check_init(experiment: Experiment, classes: Sequence[str]) -> None:
     config = experiment.config
     if not config.model.init:
         return
-    state = checkpoint.load(config.model.init)
-    if not checkpoint.is_ours(state):
-        return
-    checkpoint.check_ours(state, config.model.init)
-    facts, told = facts_of(state), Told(config.model.init, experiment.sources)
+    state, told = checkpoint.load(config.model.init), Told(config.model.init, experiment.sources)
+    ours = checkpoint.is_ours(state)
+    if ours:
+        checkpoint.check_ours(state, config.model.init)
+        facts = facts_of(state)
+    else:
+        try:
+            facts = preprocessing_of(recognise_family(state))
+        except ModelError:
+            return  # whoever loads it says what does not fit, or finds that model.init_skip allows it
     compare_preprocessing(facts, config, told, init=True)
-    if not config.model.init_skip:
+    if ours and not config.model.init_skip:
         compare_network(state["spec"], config, told)
-        known = facts.classes
-        if known is not None and sorted(known) != sorted(classes) and not told.by_command_line("data.classes"):
-            raise UserError(
-                f"model.init: {told.file} was trained for other classes ({', '.join(known[:4])}, ...) than "
-                f"{', '.join(classes[:4])}, ...; leave its last layers out with model.init_skip, or write data.classes "
-                "on the command line"
-            )
+    known = None if config.model.init_skip else facts.classes
+    if known is not None and sorted(known) != sorted(classes) and not told.by_command_line("data.classes"):
+        raise UserError(
+            f"model.init: {told.file} was trained for other classes ({', '.join(known[:4])}, ...) than "
+            f"{', '.join(classes[:4])}, ...; leave its last layers out with model.init_skip, or write data.classes "
+            "on the command line"
+        )
     for line in told.overridden:
         log.warning("%s", line)
 
