@@ -81,7 +81,7 @@ def read_classes(text: str | None) -> str | list[str] | None:
 
 
 def experiment_of_network(dataset: str, spec: Mapping[str, Any], root: Path = Path("config")) -> Path | None:
-    """Find the experiment of a data set with this network, if there is a file of it."""
+    """Find the experiment of a data set with this network."""
     for path in sorted((root / dataset).glob(f"{dataset}_*.yaml")):
         model = load(path).config.model
         same = (model.name, model.backbone) == (spec["name"], spec["backbone"])

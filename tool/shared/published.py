@@ -116,7 +116,7 @@ def facts_of_family(found: Recognised, classes: str | Sequence[str] | None = Non
 
 
 def preprocessing_of(found: Recognised) -> Facts:
-    """Give what the family makes of an image; nothing is said of the classes."""
+    """Give what the family makes of an image, and nothing else."""
     wanted = layout_of(found.family).preprocessing
     return Facts(mean=tuple(wanted.mean), std=tuple(wanted.std), channel_order=wanted.channel_order)
 
