@@ -23,6 +23,7 @@ from dataset.read.labelmap import IGNORE, Key, LabelMap
 from dataset.read.source import check_sizes
 
 SHOWN_ERRORS = 5
+MAX_UNKNOWN = 256  # colours of one label, above which it is no label
 MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
 MAX_STAMP_BYTES = 1 << 20
 # Up to this size float32, in which OpenCV counts, holds every whole number.
@@ -157,6 +158,9 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     check_sizes(image_path, size, label_path, raw.shape[:2])
     if raw.ndim == 3:
         unknown = map_.unknown_values(raw, label_path)
+        if len(unknown) > MAX_UNKNOWN:
+            hint = "a picture, or a label whose edges were smoothed or compressed with loss"
+            raise DataError(f"{label_path}: {len(unknown):,} colours are not in the label map of {map_.owner}: {hint}")
         return _Finding(size, header, None, None if unknown else _histogram(map_.apply(raw, label_path)), unknown)
     counts = _histogram(raw)
     unknown = {}

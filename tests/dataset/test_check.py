@@ -118,6 +118,17 @@ def test_check_groups_unknown_values_and_gives_the_map(tree):
     assert check_dataset(build(tree, label_map=yaml.safe_load(pasted))).ignored == 7
 
 
+def test_a_picture_in_place_of_a_colour_label_is_one_line(tree):
+    save(tree / "label/a.png", picture(np.random.default_rng(0), 40, 40))
+    save(tree / "image/a.png", picture(np.random.default_rng(0), 40, 40))
+    by_color = {(0, 0, 0): 0, (1, 1, 1): 1, (2, 2, 2): 2, 0: 0, 1: 1, 2: 2}
+    fails(
+        ["1 of 3 samples", "colours are not in the label map of custom: a picture"],
+        check_dataset,
+        build(tree, label_map=by_color),
+    )
+
+
 def test_palettes_of_a_set_must_agree(tree):
     """The indices are ids as in VOC as long as each has one colour in all files."""
     ids = {name: np.asarray(Image.open(tree / f"label/{name}.png")) for name in "abc"}
