@@ -16,7 +16,7 @@ SCENARIOS = {
     "two loader workers": {"loader": {"workers": 2}},
     "two processes": {"world": 2},
     "class-uniform sampling, EMA, accumulation": {"loader": {"uniform": 0.5}, "train": {"ema": 0.9, "accumulate": 2}},
-    "two processes with all of Sync-BN, OHEM, class-uniform sampling, accumulation, EMA, bf16, jitter, cache": {
+    "two processes: Sync-BN, OHEM, uniform sampling, accumulation, EMA, bf16, jitter, cache": {
         "world": 2,
         "model": {"sync_bn": True},
         "loss": {"name": "ohem", "options": {"min_kept": 500}, "extra": {"dice": 0.5}},
