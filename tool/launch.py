@@ -24,7 +24,7 @@ import torch
 
 from tool.shared import cli
 from tool.shared.experiment import find_experiment
-from util import UserError
+from util import UserError, dist
 from util.config.load import hand_over, load
 from util.dist import agent
 from util.record.machine import cores
@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", metavar="FILE", help="for test: weights to score (default: the run's own)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
     args = parser.parse_intermixed_args(argv)
+    dist.end_with_launcher()  # that is a sweep, here
     if args.experiment is None:
         file = args.dataset if args.dataset.endswith((".yaml", ".yml")) else None
         what = f"python -m tool.{args.stage} --config {file}" if file else f"sh tool/{args.stage}.sh street fcn18"

@@ -92,7 +92,7 @@ def init(lost: Callable[[str], None] | None = None) -> torch.device:
         UserError: the address of the process group is taken, or there are more processes than GPUs.
         Lost: rank 0 cannot be reached.
     """
-    _end_with_launcher()
+    end_with_launcher()
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     use_gpu = torch.cuda.is_available() and os.environ.get("NGPU") != "0"
     if use_gpu and local >= torch.cuda.device_count():
@@ -120,8 +120,10 @@ def _timeout() -> timedelta:
     return timedelta(seconds=seconds("DIST_TIMEOUT", 600))
 
 
-def _end_with_launcher() -> None:
-    """Have the system end this process with the launcher that started it, named by LAUNCHER_PID (Linux).
+def end_with_launcher() -> None:
+    """Have the system end this process with its launcher (Linux).
+
+    That is the process which started it, where LAUNCHER_PID is set.
 
     A launcher that is killed leaves its processes behind, which would go on beside those of the next launcher.
     """
