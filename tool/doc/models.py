@@ -79,7 +79,7 @@ NUMBERS = (
         Number(network, on, VAL, miou, MMSEG)
         for network, on, miou in (
             ("ann", "resnet50_v1c", "77.34"),
-            ("bisenet", "resnet18_v1c", "75.16"),
+            ("bisenet", "torchvision/resnet18", "75.16"),
             ("bisenetv2", "", "75.76"),
             ("cgnet", "", "68.27"),
             ("danet", "resnet50_v1c", "79.34"),
