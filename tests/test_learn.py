@@ -129,7 +129,7 @@ def copy(tmp_path_factory) -> Path:
 
 def small(text: str) -> str:
     """A command whose training takes seconds; a new set of one's own has few pictures."""
-    words = shlex.split(text)
+    words = [word.replace("IMG_0080", "IMG_0021") for word in shlex.split(text)]
     if "examples.own_data" in words:
         words += ["--count", "21", "--size", "64", "96"]
     if {"tool/train.sh", "tool/quickstart.sh", "tool.train"} & set(words):
