@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import newest_metrics
 from tests.paths import SHARED
 from tool import import_weights, test
 
@@ -27,7 +28,7 @@ def scored(tmp_path):
         assert import_weights.main([str(path), "--out", str(tmp_path / "ours.pth")]) == 0
         words = [f"data.root={root}", f"data.val_list={tmp_path / 'val.txt'}", "loader.workers=0", *overrides]
         assert test.main(["--checkpoint", str(tmp_path / "ours.pth"), *words]) == 0
-        result = tmp_path / "ours.result"
+        result = newest_metrics(tmp_path / "ours.result").parent
         gray = sorted((result / "gray").rglob("*.png"))[0]
         return json.loads((result / "metrics.json").read_text()), cv2.imread(str(gray), cv2.IMREAD_UNCHANGED)
 

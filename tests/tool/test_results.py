@@ -34,7 +34,7 @@ def score(run, *overrides):
     return newest_metrics(folder)
 
 
-def test_no_result_takes_the_place_of_another(run):
+def test_no_result_takes_the_place_of_another(run, data):
     experiment, folder = run
     whole = folder / "result" / "val-whole"
     before = (whole / "metrics.json").read_bytes()
@@ -49,6 +49,9 @@ def test_no_result_takes_the_place_of_another(run):
     edited.write_text(experiment.read_text().replace("test:\n", "test:\n  flip: true\n"))
     place = score((edited, folder)).parent.name
     assert place.startswith("val-whole-scales1-flip-windownone")
+    few = folder / "few.txt"
+    few.write_text("\n".join((data / "val.txt").read_text().splitlines()[:2]) + "\n")
+    assert score(run, f"data.val_list={few}").parent.name.endswith("-few")
     assert (whole / "metrics.json").read_bytes() == before
 
 

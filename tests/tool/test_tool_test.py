@@ -114,9 +114,9 @@ def test_reading_and_writing_overlap_with_the_network(trained, monkeypatch, tmp_
 
 def test_a_split_without_labels_is_predicted_not_scored(trained):
     experiment, run = trained
-    (run / "result" / "val-whole" / "metrics.json").unlink(missing_ok=True)
+    (run / "result" / "test-whole" / "metrics.json").unlink(missing_ok=True)
     assert test.main(["--config", str(experiment), "--exp", str(run), "test.split=test"]) == 0
-    assert not (run / "result" / "val-whole" / "metrics.json").exists()
+    assert not (run / "result" / "test-whole" / "metrics.json").exists()
     assert (run / "result" / "test-whole" / "gray" / "val_000.png").is_file()
     with pytest.raises(ValueError, match="no labels to score"):
         test.main(["--config", str(experiment), "--exp", str(run), "test.split=test", "test.has_prediction=true"])

@@ -70,7 +70,8 @@ def place_of(experiment: Experiment, indices: range, images: int) -> Place:
         if any(
             _is_of_another(file, config) for file in [*folder.glob("config.yaml"), *folder.glob("part-*/config.yaml")]
         ):
-            folder = run.result / _name(config, PROTOCOL_KEYS)
+            chosen = getattr(config.data, f"{config.test.split}_list")
+            folder = run.result / (_name(config, PROTOCOL_KEYS) + (f"-{Path(chosen).stem}" if chosen else ""))
     scores = folder if len(indices) == images else folder / f"part-{indices.start}-{indices.stop - 1}"
     return Place(folder, scores)
 
@@ -87,15 +88,16 @@ def _name(config: Config, keys: Sequence[str]) -> str:
 
 
 def _is_of_another(file: Path, config: Config) -> bool:
-    """Tell whether the experiment of a result was edited since, and has another protocol now."""
+    """Tell whether a result is of another protocol or list than the experiment is now."""
     if not file.with_name("metrics.json").is_file():
         return False
     try:
         before = flat_config(file)
     except UserError:
         return False  # nothing that this program wrote
-    now = config.test.model_dump(mode="json")
-    return any(before.get(f"test.{key}", now[key]) != now[key] for key in PROTOCOL_KEYS)
+    now = config.model_dump(mode="json")
+    keys = [("test", key) for key in PROTOCOL_KEYS] + [("data", f"{config.test.split}_list")]
+    return any(before.get(f"{section}.{key}", now[section][key]) != now[section][key] for section, key in keys)
 
 
 def about(experiment: Experiment) -> dict[str, Any]:
