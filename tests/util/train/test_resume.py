@@ -12,6 +12,7 @@ from tests.faults.runs import TOY, final, same
 from tests.faults.toy import Toy
 from tool import train
 from util import checkpoint
+from util.config.check import AUGMENT, LOADER
 from util.config.load import load
 from util.train import random_state, resume
 
@@ -172,7 +173,8 @@ def test_moved_data_is_the_same_data(tmp_path):
 def test_a_run_of_the_version_before_the_section_augment_is_the_same_run(tmp_path, data):
     config = load(small(tmp_path, data)).config
     earlier = config.model_dump(mode="json")
-    earlier["data"] |= earlier.pop("augment") | earlier.pop("loader")
+    sections = earlier.pop("augment") | earlier.pop("loader")
+    earlier["data"] |= {key: sections[key] for key in (*AUGMENT, *LOADER)}  # the keys that there were
     state = {"model": {}, "spec": {}, "config": earlier, "classes": ["a"], "data": {}, "ranks": []}
     resume.refuse_changes(state, config, "last.pth", resume.Data(("a",), [], {}))
     earlier["data"]["crop"] = [8, 8]
