@@ -284,7 +284,7 @@ class OptimConfig(Section):
     """How the parameters move."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
-    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of the backbone")
+    lr: float = Field(0.01, gt=0, le=1e38, description="learning rate of the backbone")
     head_factor: float = Field(
         10.0, gt=0, le=WEIGHT, description="learning rate of everything beside the backbone, as a multiple of lr"
     )
