@@ -21,6 +21,7 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.2"],  # other engines for inference
     "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
     "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
+    "geo": ["rasterio>=1.3"],  # GeoTIFFs by windows, with their georeference
     "docs": [  # the pages as a site, and the notebook
         "mkdocs>=1.6,<2",
         "mkdocs-material>=9.5",

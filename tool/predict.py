@@ -11,7 +11,8 @@ In Python:
     mask = Segmenter("last.pth")("photo.jpg").mask
 
 An input is a picture, a folder, a .txt with a path a line, a film, the number of a camera, or - for paths from the
-standard input. Each picture becomes a PNG of class ids, named by its stem; --save adds folders beside it: color and
+standard input. Each picture becomes a PNG of class ids, named by its stem (a georeferenced TIFF a TIFF with the same
+georeference, where rasterio is installed); --save adds folders beside it: color and
 overlay (pictures), polygons and rle (annotations as COCO writes them). A film becomes a film of overlays; --save mask
 writes one PNG a frame too. index.jsonl lists what is done; the same command continues after a kill. Under torchrun, or
 in a SLURM array, the processes share the pictures.
@@ -26,6 +27,7 @@ from dataset.read import DataError
 from tool.shared import cli
 from tool.shared.film import SUFFIXES as FILMS
 from tool.shared.film import predict_film
+from tool.shared.geotiff import is_georeferenced, predict_geotiff
 from tool.shared.pictures import name_results
 from tool.shared.predictions import KINDS, Predictions, share_of_this_process
 from tool.shared.segmenter import Segmentation as Segmentation
@@ -56,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     there = [picture for picture in pictures if Path(picture).exists()]
     failures = [f"{picture}: no such picture or folder" for picture in pictures if not Path(picture).exists()]
-    targets = name_results(there, out) if there else {}
+    named = name_results(there, out) if there else {}
+    targets = {(t.with_suffix(".tif") if is_georeferenced(path) else t): path for t, path in named.items()}
     segmenter = Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile))
     # The pictures, of which those of an earlier call are done
     predictions = Predictions(out, segmenter, kinds)
@@ -64,7 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     done = 0
     for target, path in tqdm(todo, unit="picture", disable=None, leave=False):
         try:
-            predictions.write(target, path, segmenter(path))
+            if target.suffix == ".tif":
+                predictions.note(target, path, *predict_geotiff(path, target, segmenter))
+            else:
+                predictions.write(target, path, segmenter(path))
             done += 1
         except (UserError, DataError, OSError) as error:
             failures.append(str(error))

@@ -225,6 +225,21 @@ def test_a_film_becomes_a_film_and_masks_if_asked(tmp_path, weights):
     assert sorted(path.name for path in (out / "film").iterdir()) == ["000000.png", "000001.png", "000002.png"]
 
 
+def test_a_map_keeps_its_place_on_the_ground(tmp_path, weights):
+    rasterio = pytest.importorskip("rasterio")
+    image, out = image_of(size=(225, 321)), tmp_path / "out"
+    place = {"crs": "EPSG:25832", "transform": rasterio.Affine(0.2, 0, 500000, 0, -0.2, 5700000)}
+    shape = {"height": 225, "width": 321, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "map.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.moveaxis(image, 2, 0))
+    assert run(weights, tmp_path / "map.tif", "--out", out, "--tile", "161") == 0
+    with rasterio.open(out / "map.tif") as mask:
+        assert mask.crs == place["crs"] and mask.transform == place["transform"]
+        assert np.array_equal(mask.read(1), Segmenter(weights, tile=161)(image).mask)
+    lines = (out / predictions.INDEX).read_text().splitlines()
+    assert json.loads(lines[1])["mask"] == "map.tif" and sum(json.loads(lines[1])["shares"].values()) == 1
+
+
 @pytest.mark.parametrize("words", [["--save", "masks"], ["--tile", "big"]])
 def test_wrong_arguments(tmp_path, weights, capsys, words):
     photo = write_image(tmp_path / "a.png")

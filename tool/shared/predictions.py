@@ -43,6 +43,7 @@ class Predictions:
 
     def __init__(self, out: Path, segmenter: Segmenter, kinds: Sequence[str]):
         self.out, self.kinds = out, [kind for kind in kinds if kind != "mask"]
+        self.classes = segmenter.classes
         made = {
             "checkpoint": Path(segmenter.file).name,
             "sha256": sha256(segmenter.file),
@@ -107,7 +108,17 @@ class Predictions:
                 text = json.dumps({"file_name": str(source), "height": height, "width": width, "annotations": found})
                 _write(place.with_suffix(".json"), text.encode())
         _write_picture(target, result.mask)
-        self._append({"image": str(source), "mask": str(name), "size": result.mask.shape, "shares": result.shares()})
+        counts = np.bincount(result.mask.ravel(), minlength=len(result.classes))
+        self.note(target, source, result.mask.shape, counts)
+
+    def note(self, target: Path, source: Path, size: Sequence[int], counts: np.ndarray) -> None:
+        """Note a picture that is done in the index.
+
+        counts: pixels of each class.
+        """
+        shares = {name: int(n) / int(counts.sum()) for name, n in zip(self.classes, counts, strict=True) if n}
+        mask = str(target.relative_to(self.out))
+        self._append({"image": str(source), "mask": mask, "size": list(size), "shares": shares})
 
 
 def share_of_this_process(items: list[Item]) -> list[Item]:
