@@ -18,7 +18,7 @@ REQUIRES = [
 ]
 OPENCV = "opencv-python-headless>=4.9"  # either build serves; a present opencv-python is kept
 EXTRAS = {
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.2"],  # other engines for inference
+    "export": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18", "openvino>=2024.2"],  # engines for inference
     "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
     "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
     "geo": ["rasterio>=1.3"],  # GeoTIFFs by windows, with their georeference

@@ -4,10 +4,10 @@
     python -m tool.test --config config/cityscapes/cityscapes_sfnet101.yaml --checkpoint FILE test.scales=[0.5,1,1.75]
     python -m tool.test --checkpoint FILE data.root=/data/cityscapes
 
-FILE is a checkpoint of ours or a published one, whose preprocessing and classes are used. Without --config it is
-scored by what it knows itself. The results of a run lie in its result/SPLIT-PROTOCOL, those of a FILE in FILE.result:
-report.html, metrics.json, metrics.csv, table.txt, confusion.png, per_image.csv, the predictions gray/ and color/, and
-pictures/ photo | truth | prediction.
+FILE is a checkpoint of ours, a published one or an export, whose preprocessing and classes are used. Without --config
+it is scored by what it knows itself. The results of a run lie in its result/SPLIT-PROTOCOL, those of a FILE in
+FILE.result: report.html, metrics.json, metrics.csv, table.txt, confusion.png, per_image.csv, the predictions gray/ and
+color/, and pictures/ photo | truth | prediction.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from torch import nn
 
 from dataset import build_eval_loader
 from model.inference.export import ExportedNetwork
+from model.inference.formats import ExportedFile
 from model.inference.optimize import optimize_for_inference
 from tool.shared import cli
 from tool.shared.data import check_labels, dataset_of, loader_workers
@@ -99,7 +100,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def made_ready(model: nn.Module, test: TestConfig) -> nn.Module:
-    """Optimise or export the trained network, as `test.optimize` and `test.engine` say."""
+    """Optimise or export the trained network, as `test.optimize` and `test.engine` say.
+
+    Raises:
+        UserError: it is exported already.
+    """
+    if isinstance(model, ExportedFile):
+        asked = [f"test.{key}={getattr(test, key)}" for key in ("engine", "optimize", "amp")]
+        if asked != ["test.engine=torch", "test.optimize=none", "test.amp=off"]:
+            raise UserError(
+                f"{model.file} is exported: leave out {', '.join(asked)}; its engine and precision are fixed"
+            )
+        return model
     if test.engine != "torch":
         log.info("network: exported to %s, which runs on the CPU", test.engine)
         return ExportedNetwork(model, test.engine, AMP_TYPES[test.amp])
@@ -115,7 +127,7 @@ def engine_of(model: nn.Module) -> dict[str, object]:
 
     It is logged where the network is exported.
     """
-    if not isinstance(model, ExportedNetwork):
+    if not isinstance(model, ExportedNetwork | ExportedFile):
         return {"name": "torch", "version": torch.__version__}
     engine = model.describe()
     log.info("engine: %s", engine)

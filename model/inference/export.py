@@ -70,15 +70,50 @@ def _means(length: int, cells: int) -> Tensor:
     return matrix
 
 
-def _exportable(network: nn.Module, x: Tensor) -> nn.Module:
-    """A copy that gives the logits alone, in eval mode, its adaptive pooling fixed to the size of x (N,3,H,W)."""
+class _AnyPool(nn.Module):
+    """Adaptive average pooling of maps of any size, as two products with matrices made from the map's size.
+
+    No exporter has adaptive pooling of maps whose size it does not know.
+    """
+
+    def __init__(self, cells: int | tuple[int | None, int | None] | None):
+        super().__init__()
+        self.cells = cells if isinstance(cells, tuple) else (cells, cells)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.cells
+        if rows is not None:
+            x = _means_for(x.shape[-2], rows, x) @ x
+        return x if columns is None else x @ _means_for(x.shape[-1], columns, x).transpose(0, 1)
+
+
+def _means_for(length: int, cells: int, x: Tensor) -> Tensor:
+    """(cells, length): as `_means`, by operations that an exporter sees, in the type of x."""
+    cell, place = torch.arange(cells, device=x.device)[:, None], torch.arange(length, device=x.device)[None]
+    start, end = cell * length // cells, ((cell + 1) * length + cells - 1) // cells
+    return ((place >= start) & (place < end)).to(x.dtype) / (end - start).to(x.dtype)
+
+
+def with_plain_pooling(network: nn.Module, x: Tensor | None) -> nn.Module:
+    """Return a copy whose adaptive pooling every exporter has.
+
+    It is in eval mode, on the CPU.
+
+    Args:
+        x: pictures (N,3,H,W) of the one size that it will see; None for any size.
+    """
     network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)
+    pools = {name: m for name, m in network.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)}
+    if x is None:
+        for name, pool in pools.items():
+            if pool.output_size not in (1, (1, 1)):  # the mean of the map, which exporters have
+                network.set_submodule(name, _AnyPool(pool.output_size))
+        return network
     sizes: dict[str, tuple[int, int]] = {}
 
     def note(_, args: tuple, name: str) -> None:
         sizes[name] = tuple(args[0].shape[-2:])
 
-    pools = {name: m for name, m in network.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)}
     hooks = [m.register_forward_pre_hook(partial(note, name=name)) for name, m in pools.items()]
     with torch.no_grad():
         network(x)
@@ -86,7 +121,7 @@ def _exportable(network: nn.Module, x: Tensor) -> nn.Module:
         hook.remove()
     for name, size in sizes.items():
         network.set_submodule(name, _FixedPool(size, pools[name].output_size))
-    return _Logits(network)
+    return network
 
 
 def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
@@ -99,7 +134,7 @@ def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
     file = io.BytesIO()
     # The exporter that traces: the newer one needs a package more, and names what it cannot do by its operators too.
     torch.onnx.export(
-        _exportable(network, x),
+        _Logits(with_plain_pooling(network, x)),
         (x,),
         file,  # type: ignore[arg-type]  # the exporter that traces writes to streams too
         dynamo=False,
@@ -130,7 +165,9 @@ def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, b
 
     x = torch.zeros(batch, input_channels(network), *size)
     with torch.no_grad():
-        converted = openvino.convert_model(_exportable(network, x), example_input=x, input=[tuple(x.shape)])
+        converted = openvino.convert_model(
+            _Logits(with_plain_pooling(network, x)), example_input=x, input=[tuple(x.shape)]
+        )
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import build_model
 from model.inference.adapt import adapt
+from model.inference.formats import ExportedFile, Form
 from model.layer.shapes import shapes_only
 from model.published import imagenet_weights, load_backbone_weights, load_published
 from util import UserError, checkpoint, dist
@@ -145,11 +146,15 @@ def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Modul
 def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
     """Return the trained network of a checkpoint of ours.
 
+    Of an exported file the file itself, as a network.
+
     Raises:
         UserError: the checkpoint does not say which network it holds, or its weights do not fit.
     """
     checkpoint.check_ours(state, path)
     spec = state["spec"]
+    if isinstance(form := state.get("export"), Form):  # of `read_ours` alone: a checkpoint holds plain values
+        return ExportedFile(path, form, spec)
     try:
         model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -250,7 +255,15 @@ def build_predictor(
 
     `test` is that of an experiment, whose preset is resolved, or says every key. outputs: for each of the `num_classes`
     its channel of the logits; None for all of them in their order.
+
+    Raises:
+        UserError: the protocol averages, and the network is an exported file that gives classes.
     """
+    if getattr(model, "gives_classes", False) and (test.flip or len(test.scales) > 1 or test.window != "none"):
+        raise UserError(
+            "the exported file gives classes, which cannot be averaged: export without --argmax, or use "
+            "test.flip=false test.scales=[1] test.window=none"
+        )
     kind = CoarsePredictor if test.windows == "fast" else Predictor
     return kind(
         adapt(model, channel_order, outputs),

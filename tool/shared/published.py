@@ -9,6 +9,7 @@ from torch import nn
 from dataset import DATASETS, dataset_class
 from dataset.base import distinct_palette
 from model import build_model
+from model.inference.formats import format_of, read_facts
 from model.published import LoadReport, Recognised, layout_of, load_published, recognise_family
 from util import UserError, checkpoint
 from util.checkpoint.facts import Facts
@@ -143,6 +144,8 @@ def read_ours(
 ) -> dict:
     """Read a checkpoint of ours, or a published one under our names.
 
+    An exported file too: what it knows, without weights.
+
     Args:
         network: what a published checkpoint is expected to hold; `options` are of it, over those that its weights tell.
         classes: names of a published network's classes, where its family does not fix them.
@@ -150,6 +153,12 @@ def read_ours(
     Raises:
         FileNotFoundError, UserError: the file is missing, damaged, or of no known family.
     """
+    if format_of(file) is not None:
+        form, facts = read_facts(file)
+        if "spec" not in facts:
+            raise UserError(f"{file}: does not say which network it is; write it with tool.export")
+        checkpoint.check_ours(facts, file)
+        return facts | {"export": form}
     state = checkpoint.load(file)
     if checkpoint.is_ours(state):
         checkpoint.check_ours(state, file)

@@ -73,6 +73,8 @@ def open_trained(file: str | Path, experiment: Experiment, data: SegDataset) -> 
     state = read_ours(file, config.model.name, config.model.options, data.classes)
     facts, spec, told = facts_of(state), state["spec"], Told(str(file), experiment.sources)
     other = compare_network(spec, config, told)
+    if other and "export" in state:
+        raise UserError(f"{told.overridden[-1]}, and it is exported: export the checkpoint with that option")
     network = rebuild(state | {"spec": spec | {"options": spec["options"] | other}}, file)
     preprocessing = compare_preprocessing(facts, config, told)
     if "range" in preprocessing:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -14,14 +15,16 @@ from typing import IO, Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from util import UserError
 from util.checkpoint.untrusted import check_content, check_network
 from util.record.files import replacing, sha256
 
 FORMAT = 1
+# Entries of a checkpoint that stand beside the weights in safetensors: `Facts`, network, experiment and origin.
+SLIM = ("spec", "dataset", "classes", "colors", "label_map", "protocol", "preprocessing", "config", "provenance")
 
 # Published trainers keep their best score as a NumPy number, which torch.load refuses unless its parts are
 # allowed: the function that rebuilds it from type and bytes, which NumPy 1 had elsewhere, and the types.
@@ -120,10 +123,7 @@ def load(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors" or _looks_like_safetensors(path):
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a safetensors file, or damaged ({error})") from None
+        return _load_safetensors(path)
     state = _read(path)
     # all files of torch.save but those of PyTorch before 1.6 are archives with checksums
     damaged = _damaged_record(path) if zipfile.is_zipfile(path) else None
@@ -139,6 +139,35 @@ def load(path: str | Path) -> dict:
             "take another copy of the file"
         )
     return state
+
+
+def save_weights(path: str | Path, state: dict) -> None:
+    """Write weights and facts of a checkpoint as safetensors.
+
+    `load` reads them again as one of ours. The weights are the tensors; the entries of `SLIM` stand as JSON in the
+    file's metadata. What continues a run is left out.
+    """
+    facts = {name: json.dumps(state[name]) for name in SLIM if name in state}
+    weights = {name: tensor.contiguous().clone() for name, tensor in state["model"].items()}
+    with replacing(Path(path), durable=True) as temporary:
+        save_file(weights, temporary, {"format": "pt", **facts})
+
+
+def _load_safetensors(path: Path) -> dict:
+    """The tensors by name, or a checkpoint of ours where the metadata say which network it is."""
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file, or damaged ({error})") from None
+    if "spec" not in metadata:
+        return weights
+    try:
+        facts = {name: json.loads(metadata[name]) for name in SLIM if name in metadata}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata are no JSON ({error})") from None
+    return {"format": FORMAT, "model": weights, **facts}
 
 
 def _read(path: Path):
