@@ -123,7 +123,7 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
     for index, r, g, b in val_report.palette:
         if (first := known.get(index, (r, g, b))) != (r, g, b):
             where, other = f"the labels of {train.list_file}", str(val.list_file)
-            raise DataError(_palettes_differ(index, first, where, (r, g, b), other))
+            raise DataError(palettes_differ(index, first, where, (r, g, b), other))
     warnings = []
     counts = zip(train.classes, train_report.pixels, val_report.pixels, strict=True)
     absent = [name for name, seen, wanted in counts if wanted and not seen]
@@ -228,7 +228,7 @@ def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
     if not labels:
         return report
     _refuse_binary(dataset, findings)
-    warnings = _class_warnings(dataset, report) + _map_warnings(dataset, findings)
+    warnings = class_warnings(dataset, report) + _map_warnings(dataset, findings)
     return replace(report, warnings=(*report.warnings, *warnings))
 
 
@@ -260,7 +260,8 @@ def _band_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
     return warnings
 
 
-def _class_warnings(dataset: SegDataset, report: Report) -> list[str]:
+def class_warnings(dataset: SegDataset, report: Report) -> list[str]:
+    """List warnings about classes and ignored pixels."""
     warnings = []
     absent = [name for name, count in zip(dataset.classes, report.pixels, strict=True) if not count]
     if absent:
@@ -304,17 +305,26 @@ def _refuse_binary(dataset: SegDataset, findings: list[_Finding]) -> None:
         DataError: with the map to paste.
     """
     for map_, counts in _pooled(dataset, findings):
-        if (
-            len(dataset.classes) == 2
-            and np.flatnonzero(counts).tolist() == [0, IGNORE]
-            and not map_.names_ignored
-            and map_.table[IGNORE] == IGNORE
-        ):
-            raise DataError(
-                f"{dataset.list_file}: the labels hold only 0 and 255, and 255 is ignored unless it is mapped, so "
-                f"nothing of {dataset.classes[1]!r} would be learnt. Paste into the section data: "
-                "label_map: {0: 0, 255: 1}, or, if 255 is to be ignored, label_map: {0: 0, 1: 1, 255: 255}"
-            )
+        if looks_binary(map_, counts, len(dataset.classes)):
+            raise DataError(binary_message(dataset))
+
+
+def looks_binary(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
+    """Tell whether masks of two classes hold only 0 and 255.
+
+    And nobody has said what 255 is. counts: pooled raw values (65536,).
+    """
+    said = map_.names_ignored or map_.table[IGNORE] != IGNORE
+    return classes == 2 and not said and np.flatnonzero(counts).tolist() == [0, IGNORE]
+
+
+def binary_message(dataset: SegDataset) -> str:
+    """Say what masks of 0 and 255 need."""
+    return (
+        f"{dataset.list_file}: the labels hold only 0 and 255, and 255 is ignored unless it is mapped, so "
+        f"nothing of {dataset.classes[1]!r} would be learnt. Paste into the section data: "
+        "label_map: {0: 0, 255: 1}, or, if 255 is to be ignored, label_map: {0: 0, 1: 1, 255: 255}"
+    )
 
 
 def _common_palette(dataset: SegDataset, findings: list[_Finding]) -> tuple[tuple[int, int, int, int], ...]:
@@ -328,13 +338,14 @@ def _common_palette(dataset: SegDataset, findings: list[_Finding]) -> tuple[tupl
         for index, color in finding.palette.items():
             known, path = common.setdefault(index, (color, str(label_path)))
             if known != color:
-                raise DataError(_palettes_differ(index, known, path, color, str(label_path)))
+                raise DataError(palettes_differ(index, known, path, color, str(label_path)))
     return tuple((index, *color) for index, (color, _) in sorted(common.items()))
 
 
-def _palettes_differ(
+def palettes_differ(
     index: int, known: tuple[int, int, int], where: str, color: tuple[int, int, int], other: str
 ) -> str:
+    """Say that two palettes give one index different colours."""
     keys = ", ".join('"{},{},{}": CLASS'.format(*each) for each in (known, color))
     return (
         f"{other}: its palette gives index {index} the colour {color}, that of {where} {known}; so the indices are no "

@@ -96,7 +96,7 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
         found_masks = {path: key for path, key in found_masks.items() if _bare(key) != key.lower()}
         found_images = {path: key for path, key in found_images.items() if path not in found_masks}
     best: list[tuple[str, str]] = []
-    for key in (str, _bare, _last):
+    for key in (str, _bare, bare_name):
         by_key: dict[str, list[str]] = {}
         for path, name in found_masks.items():
             by_key.setdefault(key(name), []).append(path)
@@ -305,7 +305,11 @@ def _bare(name: str) -> str:
     return folder + slash + stem
 
 
-def _last(name: str) -> str:
+def bare_name(name: str) -> str:
+    """Return a file's name without folders and what tools add.
+
+    a/mask_7 and b/7_gtFine_labelIds are both 7; the suffix has been taken off before.
+    """
     return _bare(name).rpartition("/")[2]
 
 

@@ -61,11 +61,22 @@ class Survey:
         """
         pixels = [sum(self.pixels.get(value, 0) for value in each) for each in values]
         around = [max((self.around.get(value, 0) for value in each), default=0) for each in values]
-        frequency = np.array([p / a if a else 0.0 for p, a in zip(pixels, around, strict=True)])
-        occurs = frequency > 0
-        weights = np.zeros(len(values))
+        return median_frequency(pixels, around)
+
+
+def median_frequency(pixels: Sequence[int], around: Sequence[int]) -> list[float]:
+    """Weigh classes by median frequency (Eigen and Fergus, ICCV 2015, section 6.3.2).
+
+    Args:
+        pixels: of each class.
+        around: pixels of all labels that hold it.
+    """
+    frequency = np.array([p / a if a else 0.0 for p, a in zip(pixels, around, strict=True)])
+    occurs = frequency > 0
+    weights = np.zeros(len(pixels))
+    if occurs.any():
         weights[occurs] = np.median(frequency[occurs]) / frequency[occurs]
-        return weights.tolist()
+    return weights.tolist()
 
 
 def survey(

@@ -86,10 +86,10 @@ def loader_workers(config: Config) -> int:
     return min(config.loader.workers, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def build_data(config: Config, run: RunPaths):
-    """Training and validation set, checked; rank 0 reads the labels for all."""
+def train_transform(config: Config) -> TrainTransform:
+    """Build the augmentation of the training samples."""
     augment = config.augment
-    transform = TrainTransform(
+    return TrainTransform(
         augment.crop,
         augment.scale,
         augment.rotate,
@@ -104,7 +104,11 @@ def build_data(config: Config, run: RunPaths):
         cutout_prob=augment.cutout_prob,
         cutout_size=augment.cutout_size,
     )
-    train_set = dataset_of(config, "train", transform)
+
+
+def build_data(config: Config, run: RunPaths):
+    """Training and validation set, checked; rank 0 reads the labels for all."""
+    train_set = dataset_of(config, "train", train_transform(config))
     val_set = dataset_of(config, "val") if config.train.val_every else None
     sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:

@@ -1,0 +1,535 @@
+"""Examines a data set for everything that its files can tell.
+
+Where the check before the first step stops at what cannot be read, this decodes images too, looks for the same image
+under two names, and lists what looks wrong. Memory is bounded: some 300 bytes an image.
+"""
+
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from dataset.base import SegDataset
+from dataset.prepare.check import (
+    Report,
+    binary_message,
+    class_warnings,
+    compare_splits,
+    looks_binary,
+    looks_mapped,
+    palettes_differ,
+)
+from dataset.prepare.custom import bare_name
+from dataset.prepare.survey import MAX_VALUES, count_values, median_frequency
+from dataset.prepare.workers import map_ordered
+from dataset.read import DataError
+from dataset.read.files import replacing
+from dataset.read.header import read_facts
+from dataset.read.identity import fingerprint
+from dataset.read.image import Limits, Stored, read_image, read_stored
+from dataset.read.labelmap import IGNORE, Key, LabelMap
+
+VERSION = 1  # of what is found: raise it when the doctor learns something
+MAX_LISTED = 200  # offending files that a finding keeps
+EXAMPLES = 3  # images kept for each class
+WORTH_A_PROCESS = 32  # images; the start of a process takes seconds
+THUMB = 16  # side of the grey image by which images are compared
+# Root mean square of the difference of two such, in levels of 255. On IDD Lite an image saved as JPEG of quality 30
+# differs by 1, one of half the size by 3, and the closest two of different drives by 14.
+ALIKE = 4.0
+FLAT = 8.0  # their deviation, below which all look alike
+MAX_COMPARED = 10**9  # pairs of images
+USED_LEVELS = 64  # of 256, of deep images
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A kind of mistake.
+
+    error: the files cannot be used, or the score would be none; else it only looks wrong. where: the split. text: what
+    it is and what to do. files: the first `MAX_LISTED` that it concerns, each with its own message or a path. count:
+    of all.
+    """
+
+    error: bool
+    where: str
+    text: str
+    files: tuple[str, ...] = ()
+    count: int = 1
+
+
+@dataclass
+class Examined:
+    """What the files of one list hold.
+
+    report: as of `check_dataset`, of the samples that can be used. around: of each class, the pixels of the labels that
+    hold it. sizes: (height, width, images), the most frequent first. mean, deviation: of the images, 0 to 255.
+    examples: of each class the images that show most of it. findings: mistakes. digests: uint64 (N,) of the decoded
+    images, 0 where there is none. thumbs: uint8 (N, `THUMB`²), small grey versions. cached: nothing was read.
+    """
+
+    report: Report
+    around: list[int]
+    sizes: list[tuple[int, int, int]]
+    mean: list[float]
+    deviation: list[float]
+    examples: list[list[int]]
+    findings: list[Finding]
+    digests: np.ndarray
+    thumbs: np.ndarray
+    cached: bool = False
+
+    @property
+    def class_weights(self) -> list[float]:
+        """Weigh each class by median frequency; 0 where it does not occur."""
+        return median_frequency(self.report.pixels, self.around)
+
+
+class Seen(NamedTuple):
+    """One sample, as a worker saw it.
+
+    label: its different values, (1, n) or (1, n, 3); counts: the pixels of each. low, high: of the image as read. deep:
+    it is stored with more than 8 bits. clear: it has a band of transparency that is not read.
+    """
+
+    size: tuple[int, int]
+    label: Stored | None
+    counts: np.ndarray
+    low: int
+    high: int
+    deep: bool
+    clear: bool
+    mean: np.ndarray
+    deviation: np.ndarray
+    digest: int
+    thumb: np.ndarray
+
+
+class Failed(NamedTuple):
+    """A sample that cannot be used, by kind and message."""
+
+    kind: str
+    text: str
+
+
+KINDS = {
+    "image": "images cannot be read",
+    "label": "labels cannot be read",
+    "size": "labels differ in size from their image",
+    "values": "labels hold values that the label map does not know",
+}
+
+
+def examine(
+    dataset: SegDataset, workers: int = 1, cache: Path | None = None, progress: Callable[[], None] = lambda: None
+) -> Examined:
+    """Read all images and labels of a list once.
+
+    Args:
+        dataset: its files are read.
+        workers: processes.
+        cache: a file that remembers the result as long as list, label map, and the size and time of every file are
+            unchanged.
+        progress: called after each sample.
+
+    Raises:
+        OSError: a file of the list has gone, or `cache` cannot be written.
+    """
+    key = f"{VERSION} {fingerprint(dataset)}"
+    remembered = None if cache is None else _read_cache(cache, key)
+    if remembered is not None:
+        return remembered
+    ledger = _Ledger(dataset)
+    workers = min(workers, max(1, len(dataset) // WORTH_A_PROCESS))
+    look_at = partial(look, channels=dataset.channels, limits=dataset.limits)
+    for index, result in enumerate(map_ordered(look_at, iter(dataset.samples), workers)):
+        ledger.add(index, result)
+        progress()
+    examined = ledger.close()
+    if cache is not None:
+        _write_cache(cache, key, examined)
+    return examined
+
+
+def look(paths: tuple[str, str | None], channels: int = 3, limits: Limits | None = None) -> Seen | Failed:
+    """Decode one sample and return what it holds."""
+    image_path, label_path = paths
+    label, counts = None, np.zeros(0, np.int64)
+    kind = "label"
+    try:
+        if label_path is not None:
+            stored = read_stored(label_path)
+            values, pixels = count_values(stored.values)
+            if len(values) > MAX_VALUES:
+                text = f"{label_path}: {len(values)} different values, as in a photo; a label has one for each class"
+                return Failed("label", text)
+            label = Stored(np.array([values], stored.values.dtype), stored.palette)
+            counts = np.array(pixels, np.int64)
+        kind = "image"
+        header = read_facts(image_path)
+        label_size = None if label_path is None else stored.values.shape[:2]
+        image = read_image(image_path, label_size, channels, limits)
+    except (DataError, OSError) as error:
+        text = str(error) if isinstance(error, DataError) else f"{error.filename}: {error.strerror}"
+        return Failed(kind, text)
+    if label_size is not None and image.shape[:2] != label_size:
+        sizes = " and ".join(f"{width}x{height}" for height, width in (label_size, image.shape[:2]))
+        return Failed("size", f"{label_path} and {image_path}: {sizes} (width x height)")
+    bands = [image[:, :, i] for i in range(image.shape[2])]
+    moments = [cv2.meanStdDev(band) for band in bands]
+    thumbs = [cv2.resize(band, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for band in bands]
+    digest = int.from_bytes(blake2b(image.data, digest_size=8, key=str(image.shape).encode()).digest(), "little")
+    return Seen(
+        (image.shape[0], image.shape[1]),
+        label,
+        counts,
+        int(image.min()),
+        int(image.max()),
+        header.dtype not in ("bool", "uint8"),
+        header.alpha and header.bands > channels,
+        np.array([mean.item() for mean, _ in moments]),
+        np.array([deviation.item() for _, deviation in moments]),
+        max(digest, 1),
+        np.rint(np.mean(thumbs, axis=0)).astype(np.uint8).ravel(),
+    )
+
+
+@dataclass
+class _Values:
+    """The values on disk that one label map reads.
+
+    pixels: of each id, (65536,). unknown: of each value that the map lacks, the first files and how many.
+    """
+
+    map_: LabelMap
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(65536, np.int64))
+    unknown: dict[Key, tuple[list[str], int]] = field(default_factory=dict)
+
+
+class _Ledger:
+    """Adds up the samples of a list, in its order."""
+
+    def __init__(self, dataset: SegDataset):
+        self.dataset = dataset
+        self.used = self.labelled = self.area = 0
+        self.mapped = np.zeros(256, np.int64)
+        self.around = np.zeros(256, np.int64)
+        self.total: np.ndarray = np.zeros(dataset.channels)
+        self.squares: np.ndarray = np.zeros(dataset.channels)
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.examples: list[list[tuple[float, int]]] = [[] for _ in dataset.classes]
+        self.values: dict[int, _Values] = {}
+        self.files: dict[str, list[str]] = {}  # kind of mistake -> the first files
+        self.counts: Counter[str] = Counter()
+        self.palette: dict[int, tuple[tuple[int, int, int], str]] = {}
+        self.conflict = ""  # of two palettes
+        self.deep_range = (IGNORE, 0)
+        self.digests = np.zeros(len(dataset), np.uint64)
+        self.thumbs = np.zeros((len(dataset), THUMB * THUMB), np.uint8)
+
+    def note(self, kind: str, text: str) -> None:
+        """Note a file of one kind of mistake."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= MAX_LISTED:
+            self.files.setdefault(kind, []).append(text)
+
+    def add(self, index: int, seen: Seen | Failed) -> None:
+        """Add one sample."""
+        if isinstance(seen, Failed):
+            self.note(seen.kind, seen.text)
+            return
+        image_path, label_path = self.dataset.samples[index]
+        self.digests[index], self.thumbs[index] = seen.digest, seen.thumb
+        for kind, wrong in (("flat", seen.low == seen.high), ("clear", seen.clear), ("deep", seen.deep)):
+            if wrong:
+                self.note(kind, image_path)
+        if seen.deep:
+            self.deep_range = min(self.deep_range[0], seen.low), max(self.deep_range[1], seen.high)
+        if label_path is not None and seen.label is not None:
+            if not self._add_label(index, label_path, seen.label, seen.counts):
+                return
+            self.labelled += 1
+        pixels = seen.size[0] * seen.size[1]
+        self.used += 1
+        self.area += pixels
+        self.total += seen.mean * pixels
+        self.squares += (seen.mean**2 + seen.deviation**2) * pixels
+        self.sizes[seen.size] += 1
+
+    def _add_label(self, index: int, path: str, label: Stored, counts: np.ndarray) -> bool:
+        """Add a label's pixels; False where it cannot be used."""
+        map_ = self.dataset.map_for(path)
+        values = self.values.setdefault(id(map_), _Values(map_))
+        try:
+            raw = map_.raw_values(label, path)
+            unknown = map_.unknown_values(raw, path)
+        except DataError as error:
+            self.note("label", str(error))
+            return False
+        if raw.ndim == 2:
+            np.add.at(values.pixels, raw.ravel(), counts)
+        for value in list(unknown)[:MAX_VALUES]:
+            files, count = values.unknown.setdefault(value, ([], 0))
+            values.unknown[value] = (files if count >= MAX_LISTED else [*files, path], count + 1)
+        if unknown:
+            self.counts["values"] += 1
+            return False
+        if label.palette is not None and raw is label.values:
+            for value in raw.ravel().tolist():
+                if value < len(label.palette):
+                    self._add_colour(value, tuple(label.palette[value].tolist()), path)
+        mapped = np.bincount(map_.apply(raw, path).ravel(), counts, 256).astype(np.int64)
+        self.mapped += mapped
+        self.around[mapped > 0] += mapped.sum()
+        if mapped[IGNORE] == mapped.sum():
+            self.note("ignored", path)
+        for each, pixels in zip(self.examples, mapped.tolist(), strict=False):
+            if pixels:
+                each.append((pixels / int(mapped.sum()), index))
+                each.sort(key=lambda example: (-example[0], example[1]))
+                del each[EXAMPLES:]
+        return True
+
+    def _add_colour(self, index: int, color: tuple[int, int, int], path: str) -> None:
+        known, first = self.palette.setdefault(index, (color, path))
+        if known != color and not self.conflict:
+            self.conflict = palettes_differ(index, known, first, color, path)
+
+    def close(self) -> Examined:
+        """Return the sums and what they tell."""
+        dataset = self.dataset
+        order = sorted(self.sizes, key=lambda size: size[0] * size[1]) or [(0, 0)]
+        report = Report(
+            name=dataset.name,
+            split=dataset.split,
+            list_file=str(dataset.list_file),
+            images=len(dataset),
+            labelled=self.labelled,
+            smallest=order[0],
+            largest=order[-1],
+            pixels=tuple(self.mapped[: len(dataset.classes)].tolist()),
+            ignored=int(self.mapped[IGNORE]),
+            warnings=(),
+            palette=tuple((index, *color) for index, (color, _) in sorted(self.palette.items())),
+        )
+        area = max(self.area, 1)
+        mean = self.total / area
+        return Examined(
+            report,
+            self.around[: len(dataset.classes)].tolist(),
+            [(*size, count) for size, count in self.sizes.most_common()],
+            mean.tolist(),
+            np.sqrt(np.maximum(self.squares / area - mean**2, 0)).tolist(),
+            [[index for _, index in each] for each in self.examples],
+            [*self._errors(), *self._warnings(report), *self._pair_findings(), *_repeated(dataset, self)],
+            self.digests,
+            self.thumbs,
+        )
+
+    def _errors(self) -> Iterable[Finding]:
+        dataset, split = self.dataset, self.dataset.split
+        for kind in ("image", "label", "size"):
+            if self.counts[kind]:
+                text = f"{self.counts[kind]} of {len(dataset)} {KINDS[kind]}"
+                yield Finding(True, split, text, tuple(self.files[kind]), self.counts[kind])
+        for values in self.values.values():
+            if values.unknown:
+                yield self._unknown(values)
+            if looks_binary(values.map_, values.pixels, len(dataset.classes)):
+                yield Finding(True, split, binary_message(dataset))
+        if self.conflict:
+            yield Finding(True, split, self.conflict)
+
+    def _unknown(self, values: _Values) -> Finding:
+        """Say which values the map lacks, and what they look like."""
+        map_, classes = values.map_, len(self.dataset.classes)
+        unknown = sorted(values.unknown, key=lambda value: (-values.unknown[value][1], str(value)))
+        text = f"{self.counts['values']} of {len(self.dataset)} {KINDS['values']} of {map_.owner} ({map_})"
+        seen = np.flatnonzero(values.pixels).tolist()
+        ids = [value for value in seen if value != IGNORE]
+        identity = {i: i for i in range(classes)}
+        if unknown == [classes] and map_.given == identity:
+            shifted = ", ".join(f"{i + 1}: {i}" for i in range(min(classes, 12))) + (", ..." if classes > 12 else "")
+            zero = "0: 255, " if 0 in ids else ""
+            text += (
+                f"; they go from {ids[0]} to {classes} where {classes} classes have the ids 0 to {classes - 1}, as if "
+                f"shifted by one: label_map: {{{zero}{shifted}}}"
+            )
+        elif map_.given == identity and all(isinstance(value, int) for value in unknown) and len(ids) > classes:
+            text += (
+                f"; {len(ids)} ids for {classes} classes: labels that were not mapped to training ids yet, or were "
+                "resized by interpolation"
+            )
+        text += f"; to ignore them, paste into the section data: {map_.to_paste(unknown[:64])}"
+        files = tuple(
+            f"value {value} in {count} files: {', '.join(paths[:5])}{', ...' if count > 5 else ''}"
+            for value, (paths, count) in ((value, values.unknown[value]) for value in unknown[:MAX_LISTED])
+        )
+        return Finding(True, self.dataset.split, text, files, self.counts["values"])
+
+    def _warnings(self, report: Report) -> Iterable[Finding]:
+        dataset, split = self.dataset, self.dataset.split
+        if self.labelled:
+            yield from (Finding(False, split, text) for text in class_warnings(dataset, report))
+        for values in self.values.values():
+            if looks_mapped(values.map_, values.pixels, len(dataset.classes)):
+                yield Finding(
+                    False,
+                    split,
+                    f"the labels look as if they held training ids already, and label_map ({values.map_}) would map "
+                    "them a second time; if so, give the identity as label_map",
+                )
+        texts = {
+            "flat": "images of one colour alone",
+            "ignored": "labels in which every pixel is ignored, so that nothing is learnt from them",
+            "clear": "images have a band of transparency, which is not read; save RGB, or data.channels: 4 reads it",
+        }
+        for kind, text in texts.items():
+            if self.counts[kind]:
+                found = f"{self.counts[kind]} {text}"
+                yield Finding(False, split, found, tuple(self.files[kind]), self.counts[kind])
+        used = self.deep_range[1] - self.deep_range[0] + 1
+        if self.counts["deep"] and used <= USED_LEVELS:
+            yield Finding(
+                False,
+                split,
+                f"the {self.counts['deep']} deep images use {used} of the 256 levels that are read; give data.range: "
+                "[LOW, HIGH], the values that become 0 and 255, or [2%, 98%]",
+                tuple(self.files["deep"]),
+                self.counts["deep"],
+            )
+
+    def _pair_findings(self) -> Iterable[Finding]:
+        """Find labels that stand beside another image than their own."""
+        dataset = self.dataset
+        pairs = [(image, label) for image, label in dataset.samples if label is not None]
+        names = [tuple(bare_name(os.path.splitext(path)[0]) for path in pair) for pair in pairs]
+        owners = Counter(image for image, _ in names)
+        wrong = [
+            f"{label} stands beside {image}"
+            for (image, label), (own, other) in zip(pairs, names, strict=True)
+            if own != other and owners[other] == 1 and owners[own] == 1
+        ]
+        if wrong:
+            text = f"{len(wrong)} labels bear the name of another image of the list; correct the lines"
+            yield Finding(True, dataset.split, text, tuple(wrong[:MAX_LISTED]), len(wrong))
+        shared = Counter(os.path.realpath(label) for _, label in pairs)
+        several = [f"{label} (of {image})" for image, label in pairs if shared[os.path.realpath(label)] > 1]
+        if several:
+            text = f"{len(several)} images share their label file with another one; correct the lines"
+            yield Finding(True, dataset.split, text, tuple(several[:MAX_LISTED]), len(several))
+
+
+def _repeated(dataset: SegDataset, ledger: _Ledger) -> Iterable[Finding]:
+    """Find images whose pixels stand in the list twice."""
+    order = np.argsort(ledger.digests, kind="stable")
+    ordered = ledger.digests[order]
+    same = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] > 0))
+    if len(same):
+        paths = [(dataset.samples[order[i]][0], dataset.samples[order[i + 1]][0]) for i in same[:MAX_LISTED]]
+        text = f"{len(same)} images have the pixels of another one of the list; each counts as often as it stands there"
+        yield Finding(False, dataset.split, text, tuple(f"{a} and {b}" for a, b in paths), len(same))
+
+
+def compare(train: SegDataset, first: Examined, other: SegDataset, second: Examined) -> list[Finding]:
+    """List what two lists that are used together have wrong.
+
+    Classes of the second that the first lacks, palettes that differ, images that both hold: by path, by pixels, or
+    saved anew (`ALIKE`).
+    """
+    where = f"{train.split} and {other.split}"
+    findings = []
+    try:
+        warnings = compare_splits(train, first.report, other, second.report)
+    except DataError as error:
+        findings.append(Finding(True, where, str(error)))
+        warnings = []
+    known = {os.path.realpath(image) for image, _ in train.samples}
+    by_path = [os.path.realpath(image) in known for image, _ in other.samples]
+    for text in warnings:
+        leak = "a score on pictures of the training" in text
+        findings.append(Finding(leak, where, text, count=sum(by_path) if leak else 1))
+    exact = np.isin(second.digests, first.digests) & (second.digests > 0) & ~np.array(by_path)
+    if exact.any():
+        findings.append(_copies(train, first, other, second, np.flatnonzero(exact), where))
+    if len(train) * len(other) <= MAX_COMPARED:
+        alike = [(i, j) for i, j in _alike(first, second) if not exact[j] and not by_path[j]]
+        if alike:
+            text = (
+                f"{len({j for _, j in alike})} images of {other.list_file} look like ones of {train.list_file}, saved "
+                "anew or a moment apart; a score on images of the training is no score"
+            )
+            files = [f"{other.samples[j][0]} and {train.samples[i][0]}" for i, j in alike[:MAX_LISTED]]
+            findings.append(Finding(False, where, text, tuple(files), len(alike)))
+    else:
+        text = f"{len(train)} times {len(other)} images: only equal pixels were looked for, not images saved anew"
+        findings.append(Finding(False, where, text))
+    return findings
+
+
+def _copies(
+    train: SegDataset, first: Examined, other: SegDataset, second: Examined, copies: np.ndarray, where: str
+) -> Finding:
+    """Name the images of one list whose pixels another list holds."""
+    owner = {int(digest): i for i, digest in enumerate(first.digests)}
+    files = [
+        f"{other.samples[j][0]} and {train.samples[owner[int(second.digests[j])]][0]}" for j in copies[:MAX_LISTED]
+    ]
+    text = (
+        f"{len(copies)} images of {other.list_file} have the pixels of images of {train.list_file} under another name; "
+        "a score on images of the training is no score"
+    )
+    return Finding(True, where, text, tuple(files), len(copies))
+
+
+def _alike(first: Examined, second: Examined) -> list[tuple[int, int]]:
+    """Find pairs of images whose small versions differ by less than `ALIKE`."""
+    pairs = []
+    others = second.thumbs.astype(np.float32)
+    own = (others**2).sum(axis=1)
+    textured = (second.digests > 0) & (others.std(axis=1) > FLAT)
+    for start in range(0, len(first.thumbs), 256):
+        block = first.thumbs[start : start + 256].astype(np.float32)
+        squares = (block**2).sum(axis=1)[:, None] + own - 2 * block @ others.T
+        close = (squares <= THUMB * THUMB * ALIKE**2) & textured & (first.digests[start : start + 256, None] > 0)
+        pairs += [(start + int(i), int(j)) for i, j in np.argwhere(close)]
+    return pairs
+
+
+def _read_cache(file: Path, key: str) -> Examined | None:
+    """Read a remembered result; None where there is none for this key."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            known = json.loads(str(stored["known"]))
+            digests, thumbs = stored["digests"], stored["thumbs"]
+        if known["key"] != key:
+            return None
+        raw: dict[str, Any] = known["examined"]
+        report = Report(**{name: _tuples(value) for name, value in raw.pop("report").items()})
+        findings = [Finding(**{**each, "files": tuple(each["files"])}) for each in raw.pop("findings")]
+        sizes = [tuple(size) for size in raw.pop("sizes")]
+        return Examined(report=report, findings=findings, sizes=sizes, digests=digests, thumbs=thumbs, **raw)
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+        return None  # none there, cut short, or of another form; it is written anew
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+
+
+def _write_cache(file: Path, key: str, examined: Examined) -> None:
+    known = asdict(examined) | {"cached": True}
+    for name in ("digests", "thumbs"):
+        del known[name]
+    text = json.dumps({"key": key, "examined": known})
+    with replacing(file) as out:
+        np.savez(out, known=text, digests=examined.digests, thumbs=examined.thumbs)

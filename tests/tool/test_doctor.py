@@ -1,0 +1,353 @@
+"""The doctor: each planted mistake is found and named, and none in clean data."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.prepare.doctor import examine
+from tests.conftest import make_data, make_experiment
+from tests.paths import SHARED
+from tests.three_pictures import build, save, save_palette
+from tool import doctor
+
+pytestmark = pytest.mark.fast
+
+REAL, IDD = SHARED / "real" / "data", SHARED / "data" / "idd_lite"
+CLASSES = ["sky", "grass", "ball"]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("clean"), train=8, val=4)
+
+
+def label(root: Path, name: str = "train_000") -> np.ndarray:
+    return cv2.imread(str(root / "label" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+
+
+def each_label(root: Path, change, pattern: str = "*.png") -> None:
+    for path in sorted((root / "label").glob(pattern)):
+        save(path, change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+
+
+def add_line(root: Path, split: str, line: str) -> None:
+    with open(root / f"{split}.txt", "a") as file:
+        file.write(line + "\n")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+# What each plants in a clean data set; returned are changes of the experiment.
+
+
+def damaged_image(root):
+    cut(root / "image/train_000.png")
+
+
+def damaged_label(root):
+    cut(root / "label/val_001.png")
+
+
+def empty_image(root):
+    (root / "image/train_000.png").write_bytes(b"")
+
+
+def missing_label(root):
+    (root / "label/train_003.png").unlink()
+
+
+def other_size(root):
+    save(root / "label/train_000.png", label(root)[::2, ::2])
+
+
+def lossy_label(root):
+    save(root / "label/train_000.jpg", label(root))
+    text = (root / "train.txt").read_text()
+    (root / "train.txt").write_text(text.replace("label/train_000.png", "label/train_000.jpg"))
+
+
+def float_label(root):
+    np.save(root / "label/train_000.npy", label(root).astype(np.float32))
+    text = (root / "train.txt").read_text()
+    (root / "train.txt").write_text(text.replace("label/train_000.png", "label/train_000.npy"))
+
+
+def colour_label(root):
+    save(root / "label/train_000.png", np.dstack([label(root)] * 3))
+
+
+def unknown_value(root):
+    wrong = label(root)
+    wrong[5, 5:9] = 7
+    save(root / "label/train_000.png", wrong)
+
+
+def shifted(root):
+    each_label(root, lambda ids: np.where(ids == 255, 255, ids + 1).astype(np.uint8))
+
+
+def interpolated(root):
+    each_label(root, lambda ids: cv2.resize(cv2.resize(ids, (48, 32)), (96, 64)))
+
+
+def class_never(root):
+    each_label(root, lambda ids: np.where(ids == 2, 1, ids).astype(np.uint8))
+
+
+def class_in_val_only(root):
+    each_label(root, lambda ids: np.where(ids == 2, 1, ids).astype(np.uint8), "train_*.png")
+
+
+def mapped_already(root):
+    return {"data": {"label_map": {0: 255, 1: 255, 2: 255, 7: 0, 8: 1, 11: 2}}}
+
+
+def palettes(root):
+    for name, colors in (("000", [[9, 9, 0], [1, 2, 3], [50, 0, 0]]), ("001", [[9, 9, 0], [50, 0, 0], [1, 2, 3]])):
+        ids = label(root, f"train_{name}") % 255
+        save_palette(root / f"label/train_{name}.png", ids, colors)
+
+
+def binary(root):
+    each_label(root, lambda ids: np.where(ids == 2, 255, 0).astype(np.uint8))
+    return {"data": {"classes": ["back", "ball"], "colors": [[0, 0, 1], [2, 0, 0]]}}
+
+
+def in_both(root):
+    add_line(root, "val", "image/train_002.png label/train_002.png")
+
+
+def copied(root):
+    for folder in ("image", "label"):
+        shutil.copy(root / folder / "train_002.png", root / folder / "new.png")
+    add_line(root, "val", "image/new.png label/new.png")
+
+
+def saved_anew(root):
+    with Image.open(root / "image/train_002.png") as image:
+        image.save(root / "image/new.jpg", quality=80)
+    shutil.copy(root / "label/train_002.png", root / "label/new.png")
+    add_line(root, "val", "image/new.jpg label/new.png")
+
+
+def twice(root):
+    for folder in ("image", "label"):
+        shutil.copy(root / folder / "train_002.png", root / folder / "again.png")
+    add_line(root, "train", "image/again.png label/again.png")
+
+
+def exchanged(root):
+    text = (root / "train.txt").read_text()
+    text = text.replace("label/train_001", "label/x").replace("label/train_002", "label/train_001")
+    (root / "train.txt").write_text(text.replace("label/x", "label/train_002"))
+
+
+def one_label_for_two(root):
+    text = (root / "train.txt").read_text()
+    (root / "train.txt").write_text(text.replace("label/train_001", "label/train_002"))
+
+
+def large_crop(root):
+    return {"augment": {"crop": [200, 96]}}
+
+
+def transparent(root):
+    image = cv2.imread(str(root / "image/train_000.png"))
+    save(root / "image/train_000.png", np.dstack([image, image[:, :, 0]]))
+
+
+def dark_and_deep(root):
+    for path in (root / "image").glob("train_*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16) * 16)
+
+
+def one_colour(root):
+    save(root / "image/train_000.png", np.full((64, 96, 3), 90, np.uint8))
+
+
+def nothing_labelled(root):
+    save(root / "label/train_000.png", np.full((64, 96), 255, np.uint8))
+
+
+def mostly_ignored(root):
+    def keep_a_strip(ids):
+        ids[:, :88] = 255
+        return ids
+
+    each_label(root, keep_a_strip, "train_*.png")
+
+
+def no_such_class(root):
+    return {"augment": {"copy_paste_prob": 0.5, "copy_paste_classes": ["bal"]}}
+
+
+ERRORS = {
+    damaged_image: "1 of 8 images cannot be read\n    .*image/train_000.png: not a readable picture",
+    damaged_label: "val: 1 of 4 labels cannot be read\n    .*label/val_001.png",
+    empty_image: "image/train_000.png: the file is empty",
+    missing_label: "label/train_003.png does not exist",
+    other_size: "labels differ in size from their image\n    .*label/train_000.png .*48x32 and 96x64",
+    lossy_label: "a JPEG label",
+    float_label: "train_000.npy: holds float32 values",
+    colour_label: r"value \(\d, \d, \d\) in 1 files: .*train_000.png",
+    unknown_value: "value 7 in 1 files: .*label/train_000.png",
+    shifted: r"as if shifted by one: label_map: \{1: 0, 2: 1, 3: 2\}",
+    interpolated: "resized by interpolation",
+    palettes: "its palette gives index 1 the colour",
+    binary: r"hold only 0 and 255.*label_map: \{0: 0, 255: 1\}",
+    in_both: "1 pictures are in .*train.txt and in .*val.txt .*train_002.png",
+    copied: "have the pixels of images of .*train.txt under another name; .*\n    .*new.png and .*train_002.png",
+    exchanged: "2 labels bear the name of another image.*\n    .*label/train_002.png stands beside .*train_001.png",
+    one_label_for_two: "2 images share their label file",
+    no_such_class: "copy_paste_classes: no class 'bal'",
+}
+WARNINGS = {
+    class_never: "classes that never occur in .*train.txt: ball",
+    class_in_val_only: "so no network can learn them: ball",
+    mapped_already: "look as if they held training ids already",
+    saved_anew: "look like ones of .*train.txt.*\n    .*new.jpg and .*train_002.png",
+    twice: "1 images have the pixels of another one of the list.*\n    .*train_002.png and .*again.png",
+    large_crop: r"8 of 8 images are smaller than augment.crop 200x96 .* augment.crop=\[64,96\]",
+    transparent: "1 images have a band of transparency.*\n    .*train_000.png",
+    dark_and_deep: "the 8 deep images use 15 of the 256 levels",
+    one_colour: "1 images of one colour alone\n    .*train_000.png",
+    nothing_labelled: "1 labels in which every pixel is ignored.*\n    .*train_000.png",
+    mostly_ignored: "of the pixels of .*train.txt are ignored",
+}
+
+
+def run(tmp_path: Path, root: Path, capsys, **sections) -> tuple[int, str]:
+    experiment = make_experiment(tmp_path, root, **sections)
+    status = doctor.main(["--config", str(experiment), "--workers", "1", "--cache", str(tmp_path / "cache")])
+    return status, capsys.readouterr().out
+
+
+def test_clean_data_have_no_finding(tmp_path, clean, capsys):
+    status, text = run(tmp_path, clean, capsys)
+    assert status == 0 and text.endswith("0 errors, 0 warnings\n"), text
+
+
+@pytest.mark.parametrize("plant", [*ERRORS, *WARNINGS], ids=lambda plant: plant.__name__)
+def test_a_planted_mistake_is_found(tmp_path, clean, capsys, plant):
+    data = tmp_path / "data"
+    shutil.copytree(clean, data)
+    status, text = run(tmp_path, data, capsys, **(plant(data) or {}))
+    level, wanted = ("error", ERRORS[plant]) if plant in ERRORS else ("warning", WARNINGS[plant])
+    findings = re.findall(rf"(?m)^{level}: .*(?:\n    .*)*", text)
+    assert any(re.search(wanted, finding) for finding in findings), text
+    assert status == (2 if plant in ERRORS else 0), text
+
+
+def test_batches_that_shared_memory_cannot_hold_are_an_error(tmp_path, clean, monkeypatch):
+    experiment = make_experiment(tmp_path, clean, loader={"workers": 1})
+    config = doctor.load(experiment).config
+    assert doctor.batch_bytes(config) == 1 * 2 * 4 * 48 * 64 * 4  # workers, batches ahead, pictures, crop, bands
+    for free, wanted in ((98303, [True]), (98304, [])):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free))
+        assert [finding.error for finding in doctor.fits(config, {}, {}, tmp_path)] == wanted
+
+
+def test_sums_are_those_of_the_arrays(clean, tmp_path):
+    dataset = build(clean, classes=CLASSES)
+    found = examine(dataset)
+    images = np.stack([cv2.imread(image)[:, :, ::-1] for image, _ in dataset.samples]).reshape(-1, 3).astype(float)
+    labels = np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for _, path in dataset.samples])
+    assert np.allclose(found.mean, images.mean(0)) and np.allclose(found.deviation, images.std(0))
+    assert found.report.pixels == tuple((labels == i).sum() for i in range(3))
+    assert found.report.ignored == (labels == 255).sum() and found.sizes == [(64, 96, 8)]
+    share = [(labels[(labels == i).any((1, 2))] == i).mean() for i in range(3)]  # Eigen and Fergus, section 6.3.2
+    assert np.allclose(found.class_weights, np.median(share) / share)
+    most = np.argsort([-(each == 2).sum() for each in labels], kind="stable")[:3]
+    assert found.examples[2] == most.tolist()
+
+
+def test_a_result_is_remembered_until_a_file_changes(tmp_path, clean):
+    data, cache = tmp_path / "data", tmp_path / "train.npz"
+    shutil.copytree(clean, data)
+    first = examine(build(data, classes=CLASSES), cache=cache)
+    again = examine(build(data, classes=CLASSES), cache=cache)
+    assert not first.cached and again.cached
+    assert (again.report, again.findings, again.sizes) == (first.report, first.findings, first.sizes)
+    assert (again.digests == first.digests).all() and again.class_weights == first.class_weights
+    unknown_value(data)
+    changed = examine(build(data, classes=CLASSES), cache=cache)
+    assert not changed.cached and changed.findings
+    cut(cache)
+    assert examine(build(data, classes=CLASSES), cache=cache).findings == changed.findings
+
+
+def test_the_page_is_one_file_without_addresses(tmp_path, clean):
+    experiment, page = make_experiment(tmp_path, clean), tmp_path / "page.html"
+    doctor.main(["--config", str(experiment), "--html", str(page), "--samples", "--cache", str(tmp_path / "cache")])
+    text = page.read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert text.count("data:image/jpeg;base64,") == 3 * 3 + 8  # three images of each class, eight samples
+
+
+def test_two_classes_say_what_the_mean_means(tmp_path, clean, capsys):
+    data = {"classes": ["back", "ball"], "colors": [[0, 0, 1], [2, 0, 0]], "label_map": {0: 0, 1: 0, 2: 1}}
+    status, text = run(tmp_path, clean, capsys, data=data)
+    assert status == 0 and "mean of the IoU of 'back' and of 'ball'" in text
+
+
+REAL_LABELS = {
+    "ade20k": "annotations/validation/ADE_val_*.png",
+    "cityscapes": "gtFine/train/*/*_labelIds.png",
+    "voc": "SegmentationClass/*.png",
+    "coco_stuff": "val_label/*.png",
+    "lip": "train_segmentations/*.png",
+    "bdd100k": "labels/sem_seg/masks/*.png",
+    "mapillary": "training/v1.2/labels/*.png",
+    "rugd": "annotations/*.png",
+    "idd_lite": "gtFine/*/*/*_label.png",
+}
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
+@pytest.mark.parametrize("name", REAL_LABELS)
+def test_real_labels_have_no_error(tmp_path, name):
+    """Each label beside a noisy image of its size, read as its data set; the pixels are those of expected.json."""
+    labels = sorted((REAL / name).glob(REAL_LABELS[name]))
+    assert labels
+    rng, lines = np.random.default_rng(0), []
+    for path in labels:
+        with Image.open(path) as opened:
+            width, height = opened.size
+        save(tmp_path / f"{path.stem}.png", rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), np.uint8))
+        small = cv2.imread(str(tmp_path / f"{path.stem}.png"))
+        cv2.imwrite(str(tmp_path / f"{path.stem}.png"), cv2.resize(small, (width, height)))
+        lines.append(f"{path.stem}.png {path}\n")
+    (tmp_path / "train.txt").write_text("".join(lines))
+    found = examine(doctor.files_of(_config(tmp_path, name), "train"))
+    assert not [finding for finding in found.findings if finding.error]
+    expected = json.loads((REAL.parent / "expected.json").read_text())["data"]
+    counts = [expected.get(f"data/{path.relative_to(REAL)}") for path in labels]
+    total = sum(sum(next(v for v in each.values() if isinstance(v, dict)).values()) for each in counts if each)
+    if all(counts):
+        assert sum(found.report.pixels) + found.report.ignored == total
+
+
+def _config(root: Path, name: str):
+    return doctor.load(
+        doctor.find_experiment(name, "fcn18"), [f"data.root={root}", f"data.train_list={root}/train.txt"]
+    ).config
+
+
+@pytest.mark.skipif(not (IDD / "train.txt").is_file(), reason=f"{IDD} is not there")
+def test_real_data_are_clean(tmp_path, capsys):
+    """48 real images and labels of each list; all of them were looked at once, see docs/doctor.md."""
+    for split in ("train", "val"):
+        lines = (IDD / f"{split}.txt").read_text().splitlines()
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines[:: len(lines) // 24][:24]) + "\n")
+    lists = [f"data.{split}_list={tmp_path}/{split}.txt" for split in ("train", "val")]
+    status = doctor.main(["idd_lite", f"data.root={IDD}", *lists, "--workers", "1", "--cache", str(tmp_path / "cache")])
+    assert status == 0 and capsys.readouterr().out.endswith("0 errors, 0 warnings\n")
