@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataset.read import DataError
 from dataset.read.image import Limits
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
-from dataset.read.listfile import Pair, read_list, unique_names
+from dataset.read.listfile import Images, Names, Pair, read_list
 from dataset.read.source import Files, Source
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ class SegDataset(Dataset):
         self.mixer: Mix | None = None  # of the augmented crops; set by whoever knows the classes' places
         self._set_facts(classes, colors, label_map)
         self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
-        self.samples: list[Pair] = read_list(self.list_file, self.root, needs_label=split != "test")
-        self._names = unique_names([image for image, _ in self.samples], self.root)
+        self.samples: Sequence[Pair] = read_list(self.list_file, self.root, needs_label=split != "test")
+        self._names = Names(Images(self.samples), self.root)
         self.source: Source = Files(self.samples, self.map_for, channels, limits)
 
     @classmethod
@@ -194,7 +194,7 @@ class SegDataset(Dataset):
         self.limits = self.source.limits = limits
 
     def sample_name(self, index: int) -> str:
-        """Give a name for outputs that no other sample has; see `unique_names`."""
+        """Give a name for outputs that no other sample has; see `Names`."""
         return self._names[index]
 
     def __len__(self) -> int:

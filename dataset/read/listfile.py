@@ -7,10 +7,14 @@ import io
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
+from typing import overload
+
+import numpy as np
 
 from dataset.read import DataError
 from dataset.read.files import read_bytes
@@ -30,7 +34,69 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^\.*$")
 _FIELD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
 
 
-def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
+class Pairs(Sequence[Pair]):
+    """Paths of images and labels, kept in one buffer.
+
+    Python objects would take some 400 bytes a pair, and be copied into every loader's worker as they are read, because
+    reading counts references.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], root: Path):
+        self.prefix = os.path.join(os.fsencode(root), b"")
+        text, ends = bytearray(), array("q", [0])
+        for image, label in pairs:
+            text += self._short(image)
+            if label is not None:
+                text += b"\0" + self._short(label)
+            ends.append(len(text))
+        self.text, self.ends = bytes(text), np.array(ends, np.int64)
+
+    def _short(self, path: str) -> bytes:
+        """Encode a path, without the root where it is below it; the first byte tells."""
+        code = os.fsencode(path)
+        return b"+" + code[len(self.prefix) :] if code.startswith(self.prefix) else b"=" + code
+
+    def _long(self, code: bytes) -> str:
+        return os.fsdecode((self.prefix if code[:1] == b"+" else b"") + code[1:])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        """Return the paths of one sample, or of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"sample {index} of {count}")
+        index %= count
+        image, mark, label = self.text[self.ends[index] : self.ends[index + 1]].partition(b"\0")
+        return self._long(image), self._long(label) if mark else None
+
+
+class Images(Sequence[str]):
+    """Paths of the images of pairs."""
+
+    def __init__(self, pairs: Sequence[Pair]):
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return the path of one image, or of several."""
+        return [image for image, _ in self.pairs[index]] if isinstance(index, slice) else self.pairs[index][0]
+
+
+def read_list(list_file: Path, root: Path, needs_label: bool) -> Pairs:
     """Read the (image, label) paths of a list file in order.
 
     label is None where a line has only an image.
@@ -39,24 +105,27 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> list[Pair]:
         FileNotFoundError, DataError: begins with `LIST:LINE:`.
     """
     _names_by.cache_clear()  # folders may have changed since the last list
-    samples: list[Pair] = []
-    first_line: dict[str, int] = {}
+    samples = Pairs(_pairs(list_file, root, needs_label), root)
+    if not samples:
+        raise DataError(f"{list_file}: the list is empty; write one line `image label` a sample")
+    return samples
+
+
+def _pairs(list_file: Path, root: Path, needs_label: bool) -> Iterator[Pair]:
+    """Read the pairs of a list file, each once."""
+    first_line: dict[bytes, int] = {}  # by a digest: half the memory of paths
     for number, line in _lines(list_file):
         where = f"{list_file}:{number}"
         fields = _fields(line, where)
         if len(fields) > 2 or (len(fields) == 1 and needs_label):
             raise DataError(f"{where}: {_wrong_count(line, fields, needs_label)}")
         paths = [_existing(root, field, where) for field in fields]
-        if paths[0] in first_line:
+        first = first_line.setdefault(blake2b(os.fsencode(paths[0]), digest_size=16).digest(), number)
+        if first != number:
             raise DataError(
-                f"{where}: the picture {fields[0]} stands on line {first_line[paths[0]]} "
-                "already; remove one of the two lines"
+                f"{where}: the picture {fields[0]} stands on line {first} already; remove one of the two lines"
             )
-        first_line[paths[0]] = number
-        samples.append((paths[0], paths[1] if len(paths) == 2 else None))
-    if not samples:
-        raise DataError(f"{list_file}: the list is empty; write one line `image label` a sample")
-    return samples
+        yield paths[0], paths[1] if len(paths) == 2 else None
 
 
 def _existing(root: Path, field: str, where: str) -> str:
@@ -165,23 +234,38 @@ def _wrong_count(line: str, fields: list[str], needs_label: bool) -> str:
     return f"{len(fields)} fields, where {wanted} is wanted; put a path with spaces in double quotes"
 
 
-def unique_names(paths: Sequence[str], root: Path) -> list[str]:
-    """Give each image a name that no other has.
+class Names(Sequence[str]):
+    """Names of images that no other image of the list has.
 
-    That is its stem; where stems collide, its path below `root` without suffix; where these collide too, its number in
-    the list is added.
-    Each is a relative path that stays in the folder it is written to, on any system: a part that is no file name
-    (dots alone, control characters, a backslash, a drive letter, too long) is written in other letters and numbered.
+    A name is the image's stem; where stems collide, its path below `root` without suffix; where these collide too, its
+    number in the list is added. Each is a relative path that stays in the folder it is written to, on any system: a
+    part that is no file name (dots alone, control characters, a backslash, a drive letter, too long) is written in
+    other letters and numbered. Names are made when asked for; kept is which images need a longer one, a byte or two
+    each.
     """
-    stems = [Path(path).stem for path in paths]
-    names = [
-        _below(paths[i], root).with_suffix("").as_posix() if repeated else stems[i]
-        for i, repeated in enumerate(_repeated(stems))
-    ]
-    names = [_harmless(name, i) for i, name in enumerate(names)]
-    while len(set(names)) < len(names):
-        names = [f"{names[i]}_{i}" if repeated else names[i] for i, repeated in enumerate(_repeated(names))]
-    return names
+
+    def __init__(self, paths: Sequence[str], root: Path):
+        self.paths, self.root = paths, root
+        self.long: list[np.ndarray] = []  # bool (N,): whose path below the root is taken, whose number is added, ...
+        self.long.append(_repeated(Path(path).stem for path in paths))
+        while (again := _repeated(self)).any():
+            self.long.append(again)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return the name of one image, or of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        path = self.paths[index]
+        index %= len(self)
+        name = _below(path, self.root).with_suffix("").as_posix() if self.long[0][index] else Path(path).stem
+        return _harmless(name, index) + f"_{index}" * sum(bool(mask[index]) for mask in self.long[1:])
 
 
 def _harmless(name: str, index: int) -> str:
@@ -195,9 +279,12 @@ def _harmless(name: str, index: int) -> str:
     return f"{'/'.join(cut)}_{index}"
 
 
-def _repeated(names: list[str]) -> list[bool]:
-    count = Counter(names)
-    return [count[name] > 1 for name in names]
+def _repeated(names: Iterable[str]) -> np.ndarray:
+    """Tell of each name whether it occurs more than once, bool (N,), by 8 byte digests that are sorted."""
+    codes = (blake2b(os.fsencode(name), digest_size=8).digest() for name in names)
+    digests = np.frombuffer(b"".join(codes), np.uint64)
+    _, where, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    return counts[where] > 1
 
 
 def _below(path: str, root: Path) -> Path:

@@ -7,7 +7,7 @@ from PIL import Image
 from dataset import DATASETS, build_dataset, dataset_class
 from dataset.base import distinct_palette
 from dataset.read.labelmap import LabelMap
-from dataset.read.listfile import read_list, unique_names
+from dataset.read.listfile import Names, read_list
 from tests.three_pictures import build, fails, picture, save, save_palette
 
 pytestmark = pytest.mark.fast
@@ -30,7 +30,7 @@ def test_list_accepts_quotes_absolute_paths_bom_and_blank_lines(tree):
     text = f"\ufeff\"a b/it's.png\"\tlabel/a.png\r\n\n  {tree}/image/b.png   'label/b.png'  \n"
     (tree / "own.txt").write_text(text, encoding="utf-8")
     samples = read_list(tree / "own.txt", tree, needs_label=True)
-    assert samples == [
+    assert list(samples) == [
         (str(tree / "a b/it's.png"), str(tree / "label/a.png")),
         (str(tree / "image/b.png"), str(tree / "label/b.png")),
     ]
@@ -75,7 +75,7 @@ def test_unlabelled_lines_only_in_test(tree):
 
 def test_names_are_unique(tmp_path):
     paths = [str(tmp_path / p) for p in ("x/a.png", "y/a.png", "b.png", "c.png", "c.jpg", "../out/a.png")]
-    names = unique_names(paths, tmp_path)
+    names = Names(paths, tmp_path)
     assert names[:3] == ["x/a", "y/a", "b"] and len(set(names)) == len(names)
     assert not any(".." in name or name.startswith("/") for name in names)
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from dataset.base import SegDataset
-from dataset.read.listfile import read_list, unique_names
+from dataset.read.listfile import Names, read_list
 from tests.fuzz import hostile
 from util.config.check import check_config
 from util.config.load import load, saved_config
@@ -100,7 +100,7 @@ def test_outputs_stay_in_the_result_folder(tmp_path):
     for path in paths:
         cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1].tofile(path)
     os.symlink(paths[0], root / "link.png")
-    names = unique_names([*paths, str(root / "link.png")], root)
+    names = Names([*paths, str(root / "link.png")], root)
     assert len(set(names)) == len(paths) + 1
     assert "one/12:30" in names and "one/sp ace" in names, "ordinary names stay"
     result = tmp_path / "run" / "result"
@@ -119,7 +119,7 @@ def test_outputs_stay_in_the_result_folder(tmp_path):
 
 
 def test_names_are_unique_where_a_number_would_meet_another_name(tmp_path):
-    names = unique_names([str(tmp_path / name) for name in ("x.png", "x.jpg", "x_0.png", "x_1.png")], tmp_path)
+    names = Names([str(tmp_path / name) for name in ("x.png", "x.jpg", "x_0.png", "x_1.png")], tmp_path)
     assert len(set(names)) == 4
 
 
