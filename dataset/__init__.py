@@ -4,18 +4,29 @@ import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dataset.augment.transform import Augmentation
 from dataset.base import SegDataset, Transform
 from dataset.load.loader import build_eval_loader, build_loader
 from dataset.read import DataError
 from dataset.read.image import Limits
 
-__all__ = ["DATASETS", "SegDataset", "build_dataset", "build_eval_loader", "build_loader", "dataset_class"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "SegDataset",
+    "augmentation",
+    "build_dataset",
+    "build_eval_loader",
+    "build_loader",
+    "dataset_class",
+]
 
 # Name -> where the class stands; imported when it is asked for.
-DATASETS = {
+DATASETS: dict[str, str | type[SegDataset]] = {
     "custom": "dataset.base.SegDataset",
     "street": "dataset.street.Street",
     "cityscapes": "dataset.cityscapes.Cityscapes",
@@ -42,6 +53,10 @@ DATASETS = {
 }
 
 
+# Augmentations of the user, name -> where the function stands; see `TrainTransform`.
+AUGMENTATIONS: dict[str, str | Augmentation] = {}
+
+
 def dataset_class(name: str) -> type[SegDataset]:
     """Return the class of a data set.
 
@@ -52,9 +67,28 @@ def dataset_class(name: str) -> type[SegDataset]:
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else '; "custom" serves your own data'
+        own = "; a class of yours: the experiment, or --plugin, names it" if "." in str(name) else ""
+        hint = own or f"; did you mean {near[0]!r}?" if near else '; "custom" serves your own data'
         raise DataError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
-    module, _, attribute = DATASETS[name].rpartition(".")
+    return _imported(DATASETS[name])
+
+
+def augmentation(name: str) -> Augmentation:
+    """Return the user's augmentation of a name.
+
+    Raises:
+        DataError: the name is unknown.
+    """
+    if name not in AUGMENTATIONS:
+        raise DataError(f"unknown augmentation {name!r} (known: {', '.join(AUGMENTATIONS) or 'none'})")
+    return _imported(AUGMENTATIONS[name])
+
+
+def _imported(entry: Any) -> Any:
+    """The class or function of a table's entry, which a plugin may have put there itself."""
+    if not isinstance(entry, str):
+        return entry
+    module, _, attribute = entry.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -4,17 +4,19 @@
 >>> logits = model(images)["out"]                       # (N, 19, H, W) for images (N, 3, H, W)
 
 To add a network, copy `model/fcn.py`, change it, and add one line to `MODELS`; likewise for `BACKBONES` in
-`model/backbone/__init__.py`. `model.inference.optimize` makes a trained network faster.
+`model/backbone/__init__.py`. A network outside this folder is added
+as `MODELS["mypkg.net.MyNet"] = "mypkg.net.MyNet"`. `model.inference.optimize` makes a trained network faster.
 """
 
 import inspect
+from collections.abc import Callable
 
 from model.backbone import BACKBONES as BACKBONES
 from model.backbone import build_backbone as build_backbone
 from model.base import SegModel
 from model.table import ModelError, complete, plain, resolve
 
-MODELS = {
+MODELS: dict[str, str | Callable[..., SegModel]] = {
     "ann": "model.ann.ANN",
     "bisenet": "model.bisenet.BiSeNet",
     "bisenetv2": "model.bisenetv2.BiSeNetV2",

@@ -29,9 +29,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
 
 
-def resolve(kind: str, name: str, table: Mapping[str, str], further: tuple[str, ...] = ()) -> Callable:
+def resolve(kind: str, name: str, table: Mapping[str, str | Callable], further: tuple[str, ...] = ()) -> Callable:
     """Return the class or function that `table` names.
 
+    A table is all that is looked in: a dotted path is imported only after whoever trusts it has added it there.
     `further` are names known beside the table, for the message.
     """
     if name not in table:
@@ -39,7 +40,9 @@ def resolve(kind: str, name: str, table: Mapping[str, str], further: tuple[str, 
     return load(table[name])
 
 
-def load(path: str) -> Callable:
+def load(path: str | Callable) -> Callable:
+    if not isinstance(path, str):
+        return path  # a plugin may add the class itself
     module, _, member = path.rpartition(".")
     return getattr(importlib.import_module(module), member)
 

@@ -10,8 +10,9 @@ A value comes from a file, from the command line, from the test protocol, or is 
 
 from tool.shared import cli
 from tool.shared.experiment import find_experiment
+from tool.shared.plugins import load
 from util import UserError
-from util.config.load import describe, load
+from util.config.load import describe
 
 
 def main(argv: list[str] | None = None) -> int:

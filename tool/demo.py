@@ -20,7 +20,7 @@ from torch import nn
 from dataset.read import DataError
 from dataset.read.image import read_image
 from model.inference.adapt import Adapted
-from tool.shared import cli
+from tool.shared import cli, plugins
 from tool.shared.network import build_predictor, rebuild, whole_pictures
 from tool.shared.pictures import name_results
 from tool.shared.published import is_void, read_ours
@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         metavar="PIXELS",
         help="longer side that larger pictures are shrunk to (default: 2048)",
     )
+    plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)
     open_log(None)
+    plugins.use(args.plugin)
     if args.longest < 1:
         raise UserError(f"--longest {args.longest}: a picture has at least one pixel")
     targets = name_results(args.pictures, Path(args.out))

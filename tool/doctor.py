@@ -28,8 +28,9 @@ from dataset.read import DataError
 from tool.shared import cli
 from tool.shared.data import files_of, loader_workers, train_transform
 from tool.shared.experiment import find_experiment
+from tool.shared.plugins import load
 from util import UserError
-from util.config.load import Experiment, load
+from util.config.load import Experiment
 from util.config.schema import Config
 from util.record.machine import cores
 from util.report.html import render

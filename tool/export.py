@@ -33,7 +33,7 @@ from dataset.read.image import read_image
 from dataset.scene import draw_scene
 from model.inference.adapt import adapt
 from model.inference.formats import FORMATS, ExportedFile, Form, write, write_facts
-from tool.shared import cli
+from tool.shared import cli, plugins
 from tool.shared.network import rebuild
 from tool.shared.published import is_void, read_ours
 from util import UserError, checkpoint
@@ -54,6 +54,7 @@ BOUNDS = {"float32": (1e-3, 0.999), "float16": (0.05, 0.99), "int8": (1.0, 0.95)
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
+    plugins.use(args.plugin)
     open_log(None)
     if args.to == WEIGHTS:
         return export_weights(args)
@@ -115,6 +116,7 @@ def arguments() -> cli.Parser:
     precision.add_argument("--int8", metavar="DATA", help="8 bits; a folder of pictures whose ranges are measured")
     parser.add_argument("--pictures", metavar="FOLDER", help="pictures to compare on (default: drawn street scenes)")
     parser.add_argument("--force", action="store_true", help="keep a file that differs")
+    plugins.add_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="what to write (default: the checkpoint's name)")
     return parser
 

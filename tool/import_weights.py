@@ -19,9 +19,9 @@ from typing import Any
 from dataset import DATASETS
 from model.published import layout_of
 from tool.shared import cli
+from tool.shared.plugins import load
 from tool.shared.published import Translated, is_void, translate
 from util import UserError, checkpoint
-from util.config.load import load
 from util.config.yamltext import parse_yaml
 from util.record.log import log, open_log
 

@@ -24,8 +24,9 @@ import torch
 
 from tool.shared import cli
 from tool.shared.experiment import find_experiment
+from tool.shared.plugins import load
 from util import UserError, dist
-from util.config.load import hand_over, load
+from util.config.load import hand_over
 from util.dist import agent
 from util.record.machine import cores
 from util.record.temporary import temporary_folder

@@ -24,7 +24,7 @@ from dataset.prepare.check import check_dataset
 from dataset.prepare.pack import pack, verify
 from tool.shared import cli
 from tool.shared.data import files_of
-from util.config.load import load
+from tool.shared.plugins import load
 from util.config.schema import Config
 
 SPLITS = ("train", "val", "test")

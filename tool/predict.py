@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset.read import DataError
-from tool.shared import cli
+from tool.shared import cli, plugins
 from tool.shared.film import SUFFIXES as FILMS
 from tool.shared.film import predict_film
 from tool.shared.geotiff import is_georeferenced, predict_geotiff
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
     parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")
+    plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)
     open_log(None)
     kinds = [kind for kind in args.save.split(",") if kind]
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     failures = [f"{picture}: no such picture or folder" for picture in pictures if not Path(picture).exists()]
     named = name_results(there, out) if there else {}
     targets = {(t.with_suffix(".tif") if is_georeferenced(path) else t): path for t, path in named.items()}
-    segmenter = Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile))
+    segmenter = Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile), args.plugin)
     # The pictures, of which those of an earlier call are done
     predictions = Predictions(out, segmenter, kinds)
     todo = [pair for pair in share_of_this_process(list(targets.items())) if not predictions.has(pair[0])]

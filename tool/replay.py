@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from tool.shared import cli
+from tool.shared import cli, plugins
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of
 from tool.shared.network import build_training, make_deterministic
 from util import UserError, dist
@@ -32,8 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("record", metavar="FILE", help="what a run left that stopped at a loss that is not finite")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes that are tried out")
+    plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)
     open_log(None)
+    plugins.use(args.plugin)
     return replay(args.record, args.overrides)
 
 

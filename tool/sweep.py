@@ -25,8 +25,8 @@ import torch
 
 from tool.shared import cli
 from tool.shared.experiment import find_experiment
+from tool.shared.plugins import load
 from util import UserError
-from util.config.load import load
 from util.dist import seconds, signals
 from util.record.files import read_text, replacing, write_text
 from util.record.log import printable

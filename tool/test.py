@@ -23,14 +23,15 @@ from dataset import build_eval_loader
 from model.inference.export import ExportedNetwork
 from model.inference.formats import ExportedFile
 from model.inference.optimize import optimize_for_inference
-from tool.shared import cli
+from tool.shared import cli, plugins
 from tool.shared.data import check_labels, dataset_of, loader_workers
 from tool.shared.network import build_predictor
+from tool.shared.plugins import load
 from tool.shared.published import BLACK
 from tool.shared.results import Place, beside, place_of, write
 from tool.shared.trained import Trained, experiment_of, open_trained
 from util import UserError, dist
-from util.config.load import Experiment, RunPaths, load
+from util.config.load import Experiment, RunPaths
 from util.config.schema import Config, TestConfig
 from util.record.log import log, open_log, printable
 from util.record.memory import keep_memory
@@ -47,8 +48,10 @@ from util.train.loop import AMP_TYPES
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, needs_config=False)
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
+    plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)
     open_log(None)
+    plugins.use(args.plugin)
     if args.config:
         experiment = load(args.config, args.overrides, args.exp)
     elif args.checkpoint:

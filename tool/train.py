@@ -22,10 +22,11 @@ from dataset.load.loader import Batch
 from tool.shared import cli
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
 from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
+from tool.shared.plugins import load
 from tool.shared.trained import check_init
 from util import dist
 from util.checkpoint.store import CheckpointWriter
-from util.config.load import Experiment, RunPaths, describe, load
+from util.config.load import Experiment, RunPaths, describe
 from util.config.schema import Config
 from util.dist import signals
 from util.record import history, lock, status

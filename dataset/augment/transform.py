@@ -18,7 +18,7 @@ thin structures alias. Shrink the files themselves (by area) if a recipe needs m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -26,6 +26,9 @@ import numpy as np
 
 from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
+
+# Of the user: image uint8 (H, W, C), label uint8 (H, W) and the sample's random numbers -> both, of the same sizes.
+Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 BLUR_SIZE = 5
 BLUR_MARGIN = BLUR_SIZE // 2
@@ -133,6 +136,7 @@ class TrainTransform:
             crop's shorter side: filled with the mean colour, and ignored in the label. Its centre is anywhere in the
             crop, as in DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
             2017.
+        own: functions of the user that get the finished crop, one after the other.
 
     Raises:
         DataError: names the argument whose value is out of range.
@@ -154,6 +158,7 @@ class TrainTransform:
         turn_prob: float = 0.0,
         cutout_prob: float = 0.0,
         cutout_size: float = 0.25,
+        own: Sequence[Augmentation] = (),
     ):
         self.crop = _check_crop(crop)
         self.scale = _check_range("scale", scale)
@@ -171,6 +176,7 @@ class TrainTransform:
         self.turn_prob = _check_probability("turn_prob", turn_prob)
         self.cutout_prob = _check_probability("cutout_prob", cutout_prob)
         self.cutout_side = round(_check_probability("cutout_size", cutout_size) * min(self.crop))
+        self.own = tuple(own)
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None = None
@@ -180,7 +186,17 @@ class TrainTransform:
         image uint8 (h, w, C) and label uint8 (h, w) of the size `crop`. point: (row, column) of a pixel that the crop
         must hold; None: any crop.
         """
-        return self.apply(image, label, self.draw(rng, label.shape, point))
+        image, label = self.apply(image, label, self.draw(rng, label.shape, point))
+        for change in self.own:
+            wanted = image.shape, label.shape
+            image, label = change(image, label, rng)
+            if (image.shape, label.shape) != wanted or image.dtype != np.uint8 or label.dtype != np.uint8:
+                name = getattr(change, "__qualname__", repr(change))
+                raise DataError(
+                    f"augment.own: {name} gave {image.dtype} {image.shape} and {label.dtype} {label.shape}; uint8 "
+                    f"{wanted[0]} and {wanted[1]} are needed"
+                )
+        return image, label
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int], point: tuple[int, int] | None = None) -> Drawn:
         """Draw the choices for an image of `size` (height, width).

@@ -10,7 +10,7 @@ from typing import Any
 from model.backbone.base import Backbone
 from model.table import complete, load, plain, resolve
 
-BACKBONES = {
+BACKBONES: dict[str, str | Callable[..., Backbone]] = {
     "resnet18": "model.backbone.resnet.resnet18",
     "resnet34": "model.backbone.resnet.resnet34",
     "resnet50": "model.backbone.resnet.resnet50",

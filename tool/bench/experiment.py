@@ -8,8 +8,8 @@ import torch
 from dataset import dataset_class
 from dataset.base import check_classes
 from tool.shared.experiment import find_experiment
+from tool.shared.plugins import load
 from util import UserError
-from util.config.load import load
 from util.config.schema import Config
 
 

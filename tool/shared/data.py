@@ -6,7 +6,7 @@ Data sets, checked and packed, and the batches of a training.
 import os
 from pathlib import Path
 
-from dataset import SegDataset, build_dataset, build_loader
+from dataset import SegDataset, augmentation, build_dataset, build_loader
 from dataset.augment.mix import Mixer
 from dataset.augment.transform import TrainTransform
 from dataset.base import Transform
@@ -103,6 +103,7 @@ def train_transform(config: Config) -> TrainTransform:
         turn_prob=augment.turn_prob,
         cutout_prob=augment.cutout_prob,
         cutout_size=augment.cutout_size,
+        own=[augmentation(name) for name in augment.own],
     )
 
 

@@ -16,6 +16,7 @@ from model.inference.adapt import adapt
 from model.inference.formats import ExportedFile, Form
 from model.layer.shapes import shapes_only
 from model.published import imagenet_weights, load_backbone_weights, load_published
+from tool.shared.plugins import refuse_unnamed
 from util import UserError, checkpoint, dist
 from util.config.schema import Config, Precision, TestConfig
 from util.loss import SegLoss
@@ -149,9 +150,11 @@ def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
     Of an exported file the file itself, as a network.
 
     Raises:
-        UserError: the checkpoint does not say which network it holds, or its weights do not fit.
+        UserError: the checkpoint does not say which network it holds, or needs code that nobody has named, or its
+            weights do not fit.
     """
     checkpoint.check_ours(state, path)
+    refuse_unnamed(state, path)
     spec = state["spec"]
     if isinstance(form := state.get("export"), Form):  # of `read_ours` alone: a checkpoint holds plain values
         return ExportedFile(path, form, spec)

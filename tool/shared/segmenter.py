@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dataset.read.image import read_image, to_8_bits
 from tool.shared.network import build_predictor, rebuild
+from tool.shared.plugins import use
 from tool.shared.published import is_void, read_ours
 from tool.shared.tiles import classes_in_tiles, probabilities_in_tiles
 from util import UserError
@@ -43,6 +44,7 @@ class Segmenter:
         half: compute in half precision: float16 on a GPU, bfloat16 on a CPU.
         tile: "auto" predicts pictures of more than 8 megapixels in tiles of 2049 pixels, so that memory is bounded;
             a number is the tiles' side for every larger picture; None predicts each picture at once.
+        plugins: code outside the project that the checkpoint needs: files, or dotted paths.
 
     Raises:
         FileNotFoundError, UserError: the file is missing, damaged, or of no known family; or there is no such device.
@@ -54,10 +56,12 @@ class Segmenter:
         device: str | torch.device | None = None,
         half: bool = False,
         tile: int | Literal["auto"] | None = "auto",
+        plugins: Sequence[str] = (),
     ):
         if tile != "auto" and tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 2):
             raise UserError(f"tile must be 'auto', None, or a side of at least 2 pixels, not {tile!r}")
         self.file, self.tile, self.device = os.fspath(file), tile, _device(device)
+        use(plugins)
         state = read_ours(self.file)
         facts, network = facts_of(state), rebuild(state, self.file)
         number, names = network.spec["num_classes"], facts.classes

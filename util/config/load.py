@@ -6,7 +6,7 @@ and the `section.key=value` overrides of the command line. A mistake names the l
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,12 @@ class Experiment:
     name: str | None = None  # of its file; None for what a checkpoint knows
 
 
-def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
+def load(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    folder: str | Path | None = None,
+    before_check: Callable[[dict, dict[str, str]], None] | None = None,
+) -> Experiment:
     """Return a checked experiment, of today's or the older form.
 
     Args:
@@ -64,6 +69,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
             config/base/data/DATASET.yaml and config/base/network/NETWORK.yaml.
         overrides: `section.key=value`; an older file also takes its own KEY VALUE pairs.
         folder: of the run; by default derived from the path.
+        before_check: is given the sections and where each key comes from, to import what they name.
 
     Raises:
         ConfigError: one line for each mistake, with file, key and the nearest valid key.
@@ -88,6 +94,8 @@ def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | N
 
     # One mapping of them, checked.
     raw, sources = _stack(layers)
+    if before_check is not None:
+        before_check(raw, sources)
     config = check_config(raw, str(path), sources)
     if handed_over:
         place, result, checkpoint = handed_over["run"]

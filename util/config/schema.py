@@ -49,7 +49,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 class DataConfig(Section):
     """Which images and labels, and what their ids mean."""
 
-    name: str = Field(description="data set: an entry of dataset.DATASETS, or 'custom' for your own pictures")
+    name: str = Field(
+        description="data set: an entry of dataset.DATASETS, 'custom' for your own pictures, or a class's dotted path"
+    )
     root: str = Field(description="folder that the paths in the list files are relative to")
     train_list: str | None = Field(None, description="list file; default: ROOT/train.txt")
     val_list: str | None = Field(None, description="list file; default: ROOT/val.txt")
@@ -158,6 +160,9 @@ class AugmentConfig(Section):
     cutout_size: float = Field(
         0.25, gt=0, le=1, description="side of that square, as a share of the crop's shorter side"
     )
+    own: tuple[str, ...] = Field(
+        (), description="functions of yours that augment the crops, by dotted path or a name in AUGMENTATIONS"
+    )
     cutmix_prob: float = Field(
         0.0, ge=0, le=1, description="share of the samples into which a box of another crop is pasted (CutMix)"
     )
@@ -227,8 +232,10 @@ class LoaderConfig(Section):
 class ModelConfig(Section):
     """Which network, and what it starts from."""
 
-    name: str = Field(description="network: an entry of model.MODELS")
-    backbone: str | None = Field(None, description="backbone: an entry of model.backbone.BACKBONES, or timm/NAME")
+    name: str = Field(description="network: an entry of model.MODELS, or a class's dotted path")
+    backbone: str | None = Field(
+        None, description="backbone: an entry of model.backbone.BACKBONES, timm/NAME, or a dotted path"
+    )
     options: dict[str, Any] = Field({}, description="further arguments of the network, e.g. {output_stride: 8}")
     weights: str = Field(
         "none",
@@ -248,8 +255,9 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """What is minimised: the weighted sum over the network's outputs."""
 
-    name: Literal["cross_entropy", "ohem", "relaxed", "dice", "lovasz"] = Field(
-        "cross_entropy", description="loss of every output map; see util/losses"
+    name: str = Field(
+        "cross_entropy",
+        description="loss of every output map: cross_entropy, ohem, relaxed, dice, lovasz, or the dotted path of yours",
     )
     options: dict[str, Any] = Field({}, description="further arguments of that loss, e.g. {min_kept: 100000} of ohem")
     weights: dict[str, float] = Field(
@@ -273,9 +281,12 @@ class LossConfig(Section):
             raise ValueError("class_weights: cannot be negative, and one must be positive")
         if self.class_weights is not None and max(self.class_weights) > WEIGHT:
             raise ValueError(f"class_weights: {max(self.class_weights):g} is above {WEIGHT:g}")
-        if self.options or self.extra or self.label_smoothing or self.outputs:
-            from util.loss import check_loss
+        if self.name != "cross_entropy" or self.options or self.extra or self.label_smoothing or self.outputs:
+            from util.loss import LOSSES, check_loss
 
+            # Own code that is not imported, as of a checkpoint's experiment, is refused where the loss is built.
+            if any("." in name and name not in LOSSES for name in (self.name, *self.extra, *self.outputs.values())):
+                return self
             check_loss(self.name, self.options, self.label_smoothing, self.extra, self.outputs)
         return self
 
@@ -431,6 +442,9 @@ class Config(Section):
     train: TrainConfig
     test: TestConfig = TestConfig()
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the order and the augmentation")
+    plugins: tuple[str, ...] = Field(
+        (), description="Python files to import first, which may add to MODELS, BACKBONES, LOSSES, DATASETS"
+    )
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -1,10 +1,10 @@
 """Losses by name, and their weighted sum over a network's outputs.
 
-To add a loss, write the function (logits (N, C, H, W), label (N, H, W), ignore_label, ...) -> scalar and one
-line in `LOSSES`. There are two kinds. One that takes `normaliser` is a mean over pixels: the sums over the
-parts of a batch and over the processes add up, so the result does not depend on how the batch is shared out.
-The others (hard pixels, regions) are computed on what one process sees in one forward pass, and averaged over
-the parts and the processes.
+To add a loss, write the function (logits (N, C, H, W), label (N, H, W), ignore_label, ...) -> scalar and one line in
+`LOSSES` (or name it by its dotted path in an experiment). There are two kinds. One that takes `normaliser` is a mean
+over pixels: the sums over the parts of a batch and over the processes add up, so the result does not depend on how
+the batch is shared out. The others (hard pixels, regions) are computed on what one process sees in one forward pass,
+and averaged over the parts and the processes.
 """
 
 import difflib
@@ -93,6 +93,8 @@ class SegLoss(nn.Module):
         self.name, self.options, self.extra = name, dict(options or {}), dict(extra or {})
         self.outputs = {**OUTPUTS, **(outputs or {})}
         check_loss(name, self.options, label_smoothing, self.extra, self.outputs)
+        if class_weights is not None and "class_weights" not in _arguments(name):
+            raise UserError(f"loss.class_weights: loss {name!r} takes none; leave them out")
         self.arguments = {loss: frozenset(_arguments(loss)) for loss in LOSSES}
         self.weights, self.ignore_label, self.label_smoothing = dict(weights), ignore_label, label_smoothing
         table = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -148,7 +150,9 @@ class SegLoss(nn.Module):
         if name in OTHER_LOSSES:
             return OTHER_LOSSES[name](logits, label, self.ignore_label) / normaliser[1]
         taken = self.arguments[name]
-        options = {**options, "class_weights": self.class_weights}
+        options = dict(options)
+        if "class_weights" in taken:
+            options["class_weights"] = self.class_weights
         if "label_smoothing" in taken:
             options["label_smoothing"] = self.label_smoothing
         if "normaliser" in taken:
@@ -189,7 +193,7 @@ def check_loss(
         if wanted in (bool, int, float) and not _fits(value, wanted):
             raise UserError(f"options: {option} of loss {name!r} must be {wanted.__name__}, not {value!r}")
     try:
-        LOSSES[name](torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8), **options)
+        LOSSES[name](torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8), 255, **options)
     except ValueError as error:
         raise UserError(f"options: {error}") from None
 

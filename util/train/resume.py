@@ -45,6 +45,7 @@ MAY_CHANGE = (
     "model.init_skip",
     "model.sync_bn",
     "test.",
+    "plugins",
 )
 
 

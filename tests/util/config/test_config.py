@@ -253,7 +253,9 @@ def test_a_run_of_the_version_before_has_the_keys_of_today(small):
     config = load(small).config
     earlier = config.model_dump(mode="json")
     since = {
-        key for key in earlier["augment"] if key.startswith(("vflip", "turn", "cutout", "cutmix", "classmix", "copy"))
+        key
+        for key in earlier["augment"]
+        if key.startswith(("vflip", "turn", "cutout", "own", "cutmix", "classmix", "copy"))
     }
     augment = {key: value for key, value in earlier.pop("augment").items() if key not in since}
     earlier["data"] |= augment | earlier.pop("loader")

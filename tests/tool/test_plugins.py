@@ -1,0 +1,282 @@
+"""Code outside the project: what an experiment or a command names is imported, what a checkpoint names is not."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import dataset
+import util.loss
+from tests.conftest import CLASSES, failure, make_experiment, newest_metrics
+from tests.paths import ROOT
+from tool import predict, test, train
+from tool.predict import Segmenter
+from tool.shared import plugins
+from util import UserError, checkpoint
+
+PACKAGE = {
+    "net.py": '''
+from model import build_backbone
+from torch import nn
+from model.base import SegModel
+
+class MyNet(SegModel):
+    """One convolution on the coarsest map."""
+
+    def __init__(self, num_classes: int, backbone: str = "OWN.net.stem", width: int = 8):
+        super().__init__(build_backbone(backbone, 4))
+        self.head = nn.Conv2d(self.backbone.channels[-1], num_classes, 1)
+
+    def forward_features(self, x):
+        return self.backbone(x)
+
+    def decode(self, features):
+        return {"out": self.head(features[-1])}
+
+class stem(nn.Sequential):
+    output_strides = (4,)
+
+    def __init__(self, output_stride: int = 4, in_channels: int = 3):
+        super().__init__(nn.Conv2d(in_channels, 8, 5, 4, 2), nn.BatchNorm2d(8), nn.ReLU())
+        self.channels, self.strides = [8], [4]
+
+    def forward(self, x):
+        return [super().forward(x)]
+''',
+    "parts.py": '''
+from torch.nn import functional as F
+from dataset import SegDataset
+
+def focal(logits, label, ignore_label, gamma: float = 2.0):
+    loss = F.cross_entropy(logits, label.long(), ignore_index=ignore_label, reduction="none")
+    return ((1 - (-loss).exp()) ** gamma * loss).mean()
+
+def dark(image, label, rng):
+    return (image * rng.uniform(0.5, 1)).astype(image.dtype), label
+
+class Own(SegDataset):
+    """The pictures of the tests."""
+
+    name = "own"
+''',
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_tables():
+    """Tables and modules as they were: each test is a process that has imported nothing."""
+    before = [dict(table) for table in plugins.TABLES]
+    modules = set(sys.modules)
+    yield
+    for table, entries in zip(plugins.TABLES, before, strict=True):
+        table.clear()
+        table.update(entries)
+    for name in [name for name in sys.modules if name not in modules and name.startswith(("own_", "plugin_"))]:
+        del sys.modules[name]
+
+
+def forget():
+    """Another process, as far as names go."""
+    for table in plugins.TABLES:
+        for name in [name for name in table if "own_" in str(name) or str(name).startswith("plugged")]:
+            del table[name]
+    for name in [name for name in sys.modules if name.startswith(("own_", "plugin_"))]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of the user's on PYTHONPATH; its name."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    folder = tmp_path / "lib" / name
+    folder.mkdir(parents=True)
+    for file, text in {"__init__.py": "", **PACKAGE}.items():
+        (folder / file).write_text(text.replace("OWN", name))
+    monkeypatch.syspath_prepend(str(folder.parent))
+    return name
+
+
+def experiment_of(folder, data, package):
+    return make_experiment(
+        folder,
+        data,
+        data={"name": f"{package}.parts.Own"},
+        augment={"own": [f"{package}.parts.dark"]},
+        model={"name": f"{package}.net.MyNet", "backbone": f"{package}.net.stem", "options": {"width": 4}},
+        loss={"name": f"{package}.parts.focal", "options": {"gamma": 1.5}},
+        train={"epochs": 1},
+    )
+
+
+def picture(folder):
+    file = folder / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(file)
+    return file
+
+
+def run(experiment, folder, *more):
+    return ["--config", str(experiment), "--exp", str(folder), *more]
+
+
+def test_everything_by_dotted_path_trains_is_scored_and_says_what_it_needs(tmp_path, data, package, monkeypatch):
+    path = experiment_of(tmp_path, data, package)
+    assert train.main(run(path, tmp_path / "run")) == 0
+    assert test.main(run(path, tmp_path / "run")) == 0
+    assert 0 <= json.loads(newest_metrics(tmp_path / "run").read_text())["mIoU"] <= 1
+    file = tmp_path / "run" / "model" / "last.pth"
+    spec = checkpoint.load(file)["spec"]
+    assert (spec["name"], spec["backbone"]) == (f"{package}.net.MyNet", f"{package}.net.stem")
+    assert spec["options"] == {"width": 4}
+
+    # A checkpoint alone imports nothing, and says what it needs; the command that names it may.
+    forget()
+    with pytest.raises(UserError, match=rf"{package}\.net\.MyNet.*never imports.*--plugin {package}\.net\.MyNet"):
+        Segmenter(file)
+    assert not [name for name in sys.modules if name.startswith(package)]
+    names = [f"{package}.net.MyNet", f"{package}.net.stem"]
+    image = picture(tmp_path)
+    expected = Segmenter(file, plugins=names)(image).mask
+    forget()
+    given = [word for name in names for word in ("--plugin", name)]
+    assert predict.main([str(file), str(image), "--out", str(tmp_path / "out"), *given]) == 0
+    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "picture.png")), expected)
+
+
+def test_one_name_is_no_leave_for_another(tmp_path, data, package):
+    assert train.main(run(experiment_of(tmp_path, data, package), tmp_path / "run")) == 0
+    forget()
+    with pytest.raises(UserError, match=rf"needs '{package}\.net\.stem'"):
+        Segmenter(tmp_path / "run" / "model" / "last.pth", plugins=[f"{package}.net.MyNet"])
+
+
+PLUGIN = '''
+from tests.faults.toy import Toy
+from model import MODELS
+from util.loss import LOSSES, cross_entropy
+
+class Plugged(Toy):
+    """The same network, under a name of its own."""
+
+MODELS["plugged"] = f"{__name__}.Plugged"
+MODELS["plugged_class"] = Plugged
+LOSSES["plugged_loss"] = lambda logits, label, ignore_label: cross_entropy(logits, label, ignore_label)
+'''
+
+
+@pytest.mark.parametrize("name", ["plugged", "plugged_class"])
+def test_a_file_beside_the_experiment_adds_to_the_tables(name, tmp_path, data):
+    (tmp_path / "mynet.py").write_text(PLUGIN)
+    sections = {"model": {"name": name, "backbone": None, "options": {"dropout": 0.0}}, "train": {"epochs": 1}}
+    path = make_experiment(tmp_path, data, loss={"name": "plugged_loss"}, plugins=["mynet.py"], **sections)
+    assert train.main(run(path, tmp_path / "run")) == 0
+    file = tmp_path / "run" / "model" / "last.pth"
+    assert checkpoint.load(file)["config"]["plugins"] == [str(tmp_path / "mynet.py")]
+    forget()
+    with pytest.raises(UserError, match=rf"needs '{name}'.*--plugin {tmp_path}/mynet.py"):
+        Segmenter(file)
+    assert Segmenter(file, plugins=[str(tmp_path / "mynet.py")])(picture(tmp_path)).mask.shape == (48, 64)
+
+    # The same run goes on after the file has moved: where a plugin lies is no part of the experiment.
+    forget()
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "mynet.py").rename(tmp_path / "moved" / "mynet.py")
+    raw = yaml.safe_load(path.read_text()) | {"plugins": ["moved/mynet.py"]}
+    path.write_text(yaml.safe_dump(raw))
+    assert train.main(run(path, tmp_path / "run", "train.epochs=2")) == 0
+
+
+def test_the_launcher_hands_own_code_to_its_processes(tmp_path, data, package):
+    path = experiment_of(tmp_path, data, package)
+    folder = tmp_path / "config" / "mine"
+    folder.mkdir(parents=True)
+    (tmp_path / "empty.py").write_text("")
+    raw = yaml.safe_load(path.read_text()) | {"plugins": ["../../empty.py"]}
+    (folder / "mine_net.yaml").write_text(yaml.safe_dump(raw))
+    places = os.pathsep.join([str(tmp_path / "lib"), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": places, "NGPU": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tool.launch", "train", "mine", "net"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 0 <= json.loads(newest_metrics(tmp_path / "exp").read_text())["mIoU"] <= 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        (
+            {"model": {"name": "own_absent.net.MyNet"}},
+            "small.yaml: model.name: own_absent.net.MyNet: no module 'own_abs",
+        ),
+        ({"model": {"name": "json.decoder.MyNet"}}, "module json.decoder has no class or function 'MyNet'"),
+        ({"loss": {"name": "own_absent.focal"}}, "loss.name: own_absent.focal: no module 'own_absent'"),
+        ({"augment": {"own": ["own_absent.dark"]}}, "augment.own: own_absent.dark: no module 'own_absent'"),
+        ({"plugins": ["absent.py"]}, "small.yaml: plugins: absent.py: there is no such file"),
+        ({"plugins": ["broken.py"]}, "broken.py: cannot be imported (invalid syntax"),
+        ({"plugins": "broken.py"}, "plugins: input should be a valid"),
+        ({"loss": {"name": "cross_entropi"}}, "loss.name: unknown loss 'cross_entropi'; did you mean 'cross_entropy'"),
+        ({"augment": {"own": ["dark"]}}, None),
+    ],
+)
+def test_a_mistake_is_one_line(sections, told, tmp_path, data, capsys):
+    (tmp_path / "broken.py").write_text("def (")
+    path = make_experiment(tmp_path, data, **sections)
+    if told is None:  # a bare name may be a plugin's: the table is asked when the data are built
+        with pytest.raises(dataset.DataError, match="unknown augmentation 'dark'"):
+            train.main(run(path, tmp_path / "run"))
+        return
+    assert told in failure(capsys, train.main, run(path, tmp_path / "run"))
+
+
+@pytest.mark.fast
+def test_an_error_in_a_plugin_shows_its_traceback(tmp_path, data):
+    (tmp_path / "faulty.py").write_text("1 / 0")
+    path = make_experiment(tmp_path, data, plugins=["faulty.py"])
+    for _ in range(2):  # what has failed is not taken for imported
+        with pytest.raises(ZeroDivisionError):
+            plugins.load(path)
+
+
+@pytest.mark.fast
+def test_a_hostile_checkpoint_runs_nothing(tmp_path):
+    """A dotted path of what is imported anyway is no name of a network either."""
+    file, bad = tmp_path / "bad.pth", "subprocess.check_output"
+    spec = {"name": bad, "num_classes": 3, "backbone": None, "options": {}}
+    checkpoint.save(file, {"model": {"weight": torch.zeros(1)}, "spec": spec, "classes": list(CLASSES)})
+    with pytest.raises(UserError, match="never imports"):
+        Segmenter(file)
+
+
+@pytest.mark.fast
+def test_own_augmentation_keeps_sizes_and_has_the_samples_numbers(monkeypatch):
+    from dataset.augment.transform import TrainTransform
+
+    image, label = np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20), np.uint8)
+
+    def shift(image, label, rng):
+        return image + np.uint8(rng.integers(1, 100)), label
+
+    plain, own = TrainTransform((8, 8)), TrainTransform((8, 8), own=[shift])
+    first, again = (own(image, label, np.random.default_rng(3))[0] for _ in range(2))
+    assert np.array_equal(first, again)
+    assert len(np.unique(first - plain(image, label, np.random.default_rng(3))[0])) == 1
+    smaller = TrainTransform((8, 8), own=[lambda image, label, rng: (image[1:], label)])
+    with pytest.raises(dataset.DataError, match=r"augment.own: .*lambda.* gave uint8 \(7, 8, 3\)"):
+        smaller(image, label, np.random.default_rng(0))
+
+
+@pytest.mark.fast
+def test_an_own_loss_without_class_weights_refuses_them(monkeypatch):
+    monkeypatch.setitem(util.loss.LOSSES, "own.loss", lambda logits, label, ignore_label: logits.mean())
+    with pytest.raises(UserError, match=r"loss.class_weights: loss 'own.loss' takes none"):
+        util.loss.SegLoss({"out": 1.0}, 2, 255, (1.0, 2.0), name="own.loss")
+    total, _ = util.loss.SegLoss({"out": 1.0}, 2, name="own.loss")(
+        {"out": torch.ones(1, 2, 4, 4)}, torch.zeros(1, 4, 4)
+    )
+    assert total == 1.0

@@ -1,0 +1,179 @@
+"""Code outside the project: networks, backbones, losses, data sets, augmentations.
+
+An experiment names it by dotted path (`model.name: mypkg.net.MyNet`), or as files that add to the tables
+(`plugins: [mynet.py]`). Only what an experiment or a command names is imported: it enters the tables here, and whatever
+a checkpoint asks for is looked up in the tables alone.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dataset import AUGMENTATIONS, DATASETS
+from model import BACKBONES, MODELS
+from model.backbone import TIMM_PREFIX
+from util import UserError
+from util.config.load import COMMAND_LINE, Experiment
+from util.config.load import load as read_experiment
+from util.loss import LOSSES
+
+DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+TABLES: tuple[dict[str, Any], ...] = (MODELS, BACKBONES, LOSSES, DATASETS, AUGMENTATIONS)
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
+    """Return a checked experiment, the code that it names imported.
+
+    As `util.config.load.load` does otherwise.
+
+    Raises:
+        ConfigError: as there.
+        UserError: a plugin or a dotted path cannot be imported; names it, and who asks for it.
+    """
+    return read_experiment(path, overrides, folder, use_own_code)
+
+
+def use_own_code(raw: dict[str, Any], sources: Mapping[str, str]) -> None:
+    """Import what an experiment names, before it is checked.
+
+    Its `plugins` become absolute paths.
+
+    Args:
+        raw: the sections, not checked yet; what is of a wrong type is left to the check.
+        sources: section.key -> the file that says it.
+    """
+    files = raw.get("plugins")
+    if isinstance(files, list) and all(isinstance(file, str) for file in files):
+        source = sources.get("plugins", COMMAND_LINE)
+        folder = Path() if source == COMMAND_LINE else Path(source).parent
+        raw["plugins"] = [str(import_file(file, folder, f"{source}: plugins")) for file in files]
+    asked: list[tuple[str, Any, dict[str, Any]]] = []
+    for section, key, table in (
+        ("model", "name", MODELS),
+        ("model", "backbone", BACKBONES),
+        ("loss", "name", LOSSES),
+        ("loss", "extra", LOSSES),
+        ("loss", "outputs", LOSSES),
+        ("data", "name", DATASETS),
+        ("augment", "own", AUGMENTATIONS),
+    ):
+        content = raw.get(section)
+        value = content.get(key) if isinstance(content, dict) else None
+        values = value.values() if key == "outputs" and isinstance(value, dict) else value
+        asked += [(f"{section}.{key}", n, table) for n in ([values] if isinstance(values, str) else values or ())]
+    for key, name, table in asked:
+        if isinstance(name, str) and DOTTED.fullmatch(name) and name not in table:
+            found = find(name, f"{sources.get(key, 'the experiment')}: {key}")
+            table[name] = found if table is LOSSES else name
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --plugin, which a command with a checkpoint alone needs."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="code outside the project that the checkpoint needs, FILE.py or a dotted path; may be repeated",
+    )
+
+
+def use(names: Iterable[str]) -> None:
+    """Import code that the user names, for checkpoints that ask for it.
+
+    names: files, and dotted paths of a network, backbone, loss, data set or augmentation.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    for name in names:
+        if name.endswith(".py"):
+            import_file(name, Path(), "--plugin")
+            continue
+        if not DOTTED.fullmatch(name):
+            raise UserError(f"--plugin {name}: write a file, FILE.py, or a dotted path, mypkg.net.MyNet")
+        found = find(name, "--plugin")
+        for table in TABLES:
+            table.setdefault(name, found if table is LOSSES else name)
+
+
+def refuse_unnamed(state: Mapping[str, Any], file: str | Path) -> None:
+    """Refuse a checkpoint that needs code which nobody has named.
+
+    Raises:
+        UserError: names the code, and says how to name it.
+    """
+    spec, config = state["spec"], state.get("config")
+    known = config.get("plugins") if isinstance(config, dict) else None
+    files = [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
+    for name, table in ((spec["name"], MODELS), (spec["backbone"], BACKBONES)):
+        if name is None or name in table or str(name).startswith(TIMM_PREFIX):
+            continue
+        if not files and not DOTTED.fullmatch(str(name)):
+            continue  # a name of no table; whoever builds the network says which there are
+        wanted = " ".join(f"--plugin {each}" for each in (files or [name]))
+        raise UserError(
+            f"{file}: its network needs {name!r}, code outside the project, which a checkpoint alone never imports. If "
+            f"you trust that code, write {wanted}; in Python Segmenter(file, plugins=[...])"
+        )
+
+
+def find(name: str, asker: str) -> Callable[..., Any]:
+    """Import what a dotted path names: a class or a function.
+
+    Raises:
+        UserError: no such module or member, or its import fails.
+    """
+    module, _, member = name.rpartition(".")
+    found = getattr(_imported(lambda: importlib.import_module(module), f"{asker}: {name}"), member, None)
+    if not callable(found):
+        raise UserError(f"{asker}: {name}: module {module} has no class or function {member!r}")
+    return found
+
+
+def import_file(file: str, folder: Path, asker: str) -> Path:
+    """Import a plugin once; return its absolute path.
+
+    A relative path starts at `folder`, or else here.
+
+    Raises:
+        UserError: there is no such file, or its import fails.
+    """
+    places = [Path(folder, Path(file).expanduser()), Path(file).expanduser()]
+    path = next((Path(os.path.abspath(place)) for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(f"{asker}: {file}: there is no such file, neither in {folder.absolute()} nor in {os.getcwd()}")
+    name = f"plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{zlib.crc32(os.fsencode(path)):08x}"
+    if name in sys.modules:
+        return path
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{asker}: {file}: a plugin is a Python file, FILE.py")
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    sys.modules[name] = module  # before it runs, so that its classes can be found by its own name
+    done = False
+    try:
+        _imported(lambda: loader.exec_module(module), f"{asker}: {path}")
+        done = True
+    finally:
+        if not done:
+            del sys.modules[name]
+    return path
+
+
+def _imported(action: Callable[[], Any], what: str) -> Any:
+    """Import by `action`; a module that is missing, or is no Python, is the user's mistake."""
+    try:
+        return action()
+    except ModuleNotFoundError as error:
+        hint = f"no module {error.name!r}; it is looked for in this folder and on PYTHONPATH"
+        raise UserError(f"{what}: {hint}") from error
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"{what}: cannot be imported ({error})") from error
