@@ -28,7 +28,8 @@ OPSET = 20  # the first in which GridSample and Resize say all that these networ
 def missing(*packages: str) -> str | None:
     """Return what to install if one of the packages is missing."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
-    return f"not installed: {', '.join(absent)} (pip install -e .[export])" if absent else None
+    extra = "pip install tensorrt" if "tensorrt" in absent else "pip install -e .[export]"
+    return f"not installed: {', '.join(absent)} ({extra})" if absent else None
 
 
 class _Logits(nn.Module):

@@ -24,6 +24,9 @@ from model.table import ModelError
 Run = Callable[[Tensor], Tensor]
 FIRST = 2  # pictures in the example that an exporter sees: of one, some take the number for a constant
 OTHER = (64, 96)  # (H, W) of that example, where the file is for any size
+# Of TensorRT, where the file is for any size: the least, the usual and the largest (H, W), and most pictures at once.
+TENSORRT_SIZES = ((32, 32), (512, 1024), (2048, 2048))
+TENSORRT_BATCH = 8
 QUANTISED = ("Conv", "Gemm", "MatMul")  # what int8 computes; the rest stays in float32
 
 
@@ -179,6 +182,38 @@ def write_torchscript(module: Deployed, example: Tensor, file: Path) -> str:
     return "exporter: torch.jit.trace"
 
 
+def write_tensorrt(module: Deployed, example: Tensor, file: Path) -> str:
+    """Write an engine of TensorRT, by way of ONNX; return how.
+
+    It is for the GPU of this machine.
+
+    Raises:
+        ModelError: there is no GPU, or TensorRT refuses the network.
+    """
+    if not torch.cuda.is_available():
+        raise ModelError("tensorrt: an engine is built on the GPU that runs it, and there is none")
+    import tensorrt
+
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    builder = tensorrt.Builder(logger)
+    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = tensorrt.OnnxParser(network, logger)
+    with tempfile.TemporaryDirectory() as folder:
+        how = write_onnx(module, example, Path(folder, "net.onnx"))
+        if not parser.parse_from_file(str(Path(folder, "net.onnx"))):
+            raise ModelError(f"tensorrt: {parser.get_error(0)}")
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    channels, sides = example.shape[1], module.form.size
+    least, usual, most = ((sides,) * 3) if sides else TENSORRT_SIZES
+    profile.set_shape("image", (1, channels, *least), (1, channels, *usual), (TENSORRT_BATCH, channels, *most))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ModelError("tensorrt: no engine could be built; its own lines above say why")
+    file.write_bytes(plan)
+    return f"{how}; tensorrt {tensorrt.__version__}"
+
+
 def quantise(source: Path, file: Path, pictures: Iterable[np.ndarray]) -> None:
     """Write the ONNX file `source` with convolutions and products in int8.
 
@@ -240,6 +275,35 @@ def run_torchscript(file: Path) -> Run:
     return torch.jit.load(str(file), map_location="cpu")
 
 
+def run_tensorrt(file: Path) -> Run:
+    """Return what runs an engine of TensorRT, on the GPU."""
+    if not torch.cuda.is_available():
+        raise ModelError(f"{file}: TensorRT runs on a GPU, and there is none")
+    import tensorrt
+
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    engine = tensorrt.Runtime(logger).deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise ModelError(f"{file}: damaged, or built for another GPU or version of TensorRT")
+    context, form = engine.create_execution_context(), read_facts(file)[0]
+
+    def run(image: Tensor) -> Tensor:
+        image = image.cuda().contiguous()
+        if not context.set_input_shape("image", tuple(image.shape)):
+            raise ModelError(f"{file}: is not for pictures of the shape {tuple(image.shape)}")
+        kind = torch.uint8 if form.classes else torch.float32
+        found = torch.empty(tuple(context.get_tensor_shape(form.output)), dtype=kind, device="cuda")
+        context.set_tensor_address("image", image.data_ptr())
+        context.set_tensor_address(form.output, found.data_ptr())
+        stream = torch.cuda.current_stream()
+        if not context.execute_async_v3(stream.cuda_stream):
+            raise ModelError(f"{file}: TensorRT could not run it; its own lines above say why")
+        stream.synchronize()
+        return found.cpu()
+
+    return run
+
+
 @dataclass(frozen=True)
 class Format:
     """Kind of file.
@@ -259,6 +323,7 @@ FORMATS = {
     "openvino": Format(".xml", ("openvino",), "openvino", write_openvino, run_openvino),
     "torch-export": Format(".pt2", (), "torch", write_torch_export, run_torch_export),
     "torchscript": Format(".torchscript", (), "torch", write_torchscript, run_torchscript),
+    "tensorrt": Format(".engine", ("tensorrt", "onnx", "onnxscript"), "tensorrt", write_tensorrt, run_tensorrt),
 }
 
 

@@ -72,7 +72,7 @@ def test_an_onnx_file_stands_alone(file, tmp_path, capsys):
 
 
 @needs
-@pytest.mark.parametrize("kind", formats.FORMATS)
+@pytest.mark.parametrize("kind", [kind for kind in formats.FORMATS if kind != "tensorrt"])
 def test_uint8_of_any_size_to_classes(file, tmp_path, kind):
     out = tmp_path / f"net{formats.FORMATS[kind].suffix}"
     flags = ["--dynamic", "--with-preprocessing", "--argmax"]
@@ -174,6 +174,12 @@ def test_weights_are_read_again_at_every_door(file, tmp_path, capsys):
 )
 def test_mistakes_are_one_line(file, capsys, words, message):
     assert message in failure(capsys, export.main, [str(file), *words])
+
+
+@pytest.mark.skipif(missing("tensorrt") is None, reason="TensorRT is installed")
+def test_tensorrt_says_what_to_install(file, capsys):
+    error = failure(capsys, export.main, [str(file), "--to", "tensorrt"])
+    assert "tensorrt: not installed: tensorrt" in error and "pip install tensorrt" in error
 
 
 @needs
