@@ -425,8 +425,8 @@ class _Ledger:
         shared = Counter(os.path.realpath(label) for _, label in pairs)
         several = [f"{label} (of {image})" for image, label in pairs if shared[os.path.realpath(label)] > 1]
         if several:
-            text = f"{len(several)} images share their label file with another one; correct the lines"
-            yield Finding(True, dataset.split, text, tuple(several[:MAX_LISTED]), len(several))
+            text = f"{len(several)} images share their label file with another one; see whether that is meant"
+            yield Finding(False, dataset.split, text, tuple(several[:MAX_LISTED]), len(several))
 
 
 def _repeated(dataset: SegDataset, ledger: _Ledger) -> Iterable[Finding]:

@@ -152,8 +152,9 @@ def exchanged(root):
 
 
 def one_label_for_two(root):
-    text = (root / "train.txt").read_text()
-    (root / "train.txt").write_text(text.replace("label/train_001", "label/train_002"))
+    shutil.copy(root / "label/train_002.png", root / "label/both.png")
+    text = (root / "train.txt").read_text().replace("label/train_001", "label/both")
+    (root / "train.txt").write_text(text.replace("label/train_002", "label/both"))
 
 
 def large_crop(root):
@@ -207,10 +208,10 @@ ERRORS = {
     in_both: "1 pictures are in .*train.txt and in .*val.txt .*train_002.png",
     copied: "have the pixels of images of .*train.txt under another name; .*\n    .*new.png and .*train_002.png",
     exchanged: "2 labels bear the name of another image.*\n    .*label/train_002.png stands beside .*train_001.png",
-    one_label_for_two: "2 images share their label file",
     no_such_class: "copy_paste_classes: no class 'bal'",
 }
 WARNINGS = {
+    one_label_for_two: "2 images share their label file",
     class_never: "classes that never occur in .*train.txt: ball",
     class_in_val_only: "so no network can learn them: ball",
     mapped_already: "look as if they held training ids already",

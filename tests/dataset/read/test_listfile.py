@@ -18,7 +18,9 @@ def random_pairs(root: Path, seed: int) -> list[tuple[str, str | None]]:
 
     def path() -> str:
         folder = rng.choice([root, root / "a", root / "a" / "é", root.parent, Path("/elsewhere"), Path("relative")])
-        return str(folder / rng.choice(["x", "y", "x_3", "é", "..", "C:z", "n" * 200])) + rng.choice([".png", ".jpg"])
+        return str(
+            folder / rng.choice(["x", "y", "x_3", "é", "..", ".hidden", "two.dots", "C:z", "n" * 200])
+        ) + rng.choice([".png", ".jpg"])
 
     return [(path(), rng.choice([None, path()])) for _ in range(40)]
 
