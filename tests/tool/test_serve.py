@@ -1,0 +1,298 @@
+"""The server: real sockets, real uploads, what it refuses, many at once, and its page in a browser."""
+
+import base64
+import io
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import model
+from model import build_model
+from tests.conftest import CLASSES, COLORS, failure
+from tests.paths import ROOT
+from tool import serve
+from tool.predict import Segmenter
+from util import checkpoint
+
+uvicorn = pytest.importorskip("uvicorn", reason="pip install -e '.[serve]'")
+pytest.importorskip("fastapi", reason="pip install -e '.[serve]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    monkeypatch.setitem(model.MODELS, "toy", "tests.faults.toy.Toy")
+    torch.manual_seed(0)
+    network = build_model("toy", len(CLASSES))
+    facts = {"classes": list(CLASSES), "colors": [list(color) for color in COLORS]}
+    facts |= {"preprocessing": {"mean": [10.0] * 3, "std": [50.0] * 3, "channel_order": "rgb"}}
+    checkpoint.save(tmp_path / "toy.pth", {"model": network.state_dict(), "spec": network.spec, **facts})
+    return tmp_path / "toy.pth"
+
+
+@pytest.fixture
+def segmenter(weights):
+    return Segmenter(weights)
+
+
+@contextmanager
+def served(segmenter, hosts=("*",), **limits):
+    """A server on a free port of the loopback; its address."""
+    app = serve.build_app(segmenter, serve.Limits(**limits), hosts)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+def encoded(seed=0, size=(48, 64), kind="PNG", mode="RGB") -> bytes:
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def post(address, content, field="image", path="/predict", **headers):
+    """Status, headers and body of an upload."""
+    edge = "----edge"
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="{field}"; filename="a.png"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{edge}--\r\n".encode()
+    headers = {"Content-Type": f"multipart/form-data; boundary={edge}", **headers}
+    request = urllib.request.Request(address + path, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
+
+
+def get(address):
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        return answer.headers, answer.read()
+
+
+def ids(content):
+    return np.array(Image.open(io.BytesIO(content)))
+
+
+def test_the_answer_is_the_segmenters_mask(segmenter):
+    content = encoded()
+    expected = segmenter(Image.open(io.BytesIO(content))).mask
+    with served(segmenter) as address:
+        status, headers, png = post(address, content)
+        assert status == 200 and headers["Content-Type"] == "image/png" and float(headers["X-Seconds"]) > 0
+        assert np.array_equal(ids(png), expected)
+        for asked in ({"path": "/predict?format=json"}, {"Accept": "application/json"}):
+            found = json.loads(post(address, content, **asked)[2])
+            assert np.array_equal(ids(base64.b64decode(found["mask"])), expected)
+            assert (found["height"], found["width"]) == (48, 64)
+            assert [each["name"] for each in found["classes"]] == list(CLASSES)
+            assert [each["pixels"] for each in found["classes"]] == [int((expected == i).sum()) for i in range(3)]
+        facts = json.loads(get(address + "/facts")[1])
+        assert [tuple(each["color"]) for each in facts["classes"]] == [tuple(color) for color in COLORS]
+        described = json.loads(get(address + "/openapi.json")[1])["paths"]["/predict"]["post"]
+        assert {"200", "413", "415", "422", "429"} <= set(described["responses"])
+
+
+def test_two_hundred_at_once_each_get_their_own(segmenter):
+    contents = [encoded(seed, (24 + seed % 3, 32)) for seed in range(10)]
+    expected = [segmenter(Image.open(io.BytesIO(content))).mask for content in contents]
+    with served(segmenter) as address, ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda index: post(address, contents[index % 10]), range(200)))
+    assert {status for status, _, _ in answers} == {200}
+    assert all(np.array_equal(ids(png), expected[index % 10]) for index, (_, _, png) in enumerate(answers))
+
+
+def large_png() -> bytes:
+    """A picture whose header says 30,000 x 30,000; its pixels are missing."""
+    content = bytearray(encoded())
+    content[16:24] = (30_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "told"),
+    [
+        (b"no picture", 415, "no picture"),
+        (b"", 415, "no picture"),
+        (encoded()[:200], 422, "cannot be read"),
+        (encoded(kind="TIFF", mode="I"), 422, "beyond 8 bits"),
+        (large_png(), 413, "megapixels"),
+        (encoded(size=(200, 300)), 413, "at most 0.05 megapixels"),
+        (b"0" * 300_000, 413, "larger than 0.2 MB"),
+    ],
+    ids=["text", "empty", "cut off", "16 bits", "bomb", "pixels", "bytes"],
+)
+def test_a_bad_upload_is_refused_and_the_next_is_answered(content, status, told, segmenter):
+    with served(segmenter, max_bytes=200_000, max_pixels=50_000) as address:
+        got, _, body = post(address, content)
+        assert got == status and told in json.loads(body)["detail"]
+        assert "/tmp" not in body.decode()
+        assert post(address, encoded())[0] == 200
+
+
+def test_a_body_without_a_length_is_counted(segmenter):
+    with served(segmenter, max_bytes=100_000) as address:
+        request = urllib.request.Request(
+            address + "/predict",
+            (b"0" * 50_000 for _ in range(20)),
+            {"Content-Type": "multipart/form-data; boundary=x", "Transfer-Encoding": "chunked"},
+        )
+        with pytest.raises((urllib.error.HTTPError, urllib.error.URLError)) as error:
+            urllib.request.urlopen(request, timeout=30)
+        assert getattr(error.value, "code", 413) in (400, 413)
+        assert post(address, encoded())[0] == 200
+
+
+def test_a_form_without_the_field_is_422(segmenter):
+    with served(segmenter) as address:
+        assert post(address, encoded(), field="picture")[0] == 422
+
+
+def test_past_the_rate_it_is_429(segmenter):
+    with served(segmenter, rate=3) as address:
+        answers = [post(address, encoded()) for _ in range(5)]
+    assert [status for status, _, _ in answers] == [200, 200, 200, 429, 429]
+    assert 1 <= int(answers[-1][1]["Retry-After"]) <= 60
+    assert "more than 3 pictures a minute" in json.loads(answers[-1][2])["detail"]
+
+
+@pytest.mark.fast
+def test_the_rate_is_of_the_last_minute_and_of_one_address():
+    guard = serve.Guard(None, serve.Limits(rate=2))
+    assert [guard.seconds_to_wait("a", now) for now in (0, 10, 20)] == [0, 0, 40]
+    assert guard.seconds_to_wait("b", 20) == 0
+    assert guard.seconds_to_wait("a", 61) == 0
+    assert guard.seconds_to_wait("c", 1000) == 0 and set(guard.asked) == {"c"}
+
+
+def test_while_too_many_wait_it_is_429(segmenter, monkeypatch):
+    go, predicted = threading.Event(), serve._predicted
+
+    def slowly(*arguments):
+        assert go.wait(30)
+        return predicted(*arguments)
+
+    monkeypatch.setattr(serve, "_predicted", slowly)
+    with served(segmenter, queue=2) as address, ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(post, address, encoded()) for _ in range(6)]
+        refused = [answer for answer in answers if answer.done()]
+        while len(refused) < 4:
+            refused = [answer for answer in answers if answer.done()]
+        go.set()
+        statuses = sorted(answer.result()[0] for answer in answers)
+    assert statuses == [200, 200, 429, 429, 429, 429]
+
+
+@pytest.mark.fast
+def test_the_loopback_is_called_by_its_own_names(segmenter):
+    assert serve.allowed_hosts("0.0.0.0") == ["*"] and serve.allowed_hosts("192.168.1.7") == ["*"]
+    assert "localhost" in serve.allowed_hosts("127.0.0.1") and "*" not in serve.allowed_hosts("::1")
+    with served(segmenter, serve.allowed_hosts("127.0.0.1")) as address:
+        assert post(address, encoded())[0] == 200
+        assert post(address, encoded(), Host="elsewhere.example")[0] == 400
+
+
+def test_the_command_answers_until_it_is_interrupted(tmp_path, monkeypatch):
+    own = "tests.faults.toy.Toy"
+    monkeypatch.setitem(model.MODELS, own, own)
+    network = build_model(own, len(CLASSES))
+    checkpoint.save(tmp_path / "own.pth", {"model": network.state_dict(), "spec": network.spec})
+    command = [sys.executable, "-m", "tool.serve", str(tmp_path / "own.pth"), "--port", "0", "--plugin", own]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        line = process.stdout.readline()
+        try:
+            address = line.partition("open ")[2].split("/ ;")[0]
+            assert address.startswith("http://127.0.0.1:"), line
+            assert json.loads(get(address + "/facts")[1])["network"] == own
+            headers, page = get(address + "/")
+            assert b"Drop a picture" in page and "default-src 'none'" in headers["Content-Security-Policy"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "Traceback" not in rest, rest
+
+
+def test_mistakes_are_one_line(weights, capsys):
+    assert "--rate 0" in failure(capsys, serve.main, [str(weights), "--rate", "0"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = failure(capsys, serve.main, [str(weights), "--port", str(port)])
+    assert f"cannot listen on 127.0.0.1:{port}" in told
+
+
+USE = """
+<script>
+addEventListener("load", async () => {
+  const note = {}, until = async test => { while (!test()) await new Promise(go => setTimeout(go, 20)); };
+  await until(() => facts);
+  const file = new File([Uint8Array.from(atob("PICTURE"), c => c.charCodeAt(0))], "a.png", {type: "image/png"});
+  const give = content => { const t = new DataTransfer(); t.items.add(content);
+    at("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: t, bubbles: true, cancelable: true})); };
+  give(file);
+  await until(() => !at("results").hidden && at("status").textContent.includes(" s"));
+  note.ids = [...ids]; note.size = [height, width]; note.status = at("status").textContent;
+  const pixel = () => [...at("mask").getContext("2d").getImageData(0, 0, 1, 1).data];
+  note.shown = pixel();
+  boxes()[ids[0]].click();
+  note.hidden = pixel();
+  at("opacity").value = 20; at("opacity").dispatchEvent(new Event("input"));
+  note.opacity = at("mask").style.opacity;
+  const box = at("mask").getBoundingClientRect();
+  at("drop").dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 0.5, clientY: box.top + 0.5}));
+  note.under = at("under").textContent;
+  note.download = at("download").download;
+  note.names = [...document.querySelectorAll("#classes span:not(.share)")].map(each => each.textContent);
+  give(new File(["no picture"], "b.png"));
+  await until(() => at("status").className === "error");
+  note.error = at("status").textContent;
+  note.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+  const found = document.createElement("script");
+  found.type = "application/json"; found.id = "found"; found.textContent = JSON.stringify(note);
+  document.body.append(found);
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [500, 1280], ids=["narrow", "wide"])
+def test_the_page_works_in_a_browser(segmenter, tmp_path, monkeypatch, width):
+    content = encoded()
+    expected = segmenter(Image.open(io.BytesIO(content))).mask
+    page = serve.PAGE.read_text(encoding="utf-8")
+    use = USE.replace("PICTURE", base64.b64encode(content).decode())
+    (tmp_path / "page.html").write_text(page.replace("</body>", use + "</body>"), encoding="utf-8")
+    monkeypatch.setattr(serve, "PAGE", tmp_path / "page.html")
+    with served(segmenter) as address:
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(done.stdout.split('id="found">')[1].split("</script>")[0])
+    first = int(expected[0, 0])
+    assert np.array_equal(np.reshape(found["ids"], found["size"]), expected)
+    assert found["shown"] == [*COLORS[first], 255] and found["hidden"][3] == 0 and found["opacity"] == "0.2"
+    assert found["under"] == CLASSES[first] and found["download"] == "a_classes.png"
+    assert found["names"] == list(CLASSES) and "64 x 48 pixels in" in found["status"]
+    assert "no picture" in found["error"] and not found["wide"]

@@ -1,0 +1,307 @@
+"""Serves a checkpoint as a page and a JSON API.
+
+    python -m tool.serve exp/street/sfnet_mobile/model/last.pth
+    curl -F image=@photo.jpg http://127.0.0.1:8000/predict -o classes.png
+
+It answers this machine alone unless --host says otherwise: there is no password. /docs describes the API. A picture
+beyond --max-mb or --max-megapixels is refused with 413, what is no picture with 415, one that cannot be read with 422,
+and with 429 whoever asks more often than --rate, or while --queue pictures wait.
+"""
+
+import base64
+import io
+import socket
+import time
+from asyncio import get_running_loop
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from dataset.base import distinct_palette
+from dataset.read import DataError
+from tool.shared import cli, plugins
+from tool.shared.segmenter import Segmentation, Segmenter, tile_of
+from util import UserError
+from util.record.log import log, open_log
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+except ModuleNotFoundError as error:  # an extra: told by `main`
+    uvicorn, MISSING = None, error.name
+else:
+    MISSING = None
+
+PAGE = Path(__file__).with_name("shared") / "serve.html"
+MINUTE = 60.0
+FRAME = 1 << 16  # bytes that a form adds to its picture, at most
+# What the page may load: itself alone. The picture and its mask are blobs.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
+)
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}, "application/json": {}}, "description": "class ids of the pixels"},
+    413: {"description": "too many bytes or pixels"},
+    415: {"description": "no picture"},
+    422: {"description": "no field `image`, or a picture that cannot be read"},
+    429: {"description": "too often, or too many wait"},
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a visitor may ask for.
+
+    max_bytes: of an upload. max_pixels: of a picture. rate: pictures a minute from one address. queue: pictures that
+    may wait, or be predicted, at a time.
+    """
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    rate: int = 600
+    queue: int = 256
+
+
+class Guard:
+    """Refuses early what is asked too often or is too long.
+
+    ASGI middleware of POST /predict.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits):
+        self.app, self.limits = app, limits
+        self.asked: dict[str, deque[float]] = {}  # address -> times of the last minute
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        most = self.limits.max_bytes + FRAME
+        wait = self.seconds_to_wait((scope.get("client") or ("",))[0], time.monotonic())
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if wait:
+            text = f"more than {self.limits.rate} pictures a minute; try again in {wait} seconds"
+            answer = JSONResponse({"detail": text}, 429, {"Retry-After": str(wait)})
+        elif declared.isdigit() and int(declared) > most:
+            answer = JSONResponse({"detail": self.too_large()}, 413)
+        else:
+            received = 0
+
+            async def counted() -> dict[str, Any]:  # a body without a declared length
+                nonlocal received
+                message = await receive()
+                received += len(message.get("body", b""))
+                if received > most:
+                    raise HTTPException(413, self.too_large())
+                return message
+
+            await self.app(scope, counted, send)
+            return
+        await answer(scope, receive, send)
+
+    def too_large(self) -> str:
+        """Say how large an upload may be."""
+        return f"the upload is larger than {self.limits.max_bytes / 1e6:g} MB"
+
+    def seconds_to_wait(self, address: str, now: float) -> int:
+        """Return how many seconds to wait; 0 notes the request."""
+        for other in [key for key, times in self.asked.items() if times[-1] < now - MINUTE]:
+            del self.asked[other]
+        times = self.asked.setdefault(address, deque())
+        while times and times[0] < now - MINUTE:
+            times.popleft()
+        if len(times) >= self.limits.rate:
+            return max(1, round(times[0] + MINUTE - now))
+        times.append(now)
+        return 0
+
+
+def build_app(segmenter: Segmenter, limits: Limits, hosts: Sequence[str] = ("*",)) -> "FastAPI":
+    """Build the application.
+
+    hosts: names by which it may be called; "*" for any.
+    """
+    app = FastAPI(title="Semantic segmentation", description="One network, a picture at a time.")
+    app.add_middleware(Guard, limits=limits)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    worker = ThreadPoolExecutor(1, "predict")  # a network is one, and uses every core by itself
+    waiting = 0
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
+
+    @app.get("/facts")
+    def facts() -> dict[str, Any]:
+        """Give the network, its classes with their colours, and the limits."""
+        return {
+            "network": segmenter.network,
+            "dataset": segmenter.dataset,
+            "classes": _classes(segmenter),
+            "limits": vars(limits),
+        }
+
+    @app.post("/predict", response_class=Response, responses=RESPONSES)
+    async def predict(
+        request: Request,
+        image: UploadFile = File(description="a picture: JPEG, PNG, TIFF, WebP, ..."),  # noqa: B008  # FastAPI's way
+        format: Literal["png", "json"] | None = None,
+    ) -> Response:
+        """Predict the class of each pixel.
+
+        Answers a PNG of class ids; JSON with shares and the PNG in base64 for `format=json` or
+        `Accept: application/json`.
+        """
+        nonlocal waiting
+        if waiting >= limits.queue:
+            raise HTTPException(429, f"{waiting} pictures wait; try again in a moment", {"Retry-After": "1"})
+        waiting += 1
+        try:
+            content = await image.read()
+            start = time.perf_counter()
+            result = await get_running_loop().run_in_executor(worker, _predicted, segmenter, content, limits)
+        finally:
+            waiting -= 1
+        seconds = round(time.perf_counter() - start, 4)
+        wants_json = format == "json" or (format is None and request.headers.get("accept") == "application/json")
+        return _answer(result, seconds, wants_json)
+
+    return app
+
+
+def _predicted(segmenter: Segmenter, content: bytes, limits: Limits) -> Segmentation:
+    """Decode and predict an upload, on the worker's thread.
+
+    Raises:
+        HTTPException: with the status of what is wrong with it.
+    """
+    if len(content) > limits.max_bytes:
+        raise HTTPException(413, f"the picture is larger than {limits.max_bytes / 1e6:g} MB")
+    try:
+        picture = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise HTTPException(413, f"the picture has more than {limits.max_pixels / 1e6:g} megapixels") from error
+    except OSError as error:
+        raise HTTPException(415, "this is no picture that can be read; send JPEG, PNG, WebP, TIFF or BMP") from error
+    if picture.width * picture.height > limits.max_pixels:
+        size = f"{picture.width}x{picture.height}"
+        raise HTTPException(413, f"the picture is {size}; at most {limits.max_pixels / 1e6:g} megapixels")
+    try:
+        return segmenter(picture)
+    except (UserError, DataError, OSError, SyntaxError) as error:  # Pillow has a SyntaxError of a broken PNG
+        raise HTTPException(422, f"the picture cannot be read: {error}") from error
+
+
+def _answer(result: Segmentation, seconds: float, wants_json: bool) -> "Response":
+    buffer = io.BytesIO()
+    Image.fromarray(result.mask).save(buffer, "PNG")
+    if not wants_json:
+        return Response(buffer.getvalue(), media_type="image/png", headers={"X-Seconds": str(seconds)})
+    counts = np.bincount(result.mask.ravel(), minlength=len(result.classes))
+    classes = [
+        each | {"pixels": int(count), "share": float(count / result.mask.size)}
+        for each, count in zip(_classes(result.segmenter), counts, strict=True)
+    ]
+    height, width = result.mask.shape
+    mask = base64.b64encode(buffer.getvalue()).decode()
+    return JSONResponse(
+        {
+            "width": width,
+            "height": height,
+            "seconds": seconds,
+            "classes": classes,
+            "mask": mask,
+            "encoding": "png;base64",
+        }
+    )
+
+
+def _classes(segmenter: Segmenter) -> list[dict[str, Any]]:
+    colors = segmenter.colors if segmenter.colors is not None else distinct_palette(len(segmenter.classes))
+    return [
+        {"id": index, "name": name, "color": [int(value) for value in color]}
+        for index, (name, color) in enumerate(zip(segmenter.classes, colors, strict=True))
+    ]
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """Return the names by which the server may be called.
+
+    On the loopback only its own: no page elsewhere may reach it under a name that it has pointed here.
+    """
+    try:
+        local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        local = False
+    return ["localhost", "127.0.0.1", "[::1]", "[", host] if local else ["*"]  # Starlette cuts [::1]:8000 at its colon
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(
+        prog="python -m tool.serve", description=__doc__, example="python -m tool.serve last.pth --port 8000"
+    )
+    parser.add_argument("checkpoint", help="of ours, or a published one of a known family")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any that is free (default: 8000)")
+    parser.add_argument("--max-mb", type=float, default=20, metavar="N", help="of an upload (default: 20)")
+    parser.add_argument("--max-megapixels", type=float, default=50, metavar="N", help="of a picture (default: 50)")
+    parser.add_argument(
+        "--rate", type=int, default=600, metavar="N", help="pictures a minute an address (default: 600)"
+    )
+    parser.add_argument("--queue", type=int, default=256, metavar="N", help="pictures that may wait (default: 256)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
+    parser.add_argument("--half", action="store_true", help="compute in half precision")
+    parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")
+    plugins.add_argument(parser)
+    args = parser.parse_args(argv)
+    open_log(None)
+    if MISSING is not None:
+        raise UserError(f"tool.serve needs {MISSING}: python -m pip install -e '.[serve]'")
+    for name in ("max_mb", "max_megapixels", "rate", "queue"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: a number above 0 is needed")
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port {args.port}: a port is 0 to 65535")
+    segmenter = Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile), args.plugin)
+    if segmenter.channels != 3:
+        raise UserError(f"{args.checkpoint}: takes {segmenter.channels} channels, a page shows three; use tool.predict")
+    limits = Limits(round(args.max_mb * 1e6), round(args.max_megapixels * 1e6), args.rate, args.queue)
+    app = build_app(segmenter, limits, allowed_hosts(args.host))
+    with _listening(args.host, args.port) as listener:
+        port = listener.getsockname()[1]
+        shown = f"[{args.host}]" if ":" in args.host else args.host
+        log.info("%s (%s): open http://%s:%d/ ; Ctrl-C ends it", args.checkpoint, segmenter.network, shown, port)
+        if allowed_hosts(args.host) == ["*"]:
+            log.warning("--host %s: everybody who reaches this address may use it", args.host)
+        try:
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+        except KeyboardInterrupt:
+            log.info("ended")
+    return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Open the port.
+
+    Raises:
+        OSError: it is taken, or the address is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
+
+
+if __name__ == "__main__":
+    cli.command(main)
