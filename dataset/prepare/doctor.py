@@ -1,7 +1,8 @@
 """Examines a data set for everything that its files can tell.
 
 Where the check before the first step stops at what cannot be read, this decodes images too, looks for the same image
-under two names, and lists what looks wrong. Memory is bounded: some 300 bytes an image.
+under two names, and lists what looks wrong. Some 300 bytes an image are kept; while names and lists are compared, their
+paths too.
 """
 
 import json
@@ -179,8 +180,9 @@ def look(paths: tuple[str, str | None], channels: int = 3, limits: Limits | None
         label_size = None if label_path is None else stored.values.shape[:2]
         image = read_image(image_path, label_size, channels, limits)
     except (DataError, OSError) as error:
-        text = str(error) if isinstance(error, DataError) else f"{error.filename}: {error.strerror}"
-        return Failed(kind, text)
+        if isinstance(error, OSError) and error.filename is not None:
+            return Failed(kind, f"{error.filename}: {error.strerror}")
+        return Failed(kind, str(error))
     if label_size is not None and image.shape[:2] != label_size:
         sizes = " and ".join(f"{width}x{height}" for height, width in (label_size, image.shape[:2]))
         return Failed("size", f"{label_path} and {image_path}: {sizes} (width x height)")
