@@ -266,8 +266,12 @@ def run_openvino(file: Path) -> Run:
 
 
 def run_torch_export(file: Path) -> Run:
-    """Return what runs a program of torch.export."""
-    return torch.export.load(file).module()
+    """Return what runs a program of torch.export.
+
+    Its guards are left out. Some compare sizes that happen to agree in the example's picture, and refuse other pictures
+    whose logits are right.
+    """
+    return torch.export.load(file).module(check_guards=False)
 
 
 def run_torchscript(file: Path) -> Run:
