@@ -206,7 +206,8 @@ def slim_config(config: dict) -> dict:
     data = {key: value for key, value in config.get("data", {}).items() if key != "root"}
     model = {key: value for key, value in config.get("model", {}).items() if key in ("name", "backbone", "options")}
     test = config.get("test", {}) | {"amp": "off", "optimize": "none", "engine": "torch"}
-    return {"data": data, "model": model, "train": {"epochs": 1, "batch_size": 1}, "test": test}
+    own = {"plugins": [Path(file).name for file in config["plugins"]]} if config.get("plugins") else {}
+    return {"data": data, "model": model, "train": {"epochs": 1, "batch_size": 1}, "test": test} | own
 
 
 def version() -> str:

@@ -15,7 +15,7 @@ import dataset
 import util.loss
 from tests.conftest import CLASSES, failure, make_experiment, newest_metrics
 from tests.paths import ROOT
-from tool import predict, test, train
+from tool import export, predict, test, train
 from tool.predict import Segmenter
 from tool.shared import plugins
 from util import UserError, checkpoint
@@ -280,3 +280,17 @@ def test_an_own_loss_without_class_weights_refuses_them(monkeypatch):
         {"out": torch.ones(1, 2, 4, 4)}, torch.zeros(1, 4, 4)
     )
     assert total == 1.0
+
+
+def test_exported_weights_name_the_file_without_its_folder(tmp_path, data):
+    (tmp_path / "mynet.py").write_text(PLUGIN)
+    path = make_experiment(
+        tmp_path, data, model={"name": "plugged", "backbone": None}, plugins=["mynet.py"], train={"epochs": 1}
+    )
+    assert train.main(run(path, tmp_path / "run")) == 0
+    out = tmp_path / "slim.safetensors"
+    assert export.main([str(tmp_path / "run" / "model" / "last.pth"), "--to", "weights", "--out", str(out)]) == 0
+    forget()
+    with pytest.raises(UserError, match=r"needs 'plugged'.*--plugin mynet\.py"):
+        Segmenter(out)
+    assert Segmenter(out, plugins=[str(tmp_path / "mynet.py")])(picture(tmp_path)).mask.shape == (48, 64)
