@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from tool.shared import cli, plugins
-from tool.shared.data import batches_on_device, build_batches, build_data, data_of
+from tool.shared.data import batches_on_device, build_batches, build_data, data_of, with_class_weights
 from tool.shared.network import build_training, make_deterministic
 from util import UserError, dist
 from util.config.load import RunPaths, saved_config
@@ -59,6 +59,7 @@ def replay(file: str, overrides: list[str]) -> int:
             "the run had %d processes, this is %d: sums are rounded otherwise", len(record.ranks), dist.world_size()
         )
     train_set, val_set = build_data(config, run)
+    config = with_class_weights(config, train_set, run)
     make_deterministic(config)
     training = build_training(config, train_set, device)
     if record.checkpoint:

@@ -20,7 +20,7 @@ from dataset import build_eval_loader
 from dataset.base import Sample, SegDataset
 from dataset.load.loader import Batch
 from tool.shared import cli
-from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers
+from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers, with_class_weights
 from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
 from tool.shared.plugins import load
 from tool.shared.trained import check_init
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         status.note(command=experiment.command)
         # Data, network and optimiser, as the newest checkpoint has them
         train_set, val_set = build_data(config, run)
+        config = with_class_weights(config, train_set, run)
         make_deterministic(config)
         check_init(experiment, train_set.classes)
         training = build_training(config, train_set, device)

@@ -34,9 +34,10 @@ _EXACT_COUNT = 1 << 24
 class Report:
     """What the check found in one list.
 
-    pixels: labelled pixels of each class. ignored: ignored pixels. smallest, largest: (height, width) of the
-    pictures of the fewest and the most pixels. warnings: what is allowed but looks wrong. palette: the colours
-    (index, red, green, blue) of the ids that were read from palettes. cached: read from the stamp.
+    pixels: labelled pixels of each class. around: pixels of all labels that hold it. ignored: ignored pixels.
+    smallest, largest: (height, width) of the pictures of the fewest and the most pixels. warnings: what is allowed but
+    looks wrong. palette: the colours (index, red, green, blue) of the ids that were read from palettes. cached: read
+    from the stamp.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Report:
     ignored: int
     warnings: tuple[str, ...]
     palette: tuple[tuple[int, int, int, int], ...] = ()
+    around: tuple[int, ...] = ()
     cached: bool = False
 
 
@@ -88,7 +90,7 @@ def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | Non
     """
     key = fingerprint(dataset) if stamp is not None else ""
     remembered = _read_stamp(stamp, key)
-    if remembered is not None and len(remembered.pixels) == len(dataset.classes):
+    if remembered is not None and len(remembered.pixels) == len(remembered.around) == len(dataset.classes):
         return remembered
 
     def inspect(index: int) -> _Finding | Exception:
@@ -211,6 +213,7 @@ def _histogram(label: np.ndarray) -> np.ndarray:
 def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
     labels = [finding.mapped for finding in findings if finding.mapped is not None]
     mapped = np.sum(labels, axis=0) if labels else np.zeros(256, np.int64)
+    around = np.sum([(each > 0) * each.sum() for each in labels], axis=0) if labels else np.zeros(256, np.int64)
     sizes = sorted((finding.size for finding in findings), key=lambda size: size[0] * size[1])
     report = Report(
         name=dataset.name,
@@ -223,6 +226,7 @@ def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
         pixels=tuple(mapped[: len(dataset.classes)].tolist()),
         ignored=int(mapped[IGNORE]),
         warnings=tuple(_band_warnings(dataset, findings)),
+        around=tuple(around[: len(dataset.classes)].tolist()),
         palette=_common_palette(dataset, findings),
     )
     if not labels:

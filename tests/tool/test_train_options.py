@@ -2,6 +2,8 @@
 
 import math
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -57,3 +59,21 @@ def test_class_uniform_sampling_continues_in_the_same_order(tmp_path, data):
     whole = run(experiment, tmp_path / "whole")
     run_to_first_checkpoint(experiment, tmp_path / "halves")
     assert same(run(experiment, tmp_path / "halves", "loader.workers=2")["model"], whole["model"])
+
+
+def test_class_weights_by_median_frequency(tmp_path, data, caplog):
+    """As counted by hand: the share of a class in the labels that hold it; the median of all over its own."""
+    experiment = make_experiment(tmp_path, data, train={"epochs": 1, "val_every": 0}, loss={"class_weights": "auto"})
+    run = tmp_path / "run"
+    assert train.main(["--config", str(experiment), "--exp", str(run)]) == 0
+    pixels, around = np.zeros(3), np.zeros(3)
+    for file in sorted((data / "label").glob("train_*.png")):
+        counts = np.bincount(cv2.imread(str(file), cv2.IMREAD_UNCHANGED).ravel(), minlength=256)[:3]
+        pixels += counts
+        around += (counts > 0) * counts.sum()
+    share = pixels / around
+    expected = np.median(share) / share
+    found = checkpoint.load(run / "model" / "last.pth")["config"]["loss"]["class_weights"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert "class_weights: auto" in (run / "config.yaml").read_text()
+    assert train.main(["--config", str(experiment), "--exp", str(run), "train.epochs=2"]) == 0  # continues

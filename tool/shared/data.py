@@ -13,6 +13,7 @@ from dataset.base import Transform
 from dataset.load.uniform import ClassUniform, Points, find_points
 from dataset.prepare.check import check_dataset, compare_splits
 from dataset.prepare.pack import pack_for_a_run
+from dataset.prepare.survey import median_frequency
 from dataset.read import DataError, packed
 from dataset.read.identity import facts
 from util import dist
@@ -169,7 +170,7 @@ def plain_label_map(dataset: SegDataset) -> dict[str, int]:
 def check_labels(sets: list, run: RunPaths) -> list[str]:
     """Read every label once; return what looks wrong.
 
-    What was read is remembered in the run's folder. It is remembered in the run's folder.
+    What was read is remembered in the run's folder.
 
     Raises:
         DataError: names the files that cannot be used.
@@ -181,6 +182,20 @@ def check_labels(sets: list, run: RunPaths) -> list[str]:
     if len(sets) == 2:
         warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
     return warnings
+
+
+def with_class_weights(config: Config, train_set: SegDataset, run: RunPaths) -> Config:
+    """Return the config with numbers for `loss.class_weights: auto`.
+
+    They are by median frequency (Eigen and Fergus, ICCV 2015, section 6.3.2); classes that no label holds have 0.
+    """
+    if config.loss.class_weights != "auto":
+        return config
+    report = dist.main_first(lambda: check_dataset(train_set, stamp=run.folder / f"check_{train_set.split}.json"))
+    weights = tuple(median_frequency(report.pixels, report.around))
+    shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(train_set.classes, weights, strict=True))
+    log.info("loss.class_weights: %s", shown)
+    return config.model_copy(update={"loss": config.loss.model_copy(update={"class_weights": weights})})
 
 
 def class_uniform(config: Config, train_set, run: RunPaths) -> ClassUniform | None:

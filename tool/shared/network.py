@@ -194,6 +194,8 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     if config.train.checkpointing:
         recompute_blocks(model.backbone)
     o, loss = config.optim, config.loss
+    if loss.class_weights == "auto":
+        raise UserError("loss.class_weights: auto is for a training, which reads the labels; write numbers here")
     optimizer = build_optimizer(
         model.parameter_groups(), o.name, o.lr, o.head_factor, o.momentum, o.weight_decay, o.decay_norm
     )

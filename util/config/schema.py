@@ -265,7 +265,9 @@ class LossConfig(Section):
     )
     extra: dict[str, float] = Field({}, description="weight of losses added for the main output, e.g. {dice: 0.5}")
     outputs: dict[str, str] = Field({}, description="loss of single outputs by their name, e.g. {se: presence}")
-    class_weights: tuple[float, ...] | None = Field(None, description="weight of each class, in class order")
+    class_weights: tuple[float, ...] | Literal["auto"] | None = Field(
+        None, description="weight of each class, in class order; auto: by median frequency in the training labels"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
     @model_validator(mode="after")
@@ -275,12 +277,13 @@ class LossConfig(Section):
         for key in ("weights", "extra"):
             if any(not 0 <= w <= WEIGHT for w in getattr(self, key).values()):
                 raise ValueError(f"{key}: cannot be negative, nor above {WEIGHT:g}")
-        if self.class_weights is not None and not self.class_weights:
+        given = None if self.class_weights == "auto" else self.class_weights
+        if given is not None and not given:
             raise ValueError("class_weights: one for each class is needed")
-        if self.class_weights is not None and (min(self.class_weights) < 0 or max(self.class_weights) == 0):
+        if given is not None and (min(given) < 0 or max(given) == 0):
             raise ValueError("class_weights: cannot be negative, and one must be positive")
-        if self.class_weights is not None and max(self.class_weights) > WEIGHT:
-            raise ValueError(f"class_weights: {max(self.class_weights):g} is above {WEIGHT:g}")
+        if given is not None and max(given) > WEIGHT:
+            raise ValueError(f"class_weights: {max(given):g} is above {WEIGHT:g}")
         if self.name != "cross_entropy" or self.options or self.extra or self.label_smoothing or self.outputs:
             from util.loss import LOSSES, check_loss
 
@@ -461,7 +464,7 @@ class Config(Section):
             )
         if self.test.protocol != "whole" and self.test.base_size is None:
             raise ValueError(f"test.protocol: {self.test.protocol} needs test.base_size or data.long_side, in pixels")
-        if self.loss.class_weights is not None and self.data.classes is not None:
+        if isinstance(self.loss.class_weights, tuple) and self.data.classes is not None:
             given, classes = len(self.loss.class_weights), len(self.data.classes)
             if given != classes:
                 raise ValueError(f"loss.class_weights: {given} weights for the {classes} classes of data.classes")
