@@ -170,7 +170,7 @@ LOSSES["plugged_loss"] = lambda logits, label, ignore_label: cross_entropy(logit
 
 
 @pytest.mark.parametrize("name", ["plugged", "plugged_class"])
-def test_a_file_beside_the_experiment_adds_to_the_tables(name, tmp_path, data):
+def test_a_file_beside_the_experiment_adds_to_the_tables(name, tmp_path, data, capsys):
     (tmp_path / "mynet.py").write_text(PLUGIN)
     sections = {"model": {"name": name, "backbone": None, "options": {"dropout": 0.0}}, "train": {"epochs": 1}}
     path = make_experiment(tmp_path, data, loss={"name": "plugged_loss"}, plugins=["mynet.py"], **sections)
@@ -181,6 +181,11 @@ def test_a_file_beside_the_experiment_adds_to_the_tables(name, tmp_path, data):
     with pytest.raises(UserError, match=rf"needs '{name}'.*--plugin {tmp_path}/mynet.py"):
         Segmenter(file)
     assert Segmenter(file, plugins=[str(tmp_path / "mynet.py")])(picture(tmp_path)).mask.shape == (48, 64)
+
+    forget()
+    told = failure(capsys, test.main, ["--checkpoint", str(file)])
+    assert "its loss needs 'plugged_loss'" in told and f"--plugin {tmp_path}/mynet.py" in told
+    assert test.main(["--checkpoint", str(file), "--plugin", str(tmp_path / "mynet.py")]) == 0
 
     # The same run goes on after the file has moved: where a plugin lies is no part of the experiment.
     forget()
@@ -219,6 +224,8 @@ def test_the_launcher_hands_own_code_to_its_processes(tmp_path, data, package):
         ({"augment": {"own": ["own_absent.dark"]}}, "augment.own: own_absent.dark: no module 'own_absent'"),
         ({"plugins": ["absent.py"]}, "small.yaml: plugins: absent.py: there is no such file"),
         ({"plugins": ["broken.py"]}, "broken.py: cannot be imported (invalid syntax"),
+        ({"model": {"name": 5}}, "small.yaml: model.name: input should be a valid string, found 5"),
+        ({"loss": {"extra": 3}}, "loss.extra: input should be an object, found 3"),
         ({"plugins": "broken.py"}, "plugins: input should be a valid"),
         ({"loss": {"name": "cross_entropi"}}, "loss.name: unknown loss 'cross_entropi'; did you mean 'cross_entropy'"),
         ({"augment": {"own": ["dark"]}}, None),

@@ -209,6 +209,8 @@ def test_while_too_many_wait_it_is_429(segmenter, monkeypatch):
 def test_the_loopback_is_called_by_its_own_names(segmenter):
     assert serve.allowed_hosts("0.0.0.0") == ["*"] and serve.allowed_hosts("192.168.1.7") == ["*"]
     assert "localhost" in serve.allowed_hosts("127.0.0.1") and "*" not in serve.allowed_hosts("::1")
+    with served(segmenter, serve.allowed_hosts("::1")) as address:
+        assert post(address, encoded(), Host="[::1]:8000")[0] == 200
     with served(segmenter, serve.allowed_hosts("127.0.0.1")) as address:
         assert post(address, encoded())[0] == 200
         assert post(address, encoded(), Host="elsewhere.example")[0] == 400

@@ -66,8 +66,9 @@ def use_own_code(raw: dict[str, Any], sources: Mapping[str, str]) -> None:
     ):
         content = raw.get(section)
         value = content.get(key) if isinstance(content, dict) else None
-        values = value.values() if key == "outputs" and isinstance(value, dict) else value
-        asked += [(f"{section}.{key}", n, table) for n in ([values] if isinstance(values, str) else values or ())]
+        names = list(value.values()) if key == "outputs" and isinstance(value, dict) else value
+        names = names if isinstance(names, list | dict) else [names]
+        asked += [(f"{section}.{key}", name, table) for name in names]
     for key, name, table in asked:
         if isinstance(name, str) and DOTTED.fullmatch(name) and name not in table:
             found = find(name, f"{sources.get(key, 'the experiment')}: {key}")
@@ -110,19 +111,42 @@ def refuse_unnamed(state: Mapping[str, Any], file: str | Path) -> None:
     Raises:
         UserError: names the code, and says how to name it.
     """
-    spec, config = state["spec"], state.get("config")
+    spec = state["spec"]
+    for name, table in ((spec["name"], MODELS), (spec["backbone"], BACKBONES)):
+        if name is not None and name not in table and not str(name).startswith(TIMM_PREFIX):
+            _refuse(state, file, "network", str(name))
+
+
+def refuse_unnamed_data(state: Mapping[str, Any], file: str | Path) -> None:
+    """Refuse a checkpoint whose data set or loss nobody has named.
+
+    A dotted loss may be missing: nothing but a training computes it.
+
+    Raises:
+        UserError: as `refuse_unnamed`.
+    """
+    for section, table in (("data", DATASETS), ("loss", LOSSES)):
+        content = state["config"].get(section)
+        name = content.get("name") if isinstance(content, dict) else None
+        if isinstance(name, str) and name not in table and not (section == "loss" and DOTTED.fullmatch(name)):
+            _refuse(state, file, {"data": "data set", "loss": "loss"}[section], name)
+
+
+def _refuse(state: Mapping[str, Any], file: str | Path, what: str, name: str) -> None:
+    """Raise the error, but for a plain name without plugins.
+
+    Whoever looks that up says which there are.
+    """
+    config = state.get("config")
     known = config.get("plugins") if isinstance(config, dict) else None
     files = [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
-    for name, table in ((spec["name"], MODELS), (spec["backbone"], BACKBONES)):
-        if name is None or name in table or str(name).startswith(TIMM_PREFIX):
-            continue
-        if not files and not DOTTED.fullmatch(str(name)):
-            continue  # a name of no table; whoever builds the network says which there are
-        wanted = " ".join(f"--plugin {each}" for each in (files or [name]))
-        raise UserError(
-            f"{file}: its network needs {name!r}, code outside the project, which a checkpoint alone never imports. If "
-            f"you trust that code, write {wanted}; in Python Segmenter(file, plugins=[...])"
-        )
+    if not files and not DOTTED.fullmatch(name):
+        return
+    wanted = " ".join(f"--plugin {each}" for each in (files or [name]))
+    raise UserError(
+        f"{file}: its {what} needs {name!r}, code outside the project, which a checkpoint alone never imports. If "
+        f"you trust that code, write {wanted}; in Python Segmenter(file, plugins=[...])"
+    )
 
 
 def find(name: str, asker: str) -> Callable[..., Any]:
@@ -169,7 +193,7 @@ def import_file(file: str, folder: Path, asker: str) -> Path:
 
 
 def _imported(action: Callable[[], Any], what: str) -> Any:
-    """Import by `action`; a module that is missing, or is no Python, is the user's mistake."""
+    """Import by `action`; one that fails is the user's mistake."""
     try:
         return action()
     except ModuleNotFoundError as error:

@@ -19,6 +19,7 @@ from model.published import recognise_family
 from model.table import ModelError
 from tool.shared.data import plain_label_map
 from tool.shared.network import rebuild
+from tool.shared.plugins import refuse_unnamed_data
 from tool.shared.published import is_void, preprocessing_of, read_ours
 from tool.shared.results import beside
 from util import UserError, checkpoint
@@ -285,6 +286,7 @@ def experiment_of(file: str | Path, overrides: Sequence[str], folder: str | Path
     state = read_ours(file)
     facts, spec = facts_of(state), state["spec"]
     if "config" in state:
+        refuse_unnamed_data(state, file)
         raw = state["config"]
         if any(override.startswith("test.protocol=") for override in overrides):  # whose keys the run has filled in
             test = {key: value for key, value in raw.get("test", {}).items() if key not in PROTOCOLS["whole"]}
