@@ -37,7 +37,7 @@ ORDER = (
     "faq",
 )
 NOTEBOOK = DOCS / "learn" / "first_steps.ipynb"
-WRITTEN = ("mine sfnet_mobile", "street drivable")  # experiments that the pages write
+WRITTEN = ("mine sfnet_mobile", "street drivable", "quarry mynet")  # experiments that the pages write
 # What makes a training on small scenes one of seconds.
 SMALL = {"augment.crop": "[64,96]", "train.epochs": "1", "train.batch_size": "8", "optim.warmup_iters": "0"}
 WHERE_DATA_ARE_NOT = "# needs "

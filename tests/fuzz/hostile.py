@@ -446,7 +446,10 @@ def read_packed(path: Path):
 
 
 def manifests() -> list[bytes]:
-    known = {field.name: 1 for field in fields(manifest.Manifest)} | {"file": "hostile_input.pth"}
+    known: dict = {
+        field.name: "1" if field.type == "str" or field.type is str else 1 for field in fields(manifest.Manifest)
+    }
+    known |= {"file": "hostile_input.pth", "best": "epoch_0001.pth"}
     return [json.dumps({**known, "seal": manifest.digest(known)}).encode()]
 
 
