@@ -5,13 +5,14 @@ is decoded. OpenCV decodes images, Pillow labels and palettes, tifffile the TIFF
 bits. Every refusal is a DataError that begins with the file's name and says what to do.
 """
 
+import importlib
 import io
 import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -27,11 +28,9 @@ from dataset.read.header import FORMATS, MAX_BYTES, UNREADABLE, Header, parse_he
 from dataset.read.header import MAX_PIXELS as MAX_PIXELS
 from dataset.read.header import upright_size as upright_size
 
-fast_png: ModuleType | None
-try:
-    from kornia_rs import io as fast_png  # optional; decodes the same pixels in less than half the time
-except ImportError:
-    fast_png = None
+fast_png: ModuleType | None = None
+with suppress(ImportError):  # optional; decodes the same pixels in less than half the time
+    fast_png = importlib.import_module("kornia_rs.io")
 
 MAX_SECONDS = 60.0  # of decoding: the largest image takes a few
 # EXIF 2.32, section 4.6.4: rotation and flip; the values 5 to 8 exchange width and height.
