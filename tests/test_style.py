@@ -166,3 +166,9 @@ def test_docstrings_begin_with_a_short_line():
             if len(first.split()) > 12 or first[-1] != "." or not imperative:
                 wrong.append(f"{name}:{getattr(node, 'lineno', 1)}: {first}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Folders of tests are no packages, so that two modules of one name cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not sorted(name for name in set(names) if names.count(name) > 1)
