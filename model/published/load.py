@@ -99,7 +99,7 @@ def load_backbone_weights(backbone: Backbone, state_dict: Mapping[str, object]) 
     """
     if "num_classes" in backbone.spec:
         raise ModelError("load_backbone_weights wants the backbone alone: pass model.backbone, not the model")
-    return load_published(backbone, state_dict, backbone.own_parts)
+    return load_published(backbone, state_dict, getattr(backbone, "own_parts", ()))
 
 
 @dataclass
