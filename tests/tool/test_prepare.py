@@ -278,4 +278,4 @@ def test_paths_with_spaces_survive_the_list(tmp_path):
         save(root, path)
     (root / "test.txt").write_text(list_text(pairs))
     samples = build_dataset("custom", root, split="test", classes=["x"]).samples
-    assert samples == [tuple(str(root / part) if part else None for part in pair) for pair in pairs]
+    assert list(samples) == [tuple(str(root / part) if part else None for part in pair) for pair in pairs]

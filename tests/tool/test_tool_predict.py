@@ -149,12 +149,12 @@ def test_folders_lists_and_the_standard_input(tmp_path, weights, monkeypatch):
     }
 
 
-def test_a_bad_file_is_listed_at_the_end_and_stops_nothing(tmp_path, weights, caplog):
+def test_a_bad_file_is_listed_at_the_end_and_stops_nothing(tmp_path, weights, capsys):
     write_image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"no picture")
-    with caplog.at_level("INFO", "segmentation"):
-        predict.log.propagate = True
-        assert run(weights, tmp_path / "in", tmp_path / "gone.png", "--out", tmp_path / "out") == 1
+    assert run(weights, tmp_path / "in", tmp_path / "gone.png", "--out", tmp_path / "out") == 1
+    told = "".join(capsys.readouterr())
+    assert "b.png: not a readable picture" in told and "gone.png: no such picture" in told and "2 inputs" in told
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["a.png"]
 
 

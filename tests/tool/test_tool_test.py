@@ -138,9 +138,10 @@ def test_a_submission_holds_the_ids_on_disk_or_is_refused(trained, data, tmp_pat
     options = ["test.split=test", "test.submission=true"]
     label_map = "data.label_map={10: 0, 20: 1, 30: 2}"
     assert test.main(["--config", str(experiment), "--exp", str(run), *options, label_map]) == 0
-    with zipfile.ZipFile(run / "result" / "test-whole" / "submission.zip") as archive:
+    result = max(run.rglob("submission.zip"), key=lambda file: file.stat().st_mtime_ns).parent
+    with zipfile.ZipFile(result / "submission.zip") as archive:
         ids = cv2.imdecode(np.frombuffer(archive.read("val_000.png"), np.uint8), cv2.IMREAD_UNCHANGED)
-    gray = cv2.imread(str(run / "result" / "test-whole" / "gray" / "val_000.png"), cv2.IMREAD_UNCHANGED)
+    gray = cv2.imread(str(result / "gray" / "val_000.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(ids, 10 * (gray + 1))
     label_map = "data.label_map={10: 0, 20: 1, 30: 2, 31: 2}"
     with pytest.raises(ValueError, match="class 'ball' the values 30, 31"):
