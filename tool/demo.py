@@ -20,12 +20,12 @@ from torch import nn
 from dataset.read import DataError
 from dataset.read.image import read_image
 from model.inference.adapt import Adapted
-from tool.shared import cli, plugins
-from tool.shared.network import build_predictor, rebuild, whole_pictures
+from tool.shared import cli, plugins, segmenter
+from tool.shared.network import rebuild, whole_pictures
 from tool.shared.pictures import name_results
-from tool.shared.published import is_void, read_ours
+from tool.shared.published import read_ours
 from util import UserError, dist
-from util.checkpoint.facts import MEAN, STD, facts_of
+from util.checkpoint.facts import facts_of
 from util.record.log import log, open_log
 from util.report.panels import sheet
 from util.report.visual import triptych
@@ -93,11 +93,7 @@ def predictor_of(state: dict, file: str, device: torch.device) -> Predictor:
 
     It sees whole pictures at one scale, normalised as it was trained.
     """
-    model, known = rebuild(state, file), facts_of(state)
-    mean, std, number = known.mean or MEAN, known.std or STD, model.spec["num_classes"]
-    outputs = range(number - 1) if known.classes and is_void(known.classes) else None  # as test.void: ignore
-    seen, protocol = len(outputs or range(number)), whole_pictures()
-    return build_predictor(model, seen, mean, std, known.channel_order, protocol, device, outputs=outputs)
+    return segmenter.predictor_of(rebuild(state, file), facts_of(state), whole_pictures(), device)
 
 
 def check_flow(model: nn.Module, file: str) -> None:

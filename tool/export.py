@@ -35,9 +35,9 @@ from model.inference.adapt import adapt
 from model.inference.formats import FORMATS, ExportedFile, Form, write, write_facts
 from tool.shared import cli, plugins
 from tool.shared.network import rebuild
-from tool.shared.published import is_void, read_ours
+from tool.shared.published import read_ours, without_void
 from util import UserError, checkpoint
-from util.checkpoint.facts import MEAN, STD, Facts, facts_of
+from util.checkpoint.facts import Facts, facts_of
 from util.record.log import log, open_log
 from util.score.metric import ConfusionMatrix
 
@@ -62,10 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     if "export" in state:
         raise UserError(f"{args.checkpoint}: is exported already; export the checkpoint that it comes from")
     facts, network = facts_of(state), rebuild(state, args.checkpoint).eval()
-    number, names = network.spec["num_classes"], facts.classes
-    count = number - 1 if names and is_void(names) else number  # as test.void: ignore
-    seen = adapt(network, facts.channel_order, range(count) if count < number else None).eval()
-    mean, std = facts.mean or MEAN, facts.std or STD
+    number = network.spec["num_classes"]
+    outputs = without_void(facts, number)
+    count, (mean, std) = len(outputs or range(number)), facts.normalisation
+    seen = adapt(network, facts.channel_order, outputs).eval()
     form = Form(
         size_of(args, state, facts),
         tuple(mean) if args.with_preprocessing else None,

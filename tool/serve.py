@@ -21,13 +21,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 
 from dataset.base import distinct_palette
 from dataset.read import DataError
-from tool.shared import cli, plugins
-from tool.shared.segmenter import Segmentation, Segmenter, tile_of
+from tool.shared import cli
+from tool.shared.segmenter import Segmentation, Segmenter, add_arguments, from_arguments
 from util import UserError
 from util.record.log import log, open_log
 
@@ -207,10 +206,9 @@ def _answer(result: Segmentation, seconds: float, wants_json: bool) -> "Response
     Image.fromarray(result.mask).save(buffer, "PNG")
     if not wants_json:
         return Response(buffer.getvalue(), media_type="image/png", headers={"X-Seconds": str(seconds)})
-    counts = np.bincount(result.mask.ravel(), minlength=len(result.classes))
     classes = [
         each | {"pixels": int(count), "share": float(count / result.mask.size)}
-        for each, count in zip(_classes(result.segmenter), counts, strict=True)
+        for each, count in zip(_classes(result.segmenter), result.counts(), strict=True)
     ]
     height, width = result.mask.shape
     mask = base64.b64encode(buffer.getvalue()).decode()
@@ -250,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(
         prog="python -m tool.serve", description=__doc__, example="python -m tool.serve last.pth --port 8000"
     )
-    parser.add_argument("checkpoint", help="of ours, or a published one of a known family")
+    add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any that is free (default: 8000)")
     parser.add_argument("--max-mb", type=float, default=20, metavar="N", help="of an upload (default: 20)")
@@ -259,10 +257,6 @@ def main(argv: list[str] | None = None) -> int:
         "--rate", type=int, default=600, metavar="N", help="pictures a minute an address (default: 600)"
     )
     parser.add_argument("--queue", type=int, default=256, metavar="N", help="pictures that may wait (default: 256)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
-    parser.add_argument("--half", action="store_true", help="compute in half precision")
-    parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")
-    plugins.add_argument(parser)
     args = parser.parse_args(argv)
     open_log(None)
     if MISSING is not None:
@@ -272,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: a number above 0 is needed")
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port {args.port}: a port is 0 to 65535")
-    segmenter = Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile), args.plugin)
+    segmenter = from_arguments(args)
     if segmenter.channels != 3:
         raise UserError(f"{args.checkpoint}: takes {segmenter.channels} channels, a page shows three; use tool.predict")
     limits = Limits(round(args.max_mb * 1e6), round(args.max_megapixels * 1e6), args.rate, args.queue)

@@ -139,6 +139,14 @@ def is_void(classes: Sequence[str]) -> bool:
     return len(classes) > 1 and classes[-1].lower() in VOID
 
 
+def without_void(facts: Facts, outputs: int) -> range | None:
+    """Give the outputs that are predicted, as `test.void: ignore` does.
+
+    None for all `outputs` of the network: the last one does not stand for what is ignored.
+    """
+    return range(outputs - 1) if facts.classes and is_void(facts.classes) else None
+
+
 def read_ours(
     file: str | Path, network: str = "", options: Mapping[str, object] | None = None, classes: Sequence[str] = ()
 ) -> dict:

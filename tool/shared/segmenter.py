@@ -4,6 +4,7 @@
 >>> mask = segmenter("photo.jpg").mask                  # uint8 (H, W), the class of each pixel
 """
 
+import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from typing import Any, Literal, overload
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataset.read.image import read_image, to_8_bits
+from tool.shared import plugins as own_code
 from tool.shared.network import build_predictor, rebuild
-from tool.shared.plugins import use
-from tool.shared.published import is_void, read_ours
+from tool.shared.published import read_ours, without_void
 from tool.shared.tiles import classes_in_tiles, probabilities_in_tiles
 from util import UserError
-from util.checkpoint.facts import MEAN, STD, facts_of
+from util.checkpoint.facts import Facts, facts_of
 from util.config.schema import TestConfig
 from util.report.visual import as_rgb, colorize
 from util.score.predict import Predictor
@@ -61,22 +62,17 @@ class Segmenter:
         if tile != "auto" and tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 2):
             raise UserError(f"tile must be 'auto', None, or a side of at least 2 pixels, not {tile!r}")
         self.file, self.tile, self.device = os.fspath(file), tile, _device(device)
-        use(plugins)
+        own_code.use(plugins)
         state = read_ours(self.file)
         facts, network = facts_of(state), rebuild(state, self.file)
-        number, names = network.spec["num_classes"], facts.classes
-        outputs = range(number - 1) if names and is_void(names) else None  # as test.void: ignore
-        count = len(outputs or range(number))
-        self.classes = tuple((names or [f"class {index}" for index in range(count)])[:count])
-        self.colors = None if facts.colors is None else np.array(facts.colors[:count], np.uint8)
-        self.channels, self.limits = len(facts.mean or MEAN), facts.limits
-        self.dataset, self.network = facts.dataset, network.spec["name"]
         protocol = {key: value for key, value in (facts.protocol or {}).items() if value is not None}
         test = TestConfig(**protocol, amp=_half(self.device) if half else "off").resolved((1, 1), None)
-        mean, std = facts.mean or MEAN, facts.std or STD
-        self.predictor: Predictor = build_predictor(
-            network, count, mean, std, facts.channel_order, test, self.device, outputs=outputs
-        )
+        self.predictor = predictor_of(network, facts, test, self.device)
+        count = self.predictor.num_classes
+        self.classes = tuple((facts.classes or [f"class {index}" for index in range(count)])[:count])
+        self.colors = None if facts.colors is None else np.array(facts.colors[:count], np.uint8)
+        self.channels, self.limits = len(self.predictor.mean), facts.limits
+        self.dataset, self.network = facts.dataset, network.spec["name"]
 
     @overload
     def __call__(self, picture: Picture) -> "Segmentation": ...
@@ -185,10 +181,35 @@ class Segmentation:
         mixed = (1 - opacity) * as_rgb(self.image) + opacity * self.color()
         return np.round(mixed).astype(np.uint8)
 
-    def shares(self) -> dict[str, float]:
-        """Return the share of each class that occurs, largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.classes)) / self.mask.size
-        return {self.classes[i]: float(counts[i]) for i in np.argsort(-counts, kind="stable") if counts[i]}
+    def counts(self) -> np.ndarray:
+        """Count the pixels of each class, int64 (classes,)."""
+        return np.bincount(self.mask.ravel(), minlength=len(self.classes))
+
+
+def predictor_of(network: nn.Module, facts: Facts, test: TestConfig, device: torch.device) -> Predictor:
+    """Build the predictor of a checkpoint's network, as it was trained."""
+    number = network.spec["num_classes"]
+    outputs = without_void(facts, number)
+    seen = len(outputs or range(number))
+    return build_predictor(network, seen, *facts.normalisation, facts.channel_order, test, device, outputs=outputs)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments from which `from_arguments` builds a segmenter."""
+    parser.add_argument("checkpoint", help="of ours, or a published one of a known family")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
+    parser.add_argument("--half", action="store_true", help="compute in half precision")
+    parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")
+    own_code.add_argument(parser)
+
+
+def from_arguments(args: argparse.Namespace) -> Segmenter:
+    """Build the segmenter that a command line asks for.
+
+    Raises:
+        FileNotFoundError, UserError: as `Segmenter`; or --tile is no side of a tile.
+    """
+    return Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile), args.plugin)
 
 
 def tile_of(text: str) -> int | Literal["auto"] | None:

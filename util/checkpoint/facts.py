@@ -40,6 +40,11 @@ class Facts:
     protocol: dict[str, Any] | None = None
     limits: tuple[float, float] | tuple[str, str] | None = None
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Give mean and std, or those of ImageNet."""
+        return self.mean or MEAN, self.std or STD
+
     def entries(self) -> dict[str, Any]:
         """Return the checkpoint's entries that hold the facts.
 
