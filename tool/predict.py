@@ -24,15 +24,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset.read import DataError
-from tool.shared import cli, plugins
+from tool.shared import cli
 from tool.shared.film import SUFFIXES as FILMS
 from tool.shared.film import predict_film
-from tool.shared.geotiff import is_georeferenced, predict_geotiff
+from tool.shared.geotiff import MAP, is_georeferenced, predict_geotiff
 from tool.shared.pictures import name_results
 from tool.shared.predictions import KINDS, Predictions, share_of_this_process
 from tool.shared.segmenter import Segmentation as Segmentation
 from tool.shared.segmenter import Segmenter as Segmenter
-from tool.shared.segmenter import tile_of
+from tool.shared.segmenter import add_arguments, from_arguments
 from util import UserError
 from util.record.log import log, open_log, printable
 
@@ -43,14 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(
         prog="python -m tool.predict", description=__doc__, example="python -m tool.predict last.pth photo.jpg"
     )
-    parser.add_argument("checkpoint", help="of ours, or a published one of a known family")
+    add_arguments(parser)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, list, film, camera, or -")
     parser.add_argument("--out", default="exp/predict", metavar="DIR", help="of the results (default: exp/predict)")
     parser.add_argument("--save", default="", metavar="KINDS", help=f"of {', '.join(KINDS)}, with commas between")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
-    parser.add_argument("--half", action="store_true", help="compute in half precision")
-    parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")
-    plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)
     open_log(None)
     kinds = [kind for kind in args.save.split(",") if kind]
@@ -60,16 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     there = [picture for picture in pictures if Path(picture).exists()]
     failures = [f"{picture}: no such picture or folder" for picture in pictures if not Path(picture).exists()]
-    named = name_results(there, out) if there else {}
-    targets = {(t.with_suffix(".tif") if is_georeferenced(path) else t): path for t, path in named.items()}
-    segmenter = Segmenter(args.checkpoint, args.device, args.half, tile_of(args.tile), args.plugin)
+    targets = name_results(there, out) if there else {}
+    segmenter = from_arguments(args)
     # The pictures, of which those of an earlier call are done
     predictions = Predictions(out, segmenter, kinds)
     todo = [pair for pair in share_of_this_process(list(targets.items())) if not predictions.has(pair[0])]
     done = 0
     for target, path in tqdm(todo, unit="picture", disable=None, leave=False):
         try:
-            if target.suffix == ".tif":
+            if is_georeferenced(path):
+                target = target.with_suffix(MAP)
                 predictions.note(target, path, *predict_geotiff(path, target, segmenter))
             else:
                 predictions.write(target, path, segmenter(path))

@@ -238,6 +238,11 @@ def test_a_map_keeps_its_place_on_the_ground(tmp_path, weights):
         assert np.array_equal(mask.read(1), Segmenter(weights, tile=161)(image).mask)
     lines = (out / predictions.INDEX).read_text().splitlines()
     assert json.loads(lines[1])["mask"] == "map.tif" and sum(json.loads(lines[1])["shares"].values()) == 1
+    assert run(weights, tmp_path / "map.tif", "--out", out, "--tile", "161") == 0  # done before
+    assert (out / predictions.INDEX).read_text().splitlines() == lines
+    before = (tmp_path / "map.tif").read_bytes()
+    assert run(weights, tmp_path / "map.tif", "--out", tmp_path) == 1  # is not overwritten
+    assert (tmp_path / "map.tif").read_bytes() == before
 
 
 @pytest.mark.parametrize("words", [["--save", "masks"], ["--tile", "big"]])

@@ -18,6 +18,7 @@ except ModuleNotFoundError:  # pip install -e .[geo]
     rasterio = None
 
 SUFFIXES = (".tif", ".tiff")
+MAP = ".tif"  # end of a georeferenced mask's name
 BLOCK = 256  # side of the blocks of a mask's file
 
 
@@ -41,8 +42,11 @@ def predict_geotiff(path: Path, target: Path, segmenter: Segmenter) -> tuple[tup
     Picture and mask are read and written by windows, so that memory is bounded whatever the size.
 
     Raises:
-        UserError: it has other bands than the network, or more than 8 bits without a range.
+        UserError: it has other bands than the network, or more than 8 bits without a range; or the mask would
+            overwrite it.
     """
+    if target.resolve() == path.resolve():
+        raise UserError(f"{path} would be overwritten by its result; choose another folder with --out")
     with rasterio.open(path) as file:
         if file.count != segmenter.channels:
             raise UserError(f"{path}: {file.count} bands, the network was trained with {segmenter.channels}")

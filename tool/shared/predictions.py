@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
+from tool.shared.geotiff import MAP
 from tool.shared.segmenter import Segmentation, Segmenter
 from util import UserError
 from util.record.files import replacing, sha256
@@ -89,8 +90,12 @@ class Predictions:
             file.write(text)
 
     def has(self, target: Path) -> bool:
-        """Tell whether a picture is done, by the path of its mask."""
-        return str(target.relative_to(self.out)) in self._done and target.is_file()
+        """Tell whether a picture is done, by the path of its mask.
+
+        Which may be a map's (`tool.shared.geotiff`).
+        """
+        masks = (target, target.with_suffix(MAP))
+        return any(str(mask.relative_to(self.out)) in self._done and mask.is_file() for mask in masks)
 
     def write(self, target: Path, source: Path, result: Segmentation) -> None:
         """Write the results of a picture.
@@ -108,8 +113,7 @@ class Predictions:
                 text = json.dumps({"file_name": str(source), "height": height, "width": width, "annotations": found})
                 _write(place.with_suffix(".json"), text.encode())
         _write_picture(target, result.mask)
-        counts = np.bincount(result.mask.ravel(), minlength=len(result.classes))
-        self.note(target, source, result.mask.shape, counts)
+        self.note(target, source, result.mask.shape, result.counts())
 
     def note(self, target: Path, source: Path, size: Sequence[int], counts: np.ndarray) -> None:
         """Note a picture that is done in the index.
