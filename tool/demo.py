@@ -26,9 +26,10 @@ from tool.shared.pictures import name_results
 from tool.shared.published import read_ours
 from util import UserError, dist
 from util.checkpoint.facts import facts_of
+from util.record.files import write_bytes
 from util.record.log import log, open_log
 from util.report.panels import sheet
-from util.report.visual import triptych
+from util.report.visual import png, triptych
 from util.score.predict import Predictor
 
 SHOWN = 5  # pictures that could not be read
@@ -117,10 +118,7 @@ def draw(image: np.ndarray, target: Path, predictor: Predictor, state: dict, arg
         picture = sheet(image, prediction, colors, state["classes"], look_inside(predictor, tensor))
     else:
         picture = triptych(image, None, prediction, colors, state["classes"])
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    write_bytes(target, png(picture), parents=True)
     return f"{target} ({image.shape[0]} x {image.shape[1]}, {seconds:.2f} s)"
 
 

@@ -34,11 +34,12 @@ from util.config.load import Experiment
 from util.config.schema import Config
 from util.record.machine import cores
 from util.report.html import render
-from util.report.visual import as_rgb, colorize
+from util.report.visual import as_rgb, colorize, jpeg
 
 SHARED_MEMORY = Path("/dev/shm")
 SHOWN_FILES = 5
 PANEL = 360  # pixels of a picture's width on the page
+QUALITY = 82  # of it as JPEG
 SAMPLES = 12
 OVERLAY = 0.55  # share of the class's colour
 MIXED = 0.5  # share of the images that are smaller than the crop, from which on it looks wrong
@@ -248,8 +249,7 @@ def _uri(picture: np.ndarray, width: int) -> str:
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     smooth = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_NEAREST
     small = cv2.resize(picture, (width, height), interpolation=smooth)
-    data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(small, QUALITY)).decode()}"
 
 
 def _class_lines(classes: tuple[str, ...], examined: Examined) -> list[str]:

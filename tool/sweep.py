@@ -28,11 +28,10 @@ from tool.shared.experiment import find_experiment
 from tool.shared.plugins import load
 from util import UserError
 from util.dist import seconds, signals
-from util.record.files import read_text, replacing, write_text
+from util.record.files import read_text, write_bytes, write_text
 from util.record.log import printable
-from util.record.table import csv_bytes
+from util.record.table import aligned, csv_bytes
 from util.report.compare import Result, read_result
-from util.report.comparison import aligned
 from util.report.html import percent
 
 MARK = "sweep.json"  # in a run's folder: what it is, and its result once it is done
@@ -234,8 +233,7 @@ def table(runs: Sequence[Run], failed: dict[str, int], experiment: Sequence[str]
     out = aligned(text)
     out += [f"failed with status {status}, see train.log there: {printable(place)}" for place, status in failed.items()]
     keys = [each.partition("=")[0] for each in runs[0].tried]
-    with replacing(file) as part:
-        part.write_bytes(csv_bytes([*keys, "run", "mIoU"], lines))
+    write_bytes(file, csv_bytes([*keys, "run", "mIoU"], lines))
     return "\n".join(out)
 
 

@@ -33,11 +33,12 @@ from tool.shared.trained import Trained, experiment_of, open_trained
 from util import UserError, dist
 from util.config.load import Experiment, RunPaths
 from util.config.schema import Config, TestConfig
+from util.record.files import write_bytes
 from util.record.log import log, open_log, printable
 from util.record.memory import keep_memory
 from util.report.details import Details, Measured
 from util.report.result import PredictionWriter, output_path, score_predictions, write_submission
-from util.report.visual import triptych
+from util.report.visual import png, triptych
 from util.score.evaluate import Timing, compare, evaluate, shard
 from util.score.metric import ConfusionMatrix
 from util.score.predict import Predictor
@@ -230,9 +231,7 @@ class Recorder:
             truth = sample["label"].numpy() if "label" in sample else None
             image = sample["image"].permute(1, 2, 0).numpy()
             picture = triptych(image, truth, prediction, self.colors, self.classes)
-            path = output_path(self.folder, sample["name"])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            write_bytes(output_path(self.folder, sample["name"]), png(picture), parents=True)
 
     def measured(self, alone: bool = False) -> Measured | None:
         """Join what all processes have measured for the report; None without one."""

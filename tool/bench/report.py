@@ -18,6 +18,7 @@ import torch
 from tool.bench.timing import Row
 from util.record.log import write_json
 from util.record.machine import cores, versions
+from util.record.table import aligned
 
 FOLDER = Path("docs/performance")
 ORDER = ("data", "eval", "infer", "train")
@@ -159,17 +160,6 @@ def _cpu_name() -> str:
     except FileNotFoundError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def aligned(lines: list[list[str]]) -> list[str]:
-    """Return lines of equal columns, the first to the left."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def _markdown_table(lines: list[list[str]]) -> str:

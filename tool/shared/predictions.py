@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from tool.shared.geotiff import MAP
 from tool.shared.segmenter import Segmentation, Segmenter
 from util import UserError
-from util.record.files import replacing, sha256
+from util.record.files import sha256, write_bytes
 from util.report.outlines import annotations
+from util.report.visual import png
 
 try:
     import fcntl
@@ -106,13 +106,13 @@ class Predictions:
         for kind in self.kinds:
             place = self.out / kind / name
             if kind in ("color", "overlay"):
-                _write_picture(place, result.color() if kind == "color" else result.overlay())
+                write_bytes(place, png(result.color() if kind == "color" else result.overlay()), parents=True)
             else:
                 height, width = result.mask.shape
                 found = annotations(result.mask, result.classes, kind)
                 text = json.dumps({"file_name": str(source), "height": height, "width": width, "annotations": found})
-                _write(place.with_suffix(".json"), text.encode())
-        _write_picture(target, result.mask)
+                write_bytes(place.with_suffix(".json"), text.encode(), parents=True)
+        write_bytes(target, png(result.mask), parents=True)
         self.note(target, source, result.mask.shape, result.counts())
 
     def note(self, target: Path, source: Path, size: Sequence[int], counts: np.ndarray) -> None:
@@ -147,15 +147,3 @@ def _ends_a_line(file: Path) -> bool:
     with open(file, "rb") as stream:
         stream.seek(-1, os.SEEK_END)
         return stream.read(1) == b"\n"
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done
-    _write(path, data.tobytes())
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from util.record.files import read_text, replacing
+from util.record.files import read_text, write_bytes
 from util.record.log import log
 from util.record.table import csv_bytes
 
@@ -29,8 +29,7 @@ def add(folder: Path, epoch: int, values: Mapping[str, float | None]) -> None:
     line = [epoch, *(None if value is None or math.isnan(value) else round(value, 6) for value in values.values())]
     try:
         kept = [[row[name] for name in header] for row in read(file, header) if int(row["epoch"]) < epoch]
-        with replacing(file) as part:
-            part.write_bytes(csv_bytes(header, [*kept, line]))
+        write_bytes(file, csv_bytes(header, [*kept, line]))
     except OSError as error:  # a disk that is full stops the record, not the run
         log.warning("%s cannot be written: %s", file, error.strerror)
 

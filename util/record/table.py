@@ -1,9 +1,14 @@
-"""CSV files that a spreadsheet opens without running what stands in them."""
+"""Tables as columns of text and as CSV.
+
+A spreadsheet opens the CSV without running what stands in it.
+"""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from util.record.log import printable
 
 FORMULA = ("=", "+", "-", "@")  # a cell that begins so is a formula to spreadsheets
 
@@ -26,3 +31,16 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     writer.writerow([cell(name) for name in header])
     writer.writerows([cell(value) for value in row] for row in rows)
     return text.getvalue().encode()
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write rows as columns, the first aligned left, others right."""
+    rows = [[printable(" ".join(text.split())) for text in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

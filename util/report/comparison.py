@@ -4,25 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from util.record.files import replacing
+from util.record.files import write_bytes
 from util.record.log import printable
-from util.record.table import csv_bytes
+from util.record.table import aligned, csv_bytes
 from util.report.html import percent, render
 
 SHOWN = 10  # images in the terminal
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Write rows as columns, the first aligned left, others right."""
-    rows = [[printable(" ".join(text.split())) for text in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def signed(value: float | None) -> str:
@@ -90,8 +77,7 @@ def write_csv(file: Path, comparison: Mapping[str, Any]) -> None:
         row = [run["name"], run["seed"], run["num_images"], run["mIoU"], *(run["interval"] or (None, None))]
         row += [run["mAcc"], run["allAcc"], other.get("mIoU"), *(other.get("interval") or (None, None))]
         rows.append([*row, *(entry["iou"][index] for entry in comparison["classes"])])
-    with replacing(file) as part:
-        part.write_bytes(csv_bytes(header + [f"IoU {entry['name']}" for entry in comparison["classes"]], rows))
+    write_bytes(file, csv_bytes(header + [f"IoU {entry['name']}" for entry in comparison["classes"]], rows))
 
 
 def write_page(file: Path, comparison: Mapping[str, Any]) -> None:

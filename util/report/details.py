@@ -15,12 +15,13 @@ from util import dist
 from util.report.boundary import band_counts, boundary_f
 from util.report.per_image import ImageScore, mean_iou, sparse_counts
 from util.report.sizes import SIZES, size_counts
-from util.report.visual import as_rgb, colorize
+from util.report.visual import as_rgb, colorize, jpeg, png
 
 IGNORE = 255
 EXTREMES = 3  # best and worst images that are shown, and as many of the middle
 SPREAD = 60  # images of the list among which those of the middle are sought
 WIDTH = 512  # of a picture in the report, pixels
+QUALITY = 80  # of its photos as JPEG
 WRONG = (230, 40, 40)
 LARGE, LARGEST = 2**22, 2**24  # pixels of an image from which on: one at a time; without boundaries and sizes
 
@@ -145,17 +146,17 @@ class Details:
         size = (min(width, WIDTH), max(round(height * min(width, WIDTH) / width), 1))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         labels = [cv2.resize(label, size, interpolation=cv2.INTER_NEAREST) for label in (truth, prediction)]
-        true, predicted = (cv2.cvtColor(colorize(label, self.colors), cv2.COLOR_RGB2BGR) for label in labels)
+        true, predicted = (png(colorize(label, self.colors)) for label in labels)
         wrong = ((truth != prediction) & (truth != IGNORE)).astype(np.float32)
         share = cv2.resize(wrong, size, interpolation=cv2.INTER_AREA)[..., None]
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None] * 0.5 + 60
         gray[labels[0] == IGNORE] = 0
         errors = gray * (1 - share) + np.array(WRONG, np.float32) * share
         pictures = {
-            "image": _jpeg(cv2.cvtColor(small, cv2.COLOR_RGB2BGR)),
-            "truth": _png(true),
-            "prediction": _png(predicted),
-            "errors": _jpeg(cv2.cvtColor(np.round(errors).astype(np.uint8), cv2.COLOR_RGB2BGR)),
+            "image": ("image/jpeg", jpeg(small, QUALITY)),
+            "truth": ("image/png", true),
+            "prediction": ("image/png", predicted),
+            "errors": ("image/jpeg", jpeg(np.round(errors).astype(np.uint8), QUALITY)),
         }
         return Shown(sample["name"], score, pictures)
 
@@ -191,11 +192,3 @@ class Details:
         middle = sorted(others, key=lambda shown: (abs(shown.mean_iou - median), self.position[shown.name]))[:EXTREMES]
         middle.sort(key=lambda shown: -shown.mean_iou)
         return (*chosen.values(), *middle, *last.values())
-
-
-def _jpeg(picture: np.ndarray) -> tuple[str, bytes]:
-    return "image/jpeg", cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-
-
-def _png(picture: np.ndarray) -> tuple[str, bytes]:
-    return "image/png", cv2.imencode(".png", picture)[1].tobytes()

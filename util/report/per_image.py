@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from util import UserError
-from util.record.files import replacing
+from util.record.files import replacing, write_bytes
 from util.record.table import csv_bytes
 
 IGNORE = 255
@@ -117,8 +117,7 @@ def write_per_image(
         values = (float(iou), right / pixels if pixels else math.nan, score.boundary_f, score.boundary_iou)
         rows.append([score.name, *(None if math.isnan(value) else round(value, 6) for value in values), int(pixels)])
     header = ["name", "mIoU", "allAcc", "boundary_f", "boundary_iou", "pixels"]
-    with replacing(folder / CSV) as part:
-        part.write_bytes(csv_bytes(header, rows))
+    write_bytes(folder / CSV, csv_bytes(header, rows))
     with replacing(folder / NPZ) as part, open(part, "wb") as file:
         np.savez_compressed(
             file,

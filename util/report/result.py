@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from util import UserError
-from util.record.files import replacing, sha256
+from util.record.files import replacing, sha256, write_bytes, write_text
 from util.record.machine import versions
 from util.record.table import csv_bytes
-from util.report.visual import colorize, confusion_picture
+from util.report.visual import colorize, confusion_picture, png
 from util.score.evaluate import Timing
 from util.score.metric import ConfusionMatrix, Scores
 from util.score.void import VoidConfusion
@@ -47,10 +47,10 @@ class PredictionWriter:
     def __call__(self, sample: dict, prediction: np.ndarray) -> None:
         name = sample["name"]
         if self.gray:
-            _write_file(output_path(self.folder / "gray", name), _png(prediction))
+            write_bytes(output_path(self.folder / "gray", name), png(prediction), parents=True)
         if self.color:
-            picture = cv2.cvtColor(colorize(prediction, self.colors), cv2.COLOR_RGB2BGR)
-            _write_file(output_path(self.folder / "color", name), _png(picture))
+            picture = png(colorize(prediction, self.colors))
+            write_bytes(output_path(self.folder / "color", name), picture, parents=True)
 
 
 def score_predictions(
@@ -115,14 +115,14 @@ def write_results(
     text = "\n".join(lines)
     matrix = confusion.matrix.cpu().numpy()
     counted = [*names, "void"][: len(matrix)]  # of a network with an output for what no label says
-    picture = cv2.cvtColor(confusion_picture(matrix, counted), cv2.COLOR_RGB2BGR)
     rows = [[entry["name"], entry["iou"], entry["acc"], entry["pixels"]] for entry in content["classes"]]
     counts = [[name, *row] for name, row in zip(counted, matrix.tolist(), strict=True)]
-    _write_file(folder / "table.txt", (text + "\n").encode())
-    _write_file(folder / "metrics.csv", csv_bytes(["name", "iou", "acc", "pixels"], rows))
-    _write_file(folder / "confusion.csv", csv_bytes(["truth \\ prediction", *counted], counts))
-    _write_file(folder / "confusion.png", _png(picture))
-    _write_file(folder / "metrics.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "table.txt", text + "\n")
+    write_bytes(folder / "metrics.csv", csv_bytes(["name", "iou", "acc", "pixels"], rows))
+    write_bytes(folder / "confusion.csv", csv_bytes(["truth \\ prediction", *counted], counts))
+    write_bytes(folder / "confusion.png", png(confusion_picture(matrix, counted)))
+    write_text(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     return text
 
 
@@ -197,7 +197,7 @@ def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) 
             written.add(name)
             entry = zipfile.ZipInfo(f"{_checked_name(name)}.png")  # of a fixed date
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, _png(ids if ids.ndim == 2 else ids[:, :, ::-1]).tobytes())
+            archive.writestr(entry, png(ids))
     return len(written)
 
 
@@ -229,18 +229,6 @@ def output_path(folder: Path, name: str) -> Path:
         UserError: the name leads out of the folder.
     """
     return folder / f"{_checked_name(name)}.png"
-
-
-def _png(picture: np.ndarray) -> np.ndarray:
-    done, data = cv2.imencode(".png", picture)
-    assert done
-    return data
-
-
-def _write_file(path: Path, data) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def _defined(value: float) -> float | None:

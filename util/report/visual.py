@@ -35,6 +35,21 @@ def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return cv2.LUT(cv2.merge((label, label, label)), table)
 
 
+def png(picture: np.ndarray) -> bytes:
+    """Encode a picture (H, W, 3), RGB, or one band (H, W)."""
+    done, data = cv2.imencode(".png", picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()
+
+
+def jpeg(picture: np.ndarray, quality: int) -> bytes:
+    """Encode a picture (H, W, 3), RGB."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return data.tobytes()
+
+
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """Give an image uint8 (H, W, C) three bands to show.
 
