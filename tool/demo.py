@@ -12,7 +12,6 @@ import argparse
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from dataset.read.image import read_image
 from model.inference.adapt import Adapted
 from tool.shared import cli, plugins, segmenter
 from tool.shared.network import rebuild, whole_pictures
-from tool.shared.pictures import name_results
+from tool.shared.pictures import name_results, shrink
 from tool.shared.published import read_ours
 from util import UserError, dist
 from util.checkpoint.facts import facts_of
@@ -120,19 +119,6 @@ def draw(image: np.ndarray, target: Path, predictor: Predictor, state: dict, arg
         picture = triptych(image, None, prediction, colors, state["classes"])
     write_bytes(target, png(picture), parents=True)
     return f"{target} ({image.shape[0]} x {image.shape[1]}, {seconds:.2f} s)"
-
-
-def shrink(image: np.ndarray, longest: int) -> np.ndarray:
-    """Return the picture, its longer side at most `longest` pixels.
-
-    (H, W, C).
-    """
-    factor = longest / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
-    bands = [cv2.resize(band, (width, height), interpolation=cv2.INTER_AREA) for band in cv2.split(image)]
-    return np.dstack(bands)
 
 
 def look_inside(predictor: Predictor, image: torch.Tensor) -> dict[str, list]:

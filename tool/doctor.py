@@ -158,7 +158,7 @@ def text(config: Config, sets: dict[str, SegDataset], found: dict[str, Examined]
         )
     for split, each in found.items():
         if each.report.labelled:
-            lines += ["", *_class_lines(sets[split].classes, each)]
+            lines += ["", *_class_lines(class_rows(sets[split], each))]
             break
     if "train" in found:
         mean, deviation = (np.round(each, 2).tolist() for each in (found["train"].mean, found["train"].deviation))
@@ -252,14 +252,14 @@ def _uri(picture: np.ndarray, width: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg(small, QUALITY)).decode()}"
 
 
-def _class_lines(classes: tuple[str, ...], examined: Examined) -> list[str]:
-    report = examined.report
-    total = max(sum(report.pixels) + report.ignored, 1)
-    width = max(map(len, (*classes, "ignored")))
+def _class_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Write the table of classes for a terminal."""
+    width = max(len(row["name"]) for row in rows)
     lines = [f"{'class':{width}}  share of pixels  weight by median frequency"]
-    for name, pixels, weight in zip(classes, report.pixels, examined.class_weights, strict=True):
-        lines.append(f"{name:{width}}  {pixels / total:15.3%}  {weight:.4g}")
-    return [*lines, f"{'ignored':{width}}  {report.ignored / total:15.3%}"]
+    for row in rows:
+        weight = "" if row["weight"] is None else f"  {row['weight']:.4g}"
+        lines.append(f"{row['name']:{width}}  {row['share']:15.3%}{weight}")
+    return lines
 
 
 def _size(count: float) -> str:

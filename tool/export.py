@@ -35,6 +35,7 @@ from model.inference.adapt import adapt
 from model.inference.formats import FORMATS, ExportedFile, Form, write, write_facts
 from tool.shared import cli, plugins
 from tool.shared.network import rebuild
+from tool.shared.pictures import pictures_in, shrink
 from tool.shared.published import read_ours, without_void
 from util import UserError, checkpoint
 from util.checkpoint.facts import Facts, facts_of
@@ -42,7 +43,6 @@ from util.record.log import log, open_log
 from util.score.metric import ConfusionMatrix
 
 WEIGHTS = "weights"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 MOST = 16  # pictures that are compared; of int8 also those that the ranges are taken from, MOST_CALIBRATION
 MOST_CALIBRATION = 64
 LONGEST = 1024  # longer side that larger pictures are shrunk to where the file is for any size
@@ -238,9 +238,7 @@ def pictures_of(
     else:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
-        files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-        if not files:
-            raise UserError(f"{folder}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
+        files = pictures_in(Path(folder))
         chosen = files[:: -(-len(files) // most)]
         images = [read_image(file, None, channels, facts.limits) for file in chosen]
     return [torch.from_numpy(fitted(image, size)).permute(2, 0, 1)[None].contiguous() for image in images]
@@ -251,11 +249,9 @@ def fitted(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
     Without one it is shrunk until its longer side has at most LONGEST pixels.
     """
-    height, width = image.shape[:2]
     if size is None:
-        scale = min(1.0, LONGEST / max(height, width))
-        size = max(round(height * scale), 1), max(round(width * scale), 1)
-    if size == (height, width):
+        return shrink(image, LONGEST)
+    if size == image.shape[:2]:
         return image
     resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
     return resized.reshape(*size, -1)

@@ -20,6 +20,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,8 +163,8 @@ def _points_of(dataset: SegDataset, index: int, tile: int) -> np.ndarray:
     rows, columns = (_cuts(side, tile) for side in label.shape)
     found = [
         (number, index, top + row, left + column)
-        for top, bottom in zip(rows, rows[1:], strict=False)
-        for left, right in zip(columns, columns[1:], strict=False)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
         for number, row, column in points_of_tile(label[top:bottom, left:right])
     ]
     return np.array(found, np.int32).reshape(-1, 4)

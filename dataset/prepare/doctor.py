@@ -39,7 +39,7 @@ from dataset.read.identity import fingerprint
 from dataset.read.image import Limits, Stored, read_image, read_stored
 from dataset.read.labelmap import IGNORE, Key, LabelMap
 
-VERSION = 1  # of what is found: raise it when the doctor learns something
+VERSION = 2  # of what is found: raise it when the doctor learns something
 MAX_LISTED = 200  # offending files that a finding keeps
 EXAMPLES = 3  # images kept for each class
 WORTH_A_PROCESS = 32  # images; the start of a process takes seconds
@@ -72,14 +72,13 @@ class Finding:
 class Examined:
     """What the files of one list hold.
 
-    report: as of `check_dataset`, of the samples that can be used. around: of each class, the pixels of the labels that
-    hold it. sizes: (height, width, images), the most frequent first. mean, deviation: of the images, 0 to 255.
-    examples: of each class the images that show most of it. findings: mistakes. digests: uint64 (N,) of the decoded
-    images, 0 where there is none. thumbs: uint8 (N, `THUMB`²), small grey versions. cached: nothing was read.
+    report: as of `check_dataset`, of the samples that can be used. sizes: (height, width, images), the most frequent
+    first. mean, deviation: of the images, 0 to 255. examples: of each class the images that show most of it. findings:
+    mistakes. digests: uint64 (N,) of the decoded images, 0 where there is none. thumbs: uint8 (N, `THUMB`²), small grey
+    versions. cached: nothing was read.
     """
 
     report: Report
-    around: list[int]
     sizes: list[tuple[int, int, int]]
     mean: list[float]
     deviation: list[float]
@@ -92,7 +91,7 @@ class Examined:
     @property
     def class_weights(self) -> list[float]:
         """Weigh each class by median frequency; 0 where it does not occur."""
-        return median_frequency(self.report.pixels, self.around)
+        return median_frequency(self.report.pixels, self.report.around)
 
 
 class Seen(NamedTuple):
@@ -294,7 +293,7 @@ class _Ledger:
         self.around[mapped > 0] += mapped.sum()
         if mapped[IGNORE] == mapped.sum():
             self.note("ignored", path)
-        for each, pixels in zip(self.examples, mapped.tolist(), strict=False):
+        for each, pixels in zip(self.examples, mapped[: len(self.examples)].tolist(), strict=True):
             if pixels:
                 each.append((pixels / int(mapped.sum()), index))
                 each.sort(key=lambda example: (-example[0], example[1]))
@@ -321,13 +320,13 @@ class _Ledger:
             pixels=tuple(self.mapped[: len(dataset.classes)].tolist()),
             ignored=int(self.mapped[IGNORE]),
             warnings=(),
+            around=tuple(self.around[: len(dataset.classes)].tolist()),
             palette=tuple((index, *color) for index, (color, _) in sorted(self.palette.items())),
         )
         area = max(self.area, 1)
         mean = self.total / area
         return Examined(
             report,
-            self.around[: len(dataset.classes)].tolist(),
             [(*size, count) for size, count in self.sizes.most_common()],
             mean.tolist(),
             np.sqrt(np.maximum(self.squares / area - mean**2, 0)).tolist(),

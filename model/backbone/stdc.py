@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ class STDCBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         widths = [out_channels // 2, out_channels // 4, out_channels // 8, out_channels // 8]
-        rest = [ConvBNReLU(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        rest = [ConvBNReLU(a, b) for a, b in pairwise(widths)]
         self.convs = nn.ModuleList([ConvBNReLU(in_channels, widths[0], 1), *rest])
         self.downsample = self.pool = None
         if stride == 2:
@@ -65,7 +66,7 @@ class STDC(Backbone):
             raise ModelError(f"an STDC network has output stride 32, not {output_stride!r}")
         blocks: list[nn.Module] = [ConvBNReLU(in_channels, 32, stride=2), ConvBNReLU(32, 64, stride=2)]
         self.channels, self.strides, taps = [64, 256, 512, 1024], [4, 8, 16, 32], [1]
-        for before, width, depth in zip(self.channels, self.channels[1:], depths, strict=False):
+        for (before, width), depth in zip(pairwise(self.channels), depths, strict=True):
             blocks += [STDCBlock(before, width, 2), *(STDCBlock(width, width, 1) for _ in range(1, depth))]
             taps.append(len(blocks) - 1)
         self.features = nn.Sequential(*blocks)

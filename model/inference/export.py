@@ -146,21 +146,46 @@ def to_onnx(network: nn.Module, size: tuple[int, int], batch: int = 1) -> bytes:
     return file.getvalue()
 
 
-def onnx_engine(network: nn.Module, size: tuple[int, int], batch: int = 1) -> Engine:
-    """Build the engine of ONNX Runtime, with PyTorch's number of threads."""
+def onnx_session(model: bytes | str, quiet: bool = False):
+    """Open an ONNX model, or its file, in ONNX Runtime.
+
+    On the CPU, with PyTorch's number of threads. quiet: it tells of errors alone.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(to_onnx(network, size, batch), options, ["CPUExecutionProvider"])
+    if quiet:
+        options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+
+def openvino_request(model: object, bf16: bool = False):
+    """Compile a model of OpenVINO, or its file; return what runs it.
+
+    On the CPU, with PyTorch's number of threads. bf16: bfloat16 where the processor computes in it, as OpenVINO decides
+    for each layer.
+    """
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+    }
+    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+
+def onnx_engine(network: nn.Module, size: tuple[int, int], batch: int = 1) -> Engine:
+    """Build the engine of ONNX Runtime."""
+    session = onnx_session(to_onnx(network, size, batch))
     return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
 
 
 def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, bf16: bool = False) -> Engine:
-    """Build the engine of OpenVINO, with PyTorch's number of threads.
+    """Build the engine of OpenVINO; bf16: see `openvino_request`.
 
-    The result is overwritten by the next call. bf16: bfloat16 where the processor computes in it, as OpenVINO decides
-    for each layer.
+    The result is overwritten by the next call.
     """
     import openvino
 
@@ -169,12 +194,7 @@ def openvino_engine(network: nn.Module, size: tuple[int, int], batch: int = 1, b
         converted = openvino.convert_model(
             _Logits(with_plain_pooling(network, x)), example_input=x, input=[tuple(x.shape)]
         )
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-    }
-    request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+    request = openvino_request(converted, bf16)
     return lambda x: torch.from_numpy(request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)[0])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.inference.export import missing, with_plain_pooling
+from model.inference.export import missing, onnx_session, openvino_request, with_plain_pooling
 from model.inference.fold import fold_norms, input_channels
 from model.table import ModelError
 
@@ -117,7 +117,7 @@ def write_onnx(module: Deployed, example: Tensor, file: Path) -> str:
         shapes = (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),)
         program: Any = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
         program.save(str(file), external_data=False)
-        _onnx_session(file)
+        onnx_session(str(file), quiet=True)
         return "exporter: torch.onnx with torch.export"
     except (RuntimeError, ValueError, TypeError) as error:
         reason = _reason(error)
@@ -136,15 +136,6 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     return f"{type(error).__name__}: {lines[0]}"[:200]
-
-
-def _onnx_session(file: Path):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
 
 
 def write_openvino(module: Deployed, example: Tensor, file: Path) -> str:
@@ -254,16 +245,13 @@ def openvino_of_onnx(source: Path, file: Path) -> None:
 
 def run_onnx(file: Path) -> Run:
     """Return what runs an ONNX file, in ONNX Runtime."""
-    session = _onnx_session(file)
+    session = onnx_session(str(file), quiet=True)
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
 def run_openvino(file: Path) -> Run:
     """Return what runs OpenVINO's files, in float32 where they say nothing else."""
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
+    request = openvino_request(file)
     return lambda image: torch.from_numpy(request.infer({0: image.numpy()})[0].copy())
 
 

@@ -1,8 +1,11 @@
-"""Pictures that the user names, and the names of their results."""
+"""Pictures that the user names, and their results' names."""
 
 import os
 from collections import Counter
 from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
 
 from util import UserError
 
@@ -53,12 +56,37 @@ def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
             continue
         if path.resolve() == out:
             raise UserError(f"{path}: pictures and results would be mixed; choose another folder with --out")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
-        pictures = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        if path.resolve() in out.parents:
-            pictures = [p for p in pictures if out not in p.resolve().parents]
-        if not pictures:
-            raise UserError(f"{path}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
-        found += [(p, p.relative_to(path)) for p in pictures]
+        found += [(p, p.relative_to(path)) for p in pictures_in(path, out if path.resolve() in out.parents else None)]
     return found
+
+
+def pictures_in(folder: Path, results: Path | None = None) -> list[Path]:
+    """List the pictures below a folder, in order, but for hidden ones.
+
+    Args:
+        results: a folder whose pictures are left aside.
+
+    Raises:
+        UserError: there is none.
+    """
+    inside = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
+    pictures = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    if results is not None:
+        pictures = [p for p in pictures if results not in p.resolve().parents]
+    if not pictures:
+        raise UserError(f"{folder}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
+    return pictures
+
+
+def shrink(image: np.ndarray, longest: int) -> np.ndarray:
+    """Return the picture, its longer side at most `longest` pixels.
+
+    (H, W, C).
+    """
+    factor = longest / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
+    bands = [cv2.resize(band, (width, height), interpolation=cv2.INTER_AREA) for band in cv2.split(image)]
+    return np.dstack(bands)
