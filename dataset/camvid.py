@@ -99,8 +99,10 @@ class CamVid(SegDataset):
 
 
 class _Frames:
-    """The frames of one split, told by sequence and number: of 0016E5 the 101 from 7959 on are val, and 0001TP is
-    divided in the middle."""
+    """Finds the frames of one split by sequence and number.
+
+    Of 0016E5 the 101 from 7959 on are val, and 0001TP is divided in the middle.
+    """
 
     def __init__(self, split: str):
         self.split = split

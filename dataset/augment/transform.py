@@ -243,7 +243,10 @@ class TrainTransform:
         )
 
     def _hole(self, place: np.ndarray) -> tuple[int, int, int, int]:
-        """Place the square that is cut out by its centre; what lies outside of the crop is left out."""
+        """Place the square that is cut out by its centre.
+
+        What lies outside of the crop is left out.
+        """
         sides = []
         for length, u in zip(self.crop, place, strict=True):
             start = int(u * length) - self.cutout_side // 2
@@ -441,14 +444,20 @@ def _between(limits: tuple[float, float], u: float) -> float:
 
 
 def _offset(scaled: int, crop: int, u: float) -> int:
-    """Start of the crop: any of the scaled - crop + 1 places, or centred padding where it does not fit."""
+    """Give the start of the crop.
+
+    Any of the scaled - crop + 1 places, or centred padding where it does not fit.
+    """
     if scaled <= crop:
         return -((crop - scaled) // 2)
     return int(u * (scaled - crop + 1))
 
 
 def _offset_around(point: int, scaled: int, crop: int, u: float) -> int:
-    """Start of the crop: any of the places of `_offset` that hold `point`, or the nearest that does."""
+    """Give the start of a crop that holds `point`.
+
+    Any of the places of `_offset` that do, or the nearest.
+    """
     first, last = point - crop + 1, point
     start = _offset(scaled, crop, u)
     if scaled > crop:

@@ -228,7 +228,10 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _end_when_asked(parent: int) -> None:
-    """Ends the worker at a SIGTERM of its parent; takes no notice of one sent to the whole group."""
+    """End the worker at a SIGTERM of its parent.
+
+    One that is sent to the whole group does not count.
+    """
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -196,7 +196,10 @@ def points_of_tile(label: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _read(file: str | Path | None, key: str, samples: int) -> np.ndarray | None:
-    """Read the remembered table; None where there is none for this key and this number of samples."""
+    """Read the remembered table, or None.
+
+    There is none for this key and this number of samples.
+    """
     if file is None or not Path(file).is_file():
         return None
     try:

@@ -32,7 +32,7 @@ _EXACT_COUNT = 1 << 24
 
 @dataclass(frozen=True)
 class Report:
-    """What the check found in one list.
+    """Findings of the check in one list.
 
     pixels: labelled pixels of each class. around: pixels of all labels that hold it. ignored: ignored pixels.
     smallest, largest: (height, width) of the pictures of the fewest and the most pixels. warnings: what is allowed but
@@ -177,7 +177,7 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
 
 
 def _unknown_values(dataset: SegDataset, results: list[_Finding | Exception]) -> list[str]:
-    """Say of each value that the maps do not know where it stands, and which map would ignore it."""
+    """Tell where each unknown value stands, and which map would ignore it."""
     found: dict[tuple[int, Key], list[str]] = {}
     maps: dict[int, LabelMap] = {}
     for result, (_, label_path) in zip(results, dataset.samples, strict=True):
@@ -237,7 +237,10 @@ def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
 
 
 def _band_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
-    """Give warnings about transparency that is not read, and about depth of which little is left in 8 bits."""
+    """Warn of transparency that is not read, and of lost depth.
+
+    Depth is lost where little of it is left in 8 bits.
+    """
     warnings = []
     clear = [
         i for i, finding in enumerate(findings) if finding.header.alpha and finding.header.bands > dataset.channels
@@ -280,7 +283,10 @@ def class_warnings(dataset: SegDataset, report: Report) -> list[str]:
 
 
 def _pooled(dataset: SegDataset, findings: list[_Finding]) -> list[tuple[LabelMap, np.ndarray]]:
-    """Add up the pixels of the raw values, (65536,), of the label files of each label map."""
+    """Add up the pixels of the raw values by label map.
+
+    Of all its label files, (65536,).
+    """
     pooled: dict[int, tuple[LabelMap, np.ndarray]] = {}
     for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
         if finding.raw is not None and label_path is not None:
