@@ -18,7 +18,8 @@ from model.ocnet import ObjectAttention
 from model.psanet import PointwiseAttention
 from model.published import load_backbone_weights, load_published, recognise_family
 from model.published.recognise import build_on_meta
-from tests.published_keys import PARITY, key_list, load_fill, meta
+from tests.published_keys import key_list, meta
+from tests.published_logits import eval_norms, published_case
 
 V1S, V1C, TV = "resnet50_v1s", "resnet50_v1c", "torchvision/resnet50"
 CORNERS, NO_CORNERS = {"align_corners": True}, {"align_corners": False}
@@ -124,17 +125,8 @@ GOLDEN = [
 
 @pytest.mark.parametrize("file", GOLDEN)
 def test_logits_are_those_of_the_published_code(file):
-    fill = load_fill()
-    golden = fill.load_golden(PARITY / f"{file}.npz")
-    weights = fill.state_dict_for(golden)
-    weights |= {key[7:]: torch.from_numpy(golden[key]) for key in golden if key.startswith("tensor:")}
-    found = recognise_family(weights)
-    network = build_model(found.model, found.num_classes, found.backbone, **found.options).train()
-    load_published(network, weights)
-    for module in network.modules():  # the outputs of training, but neither dropout nor statistics of the batch
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.Dropout | torch.nn.Dropout2d):
-            module.eval()
-    x = fill.make_input(*golden["input_hw"])
+    fill, golden, network, x = published_case(file)
+    eval_norms(network.train())  # the outputs of training, but neither dropout nor statistics of the batch
     with torch.no_grad():
         raw = network.decode(network.forward_features(x))
         full = network(x)

@@ -12,9 +12,7 @@ from model.espnet import ESP
 from model.espnetv2 import EESP
 from model.layer.light import SeparableConv, pad_to_multiple, set_norm_eps, shrink
 from model.lednet import SplitShuffle
-from model.published import load_published, recognise_family
-from tests.published_keys import PARITY
-from tests.published_logits import eval_norms, fill_module
+from tests.published_logits import eval_norms, published_case
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +26,7 @@ GOLDENS = {"fast_scnn_aux": {"aux": "aux"}}
 
 @pytest.mark.parametrize("file", GOLDENS)
 def test_logits_are_those_of_the_published_code(file):
-    fill = fill_module()
-    golden = fill.load_golden(PARITY / f"{file}.npz")
-    checkpoint = fill.state_dict_for(golden)
-    found = recognise_family(checkpoint)
-    network = build_model(found.model, found.num_classes, found.backbone, **found.options).eval()
-    load_published(network, checkpoint)
-    x = fill.make_input(*golden["input_hw"])
+    fill, golden, network, x = published_case(file)
     with torch.no_grad():
         fill.compare(golden, "logits", network(x)["out"])
         trained = eval_norms(network.train())(x)

@@ -15,8 +15,8 @@ from model.layer.branch import DAPPM, PAPPM, BasicBlock, basic_stage
 from model.layer.shapes import shapes_only
 from model.pidnet import LightBoundaryFusion, PixelAttention
 from model.published import layout_of, load_published, recognise_family
-from tests.published_keys import PARITY, key_list, meta, numbered
-from tests.published_logits import eval_norms, fill_module
+from tests.published_keys import key_list, meta, numbered
+from tests.published_logits import eval_norms, published_case
 
 # Reference logits -> our names of the maps that stand beside them, as `decode` gives them.
 GOLDENS = {
@@ -34,13 +34,7 @@ def seed():
 
 @pytest.mark.parametrize("file", GOLDENS)
 def test_logits_are_those_of_the_published_code(file):
-    fill = fill_module()
-    golden = fill.load_golden(PARITY / f"{file}.npz")
-    checkpoint = fill.state_dict_for(golden)
-    found = recognise_family(checkpoint)
-    network = build_model(found.model, found.num_classes, found.backbone, **found.options).eval()
-    load_published(network, checkpoint)
-    x = fill.make_input(*golden["input_hw"])
+    fill, golden, network, x = published_case(file)
     with torch.no_grad():
         fill.compare(golden, "logits", network(x)["out"])
         eval_norms(network.train())

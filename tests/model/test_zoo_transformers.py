@@ -7,7 +7,6 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from model import build_model
 from model.backbone import build_backbone
 from model.backbone.hrnet import Fusion
 from model.backbone.mit import ReducedAttention
@@ -15,7 +14,8 @@ from model.backbone.swin import Block
 from model.hrnet import ObjectContext
 from model.published import load_backbone_weights, load_published, recognise_family
 from model.published.recognise import build_on_meta
-from tests.published_keys import PARITY, key_list, load_fill, meta
+from tests.published_keys import key_list, meta
+from tests.published_logits import published_case
 
 # Key list -> how the network is built for it.
 NETWORKS = {
@@ -55,13 +55,7 @@ def test_imagenet_weights_have_the_names_of_the_encoder(file):
 
 @pytest.mark.parametrize("file", ["nvlabs_segformer_b0", "mmseg_segformer_mit-b0"])
 def test_logits_are_those_of_the_published_code(file):
-    fill = load_fill()
-    golden = fill.load_golden(PARITY / f"{file}.npz")
-    weights = fill.state_dict_for(golden)
-    found = recognise_family(weights)
-    network = build_model(found.model, found.num_classes, found.backbone, **found.options).eval()
-    load_published(network, weights)
-    x = fill.make_input(*golden["input_hw"])
+    fill, golden, network, x = published_case(file)
     with torch.no_grad():
         fill.compare(golden, "main_lowres", network.decode(network.forward_features(x))["out"])
         fill.compare(golden, "logits", network(x)["out"])
