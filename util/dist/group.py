@@ -5,6 +5,7 @@ PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. Wh
 in a validation, or one works for all, they wait for each other up to `UNEQUAL` times DIST_TIMEOUT.
 """
 
+import atexit
 import ctypes
 import os
 import signal
@@ -154,6 +155,7 @@ def _watch(lost: Callable[[str], None] | None) -> None:
         return store
 
     _group.peers = Peers(rank(), world_size(), connect, patience, end)
+    atexit.register(close, "its program ended")  # a thread that is inside the store when Python ends aborts the process
 
 
 def lost_peer(error: RuntimeError) -> str | None:

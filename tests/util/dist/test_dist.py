@@ -134,6 +134,12 @@ def test_two_processes_train_like_one(tmp_path, data, accumulate):
     assert two[0] == pytest.approx(one, abs=1e-5) if accumulate == 1 else len(two[0]) == 8
 
 
+def test_no_thread_is_left_in_a_program_that_does_not_leave_its_group():
+    """A thread that is inside the store when Python ends takes the process with it: "terminate called"."""
+    code = "import atexit, threading\natexit.register(lambda: print(threading.active_count()))\n"
+    assert run_processes(2, code + "from util import dist\ndist.init()\n") == ["1", "1"]
+
+
 def test_a_global_count_must_divide(monkeypatch):
     monkeypatch.setattr(collective, "world_size", lambda: 4)
     assert dist.share(8, "train.batch_size") == 2
