@@ -191,9 +191,11 @@ class LabelMap:
         """Give the training ids of colours, each one higher; 0 where the colour is unknown."""
         if self._color_table is None:
             # Zero means unknown, so the 32 MiB stay untouched (and unallocated) but for the known colours.
-            self._color_table = np.zeros(1 << 24, np.uint16)
+            # It is kept once it is filled: the threads of the check look up in it meanwhile.
+            table = np.zeros(1 << 24, np.uint16)
             for (r, g, b), value in self.colors.items():
-                self._color_table[r << 16 | g << 8 | b] = value + 1
+                table[r << 16 | g << 8 | b] = value + 1
+            self._color_table = table
         return self._color_table[_packed(raw)]
 
     def _advice(self, raw: np.ndarray) -> str:

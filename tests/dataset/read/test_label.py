@@ -1,6 +1,7 @@
 """Reading of labels, and label maps."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -239,3 +240,22 @@ def test_label_map_equals_a_loop(tmp_path):
     raw = rng.choice(list(mapping), (30, 40)).astype(np.uint8)
     expected = np.array([[mapping[int(value)] for value in row] for row in raw])
     assert np.array_equal(LabelMap(mapping, 19, "x").apply(raw), expected)
+
+
+def test_colours_are_looked_up_by_several_threads_at_once():
+    """A second thread comes while the first is at making the table of colours."""
+    map_ = LabelMap({"1,2,3": 0, "4,5,6": 1}, 2, "test")
+    label = np.array([[(1, 2, 3), (4, 5, 6)]], np.uint8)
+    found = []
+
+    class Interrupted(dict):
+        def items(self):
+            for number, item in enumerate(super().items()):
+                if number == 1 and not found:
+                    found.append(None)
+                    with ThreadPoolExecutor(1) as second:
+                        found[0] = second.submit(map_.apply, label).result()
+                yield item
+
+    map_.colors = Interrupted(map_.colors)
+    assert map_.apply(label).tolist() == [[0, 1]] == found[0].tolist()
