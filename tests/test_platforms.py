@@ -156,3 +156,11 @@ def test_an_environment_with_the_packages_is_taken_as_it_is(tmp_path):
     done = run_env(tmp_path, {"CONDA_PREFIX": str(tmp_path / "env"), "CONDA_DEFAULT_ENV": "seg"}, path, "need_env")
     assert "PYTHON=python\n" in done.stdout, done.stderr
     assert "pip" not in (tmp_path / "env" / "calls").read_text()
+
+
+def test_commands_import_no_slow_library_that_they_may_not_need():
+    """Each of these takes as long to import as PyTorch itself, and the launcher starts a process a stage."""
+    slow = ("timm", "torchvision", "torch._dynamo", "onnx", "onnxruntime", "openvino", "sklearn", "scipy")
+    code = f"import sys, tool.launch, tool.train, tool.test; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr

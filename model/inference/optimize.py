@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._inductor import config as inductor
 from torch.utils._pytree import tree_map
 
 from model.inference.fold import _constant, fold_norms
@@ -69,6 +68,8 @@ class InferenceNetwork(nn.Module):
                 # Also where the caller has another precision: the network's own is part of what it is.
                 stack.enter_context(torch.autocast(x.device.type, self.amp, enabled=self.amp is not None))
             if self.freeze:  # inductor lays out constant weights once, and joins convolutions with what follows them
+                from torch._inductor import config as inductor  # here: it takes as long to import as PyTorch
+
                 stack.enter_context(inductor.patch(freezing=True))
             if self.graphs:
                 stack.enter_context(_cudnn_tries())

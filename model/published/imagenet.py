@@ -1,16 +1,14 @@
 """ImageNet weights of a backbone by its name alone.
 
-Through the downloads of timm and torchvision.
+Through the downloads of timm and torchvision, which are imported where they are asked: the two take longer to import
+than all else that a command needs.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import timm
 import torch
-import torchvision
-from timm.models import load_state_dict_from_hf
 
 from model.published.layout import IMAGENET, Preprocessing
 from model.table import ModelError
@@ -67,6 +65,8 @@ def imagenet_weights(backbone: str) -> ImageNetWeights:
 
 
 def _from_timm(name: str) -> ImageNetWeights:
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise ModelError(f"timm has no weights for {name!r}; start from random ones with model.weights=none")
@@ -77,12 +77,16 @@ def _from_timm(name: str) -> ImageNetWeights:
 
 
 def _from_torchvision(name: str) -> ImageNetWeights:
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name).IMAGENET1K_V1
     load = partial(weights.get_state_dict, progress=False, check_hash=True)
     return ImageNetWeights(f"torchvision {weights}", _fetch(load, f"torchvision/{name}", weights.url), IMAGENET)
 
 
 def _from_hub(name: str) -> ImageNetWeights:
+    from timm.models import load_state_dict_from_hf
+
     place = f"https://huggingface.co/{name}"
     return ImageNetWeights(place, _fetch(partial(load_state_dict_from_hf, name), name, place), IMAGENET)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from timm.models import adapt_input_conv
 
 from model.backbone.base import Backbone
 from model.base import SegModel
@@ -113,6 +112,8 @@ class Translation:
 
     def adapt_channels(self, target: Tensors, in_channels: int) -> None:
         """Fit kernels for three channels to a layer for `in_channels`."""
+        from timm.models import adapt_input_conv  # here: timm takes as long to import as PyTorch
+
         for name, value in self.values.items():
             wanted = (*value.shape[:1], in_channels, *value.shape[2:])
             if value.ndim == 4 and value.shape[1] == 3 != in_channels and target[name].shape == wanted:

@@ -5,8 +5,6 @@ Also files that others made of the same networks.
 
 import math
 
-import timm
-
 from model.layer.shapes import shapes_only
 from model.published.layout import COUNTER, Layout, Preprocessing, Tensors
 
@@ -22,6 +20,8 @@ def timm_backbone(tensors: Tensors) -> str | None:
     are built one after the other on the meta device, but for those whose first and last layer, which timm knows by
     name, are not in the checkpoint.
     """
+    import timm  # here: it takes as long to import as PyTorch
+
     given = {name: value.shape for name, value in tensors.items() if not name.endswith(COUNTER)}
     for name in timm.list_models():
         config = timm.get_pretrained_cfg(name)
