@@ -2,6 +2,7 @@
 
     python -m tool.prepare cityscapes --root /data/cityscapes
     python -m tool.prepare voc_aug --root /data/voc --download
+    python -m tool.prepare rugd --root /data/rugd --measure                  # mean and deviation of the pictures
     python -m tool.prepare camvid --root /data/camvid --out lists/camvid     # where the root is read-only
     python -m tool.prepare street --root data/street                         # draws the pictures, no download
     python -m tool.prepare custom --root /data/mine --name mine              # your own pictures and masks
@@ -13,6 +14,7 @@ is there already is only read. An existing list with other contents is kept unle
 import argparse
 import errno
 import importlib
+import json
 import math
 import os
 import re
@@ -23,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from dataset import DATASETS, dataset_class
-from dataset.prepare.convert import convert
+from dataset.prepare.convert import WORTH_A_PROCESS, convert
 from dataset.prepare.custom import (
     Classes,
     Pairs,
@@ -38,7 +40,7 @@ from dataset.prepare.custom import (
 from dataset.prepare.download import fetch, is_unpacked, unpack
 from dataset.prepare.exports import draw, read_export
 from dataset.prepare.layout import Drawn, Found, Layout, MissingFiles, collect, either
-from dataset.prepare.survey import Survey, survey
+from dataset.prepare.survey import Survey, measure, survey
 from tool.shared.cli import Parser, command
 from util import UserError
 from util.record.files import replacing
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         lines = _prepare_street(root, out)
     else:
         lines = prepare(arguments.dataset, root, out, arguments)
+    if arguments.measure and arguments.dataset != "custom":  # whose pictures are read and measured in any case
+        lines += _measured(arguments.dataset, root, out, arguments.workers)
     print(printable("\n".join(lines)))
     return 0
 
@@ -97,6 +101,17 @@ def prepare(name: str, root: Path, out: Path | None, options: argparse.Namespace
         for split in layout.splits
     ]
     return [head, *lines, *_where({split: lists[split] for split in texts} if out else {})]
+
+
+def _measured(name: str, root: Path, out: Path | None, workers: int) -> list[str]:
+    """Measure mean and deviation of the training pictures; the lines say them as keys of an experiment."""
+    dataset = dataset_class(name)(root, out / "train.txt" if out else None)
+    workers = min(workers, max(1, len(dataset) // WORTH_A_PROCESS))
+    with tqdm(desc="measure", total=len(dataset), disable=None) as bar:
+        mean, deviation = measure((image for image, _ in dataset.samples), workers, bar.update)
+    shown = (json.dumps(_rounded(each), separators=(",", ":")) for each in (mean, deviation))
+    keys = " ".join(f"data.{key}={values}" for key, values in zip(("mean", "std"), shown, strict=True))
+    return [f"Measured on the {len(dataset)} training pictures: {keys}"]
 
 
 def list_text(pairs: Lines) -> str:
@@ -400,6 +415,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--download", action="store_true", help="fetch the data set first, where its terms allow it")
     parser.add_argument("--out", metavar="DIR", help="folder for lists and converted labels (default: the root)")
     parser.add_argument("--force", action="store_true", help="replace lists that differ, convert and unpack again")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure mean and deviation of the training pictures (custom: always)"
+    )
     parser.add_argument("--partial", action="store_true", help="leave out what is missing instead of stopping")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that convert labels"

@@ -14,10 +14,13 @@ import cv2
 import numpy as np
 
 from dataset.prepare.layout import Drawn, Found
+from dataset.prepare.room import check_room
 from dataset.prepare.workers import map_ordered
 
 STAMP = "conversion.txt"
 WORTH_A_PROCESS = 32  # labels; the start of a process takes seconds
+MEASURED = 32  # labels by whose size the room that all need is told
+BLOCK = 4096  # bytes that a file takes on most disks, and multiples of it
 
 
 def convert(
@@ -41,7 +44,7 @@ def convert(
 
     Raises:
         DataError: naming the source that cannot be converted.
-        OSError: `folder` cannot be written.
+        OSError: `folder` cannot be written, or its disk has no room for all labels, by the size of the first of them.
     """
     drawn = found.labels
     assert isinstance(drawn, Drawn), "labels that are files need no conversion"
@@ -59,25 +62,34 @@ def convert(
                 progress()
 
     workers = min(workers, max(1, len(found.images) // WORTH_A_PROCESS))
-    for _ in map_ordered(partial(_convert_one, drawn.decode), todo(), workers):
+    missing = sum(not (folder / image).with_suffix(".png").is_file() for image in found.images)
+    total = 0
+    for made, size in enumerate(map_ordered(partial(_convert_one, drawn.decode), todo(), workers), 1):
         progress()
+        total += size
+        if made == MEASURED:
+            check_room(folder, (missing - made) * total // made, f"the rest of {missing} labels")
     return pairs
 
 
-def write_label(path: Path, label: np.ndarray) -> None:
-    """Write ids uint8 or uint16 (H, W) as a whole PNG."""
+def write_label(path: Path, label: np.ndarray) -> int:
+    """Write a label as a PNG; return the bytes it takes.
+
+    label: ids, uint8 or uint16 (H, W).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(cv2.imencode(".png", label)[1].tobytes())
+        size = temporary.write_bytes(cv2.imencode(".png", label)[1].tobytes())
         os.replace(temporary, path)
+        return -(-size // BLOCK) * BLOCK
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _convert_one(decode: Callable[[Any], np.ndarray], job: tuple[Any, Path]) -> None:
+def _convert_one(decode: Callable[[Any], np.ndarray], job: tuple[Any, Path]) -> int:
     task, target = job
-    write_label(target, decode(task))
+    return write_label(target, decode(task))
 
 
 def _begin(stamp: Path, drawn: Drawn, again: bool) -> float:

@@ -30,7 +30,7 @@ from dataset.prepare.check import (
     palettes_differ,
 )
 from dataset.prepare.custom import bare_name
-from dataset.prepare.survey import MAX_VALUES, count_values, median_frequency
+from dataset.prepare.survey import MAX_VALUES, count_values, median_frequency, moments
 from dataset.prepare.workers import map_ordered
 from dataset.read import DataError
 from dataset.read.files import replacing
@@ -186,7 +186,6 @@ def look(paths: tuple[str, str | None], channels: int = 3, limits: Limits | None
         sizes = " and ".join(f"{width}x{height}" for height, width in (label_size, image.shape[:2]))
         return Failed("size", f"{label_path} and {image_path}: {sizes} (width x height)")
     bands = [image[:, :, i] for i in range(image.shape[2])]
-    moments = [cv2.meanStdDev(band) for band in bands]
     thumbs = [cv2.resize(band, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for band in bands]
     digest = int.from_bytes(blake2b(image.data, digest_size=8, key=str(image.shape).encode()).digest(), "little")
     return Seen(
@@ -197,8 +196,7 @@ def look(paths: tuple[str, str | None], channels: int = 3, limits: Limits | None
         int(image.max()),
         header.dtype not in ("bool", "uint8"),
         header.alpha and header.bands > channels,
-        np.array([mean.item() for mean, _ in moments]),
-        np.array([deviation.item() for _, deviation in moments]),
+        *moments(image),
         max(digest, 1),
         np.rint(np.mean(thumbs, axis=0)).astype(np.uint8).ravel(),
     )

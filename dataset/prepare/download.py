@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from dataset.prepare.layout import Archive
 from dataset.prepare.lock import lock
+from dataset.prepare.room import check_room
 from dataset.read import DataError
 
 DOWNLOADS = "downloads"  # folder below the root
@@ -93,8 +94,10 @@ def unpack(path: Path, archive: Archive, root: Path, quiet: bool | None = None) 
     target = root / archive.into
     limit = max(MAX_SMALL, MAX_RATIO * path.stat().st_size)
     met = written = unpacked = 0
+    root.mkdir(parents=True, exist_ok=True)
     bar = tqdm(desc=f"unpack {path.name}", unit=" files", disable=quiet)
     try:
+        check_room(root, min(limit, _bytes_missing(path, archive, target)), f"unpacking {path.name}")
         for name, size, source in _members(path):
             place = _place(name, archive.folder, path)
             if place is None:
@@ -137,6 +140,9 @@ def _download(url: str, partial: Path, quiet: bool | None) -> None:
         resumed = answer.status == 206
         length = answer.headers.get("Content-Length")
         total = None if length is None else int(length) + (begin if resumed else 0)
+        if length is not None:
+            kept = begin if not resumed else 0  # what is overwritten makes room
+            check_room(partial.parent, int(length) - kept, partial.name.removesuffix(".part"))
         with open(partial, "ab" if resumed else "wb") as file:
             bar = tqdm(
                 desc=partial.name.removesuffix(".part"),
@@ -191,6 +197,28 @@ def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
         raise DataError(f"{path}: neither a ZIP nor a TAR file; remove it and run the same command again")
 
 
+def _bytes_missing(path: Path, archive: Archive, target: Path) -> int:
+    """Count the bytes of the files to unpack that are not there with their size.
+
+    A compressed TAR tells its contents only when it is read as a whole: for it, its own size, unless its first file
+    is there.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as contents:
+            sizes = [(item.filename, item.file_size) for item in contents.infolist() if not item.is_dir()]
+    else:
+        try:
+            with tarfile.open(path, "r:") as contents:
+                sizes = [(item.name, item.size) for item in contents if item.isreg()]
+        except tarfile.ReadError:
+            first = next(_members(path), None)
+            place = None if first is None else _place(first[0], archive.folder, path)
+            began = first is not None and place is not None and _size(target / place) == first[1]
+            return 0 if began else path.stat().st_size
+    places = [(_place(name, archive.folder, path), size) for name, size in sizes]
+    return sum(size for place, size in places if place is not None and _size(target / place) != size)
+
+
 def _place(name: str, folder: str, archive: Path) -> PurePosixPath | None:
     """The path below the target for a member, or None where it is not wanted."""
     place = PurePosixPath(name.replace("\\", "/"))
@@ -232,6 +260,8 @@ def _is_final(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answers {error.code} {error.reason}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return str(error.strerror)
     if isinstance(error, urllib.error.URLError):
         return f"cannot be reached ({error.reason})"
     return str(error) or type(error).__name__

@@ -6,7 +6,6 @@ command.
 """
 
 import atexit
-import errno
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 from dataset.base import SegDataset
 from dataset.load.loader import build_eval_loader
 from dataset.prepare.lock import lock
+from dataset.prepare.room import check_room
 from dataset.read import DataError
 from dataset.read.files import replacing
 from dataset.read.identity import facts
@@ -50,7 +50,7 @@ def pack(
         lock(guard.fileno())
         stems = packed_stems(folder, dataset)
         missing = [index for index, stem in enumerate(stems) if not os.path.isfile(stem + IMAGE)]
-        _check_room(manifest.parent, sum(_bytes(dataset, index) for index in missing))
+        check_room(manifest.parent, sum(_bytes(dataset, index) for index in missing), "packing")
         for _ in range(len(dataset) - len(missing)):
             progress()
         for _ in build_eval_loader(PackedWhenRead(dataset.source, stems), missing, workers):
@@ -87,13 +87,6 @@ class PackedWhenRead(Dataset):
 def _bytes(dataset: SegDataset, index: int) -> int:
     height, width = sample_size(*dataset.samples[index])
     return height * width * (dataset.channels + (dataset.samples[index][1] is not None))
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        sizes = f"packing needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        raise OSError(errno.ENOSPC, f"{folder}: {sizes}; make room, or give another folder")
 
 
 def verify(dataset: SegDataset, folder: str | Path) -> None:

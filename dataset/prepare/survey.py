@@ -168,7 +168,53 @@ def _survey_one(task: tuple[Path, Path, str], channels: int, limits: Limits | No
     colors: list[Key] = values
     if stored.palette is not None and label is stored.values:
         colors = [tuple(stored.palette[value].tolist()) for value in values]
-    moments = [cv2.meanStdDev(band) for band in cv2.split(image)]
-    mean, deviation = (np.array([moment[i].item() for moment in moments]) for i in (0, 1))
+    mean, deviation = moments(image)
     area = image.shape[0] * image.shape[1]
     return split, (values, colors, counts, image.shape[:2], mean * area, (mean**2 + deviation**2) * area)
+
+
+def moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each band.
+
+    Both (C,), of an image (H, W, C).
+    """
+    found = [cv2.meanStdDev(np.ascontiguousarray(image[:, :, i])) for i in range(image.shape[2])]
+    mean, deviation = (np.array([each[i].item() for each in found]) for i in (0, 1))
+    return mean, deviation
+
+
+def measure(
+    images: Iterable[str],
+    workers: int = 1,
+    progress: Callable[[], None] = lambda: None,
+    channels: int = 3,
+    limits: Limits | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of all pixels of images.
+
+    Both (C,), 0 to 255.
+
+    Args:
+        images: paths.
+        workers: processes.
+        progress: called after each image.
+        channels, limits: see `read_image`.
+
+    Raises:
+        DataError, OSError: names an image that cannot be read.
+    """
+    area, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for pixels, mean, deviation in map_ordered(
+        partial(_measure_one, channels=channels, limits=limits), images, workers
+    ):
+        progress()
+        area += pixels
+        total += mean * pixels
+        squares += (mean**2 + deviation**2) * pixels
+    mean = total / area
+    return mean, np.sqrt(np.maximum(squares / area - mean**2, 0))
+
+
+def _measure_one(path: str, channels: int, limits: Limits | None) -> tuple[int, np.ndarray, np.ndarray]:
+    image = read_image(path, None, channels, limits)
+    return image.shape[0] * image.shape[1], *moments(image)

@@ -3,10 +3,12 @@
 import os
 import shutil
 import time
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dataset import DATASETS, build_dataset, dataset_class
 from dataset.prepare.check import check_dataset
@@ -136,6 +138,31 @@ def test_conversion_goes_on_where_it_stopped(tmp_path, capsys):
     assert main(command_line) == 0
     val = next(path for path in labels if "/val/" in str(path))
     assert (read_label(val) == 11).all(), "a source that has changed is converted again"
+
+
+def test_a_full_disk_is_told_by_the_size_of_the_first_labels(tmp_path, capsys, monkeypatch):
+    """Of three labels two are made and measured: 4,096 bytes each on the disk."""
+    idd(tmp_path)
+    monkeypatch.setattr("dataset.prepare.convert.MEASURED", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Room", "free")(4000))
+    assert main(["idd", "--root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "prepared/idd: the rest of 2 labels needs 4,096 bytes, and 4,000 are free" in error
+    assert len(list(tmp_path.glob("prepared/**/*.png"))) == 1 and not (tmp_path / "train.txt").exists()
+    monkeypatch.undo()
+    assert main(["idd", "--root", str(tmp_path)]) == 0, "the same command goes on"
+
+
+@pytest.mark.parametrize("where", ["root", "out"])
+def test_mean_and_deviation_are_measured_where_asked(tmp_path, capsys, where):
+    root, out = tmp_path / "root", tmp_path / where
+    camvid(root)
+    options = ["--out", str(out)] if where == "out" else []
+    assert main(["camvid", "--root", str(root), "--measure", *options]) == 0
+    pixels = np.stack([np.array(Image.open(root / f"train/{i}.png")) for i in range(2)]).reshape(-1, 3).astype(float)
+    mean, std = ([round(value, 2) for value in each.tolist()] for each in (pixels.mean(0), pixels.std(0)))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == f"Measured on the 2 training pictures: data.mean={mean} data.std={std}".replace(", ", ",")
 
 
 def test_a_faulty_source_is_named(tmp_path, capsys):

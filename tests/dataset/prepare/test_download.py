@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
 import zipfile
+from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -15,6 +17,7 @@ from dataset.prepare.layout import Archive
 
 pytestmark = pytest.mark.fast
 
+Room = namedtuple("Room", "free")
 CONTENTS = bytes(range(256)) * 2000
 
 
@@ -90,6 +93,15 @@ def test_a_download_goes_on_with_the_next_call(tmp_path, server, monkeypatch):
     assert server.asked[-1] == "bytes=300000-" and not part(tmp_path, "a.zip").exists()
 
 
+def test_a_full_disk_is_told_before_a_byte_is_fetched(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Room(511_000))
+    with pytest.raises(OSError, match="downloads: a.zip needs 512,000 bytes, and 511,000 are free; make room"):
+        fetch(server.archive(), tmp_path, quiet=True)
+    assert len(server.asked) == 1 and not (tmp_path / "downloads/a.zip.part").exists()
+    part(tmp_path, "a.zip").write_bytes(CONTENTS[:1000])
+    assert fetch(server.archive(), tmp_path, quiet=True).read_bytes() == CONTENTS, "what is there needs no room"
+
+
 def test_a_server_that_cannot_resume_begins_anew(tmp_path, server):
     server.ranges = False
     part(tmp_path, "a.zip").write_bytes(b"x" * 1000)
@@ -138,7 +150,7 @@ def make_zip(path, files):
 
 
 def make_tar(path, members):
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
         for name, kind, value in members:
             item = tarfile.TarInfo(name)
             item.type = kind
@@ -181,6 +193,24 @@ def test_nothing_is_written_outside_of_the_root(tmp_path, name):
     with pytest.raises(ValueError, match="leads outside of the folder"):
         unpack(path, Archive("http://x/x.tgz"), tmp_path / "root", quiet=True)
     assert not list(tmp_path.rglob("out.png"))
+
+
+@pytest.mark.parametrize("kind, needed", [("zip", 30_000), ("tar", 30_000), ("tgz", None)])
+def test_a_full_disk_is_told_before_anything_is_unpacked(tmp_path, monkeypatch, kind, needed):
+    """Files that are there need none. A compressed TAR tells its own size."""
+    path, root = tmp_path / f"x.{kind}", tmp_path / "root"
+    names = [f"set/{name}.png" for name in "abc"]
+    if kind == "zip":
+        make_zip(path, dict.fromkeys(names, bytes(10_000)))
+    else:
+        make_tar(path, [(name, tarfile.REGTYPE, bytes(10_000)) for name in names])
+    needed, archive = needed or path.stat().st_size, Archive(f"http://x/x.{kind}", folder="set")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Room(needed - 1))
+    with pytest.raises(OSError, match=f"unpacking x.{kind} needs {needed:,} bytes, and {needed - 1:,} are free"):
+        unpack(path, archive, root, quiet=True)
+    assert not list(root.iterdir())
+    (root / "a.png").write_bytes(bytes(10_000))
+    assert unpack(path, archive, root, quiet=True) == 2
 
 
 def test_links_and_devices_are_left_out(tmp_path):

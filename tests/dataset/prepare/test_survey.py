@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.prepare.survey import Survey, count_values, survey
+from dataset.prepare.survey import Survey, count_values, measure, survey
 from tests.three_pictures import save_palette
 
 pytestmark = pytest.mark.fast
@@ -72,3 +72,14 @@ def test_pairs_that_cannot_be_used_are_named(tmp_path):
         and "broken.png" in text
         and "different values, as in a picture" in text
     )
+
+
+def test_images_are_measured_over_all_pixels(tmp_path):
+    """Images of different sizes count by their pixels."""
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((8, 12), (3, 5), (40, 7))]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images]).astype(float)
+    mean, deviation = measure([str(tmp_path / f"{i}.png") for i in range(3)])
+    assert np.allclose(mean, pixels.mean(0)) and np.allclose(deviation, pixels.std(0))
