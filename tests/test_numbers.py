@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import model
-from tests.conftest import make_experiment, newest_metrics
+from tests.conftest import make_experiment
 from tests.faults.runs import TOY
 from tests.util.dist.test_dist import run_processes
 from tool import train
@@ -26,7 +26,8 @@ def record(config, run, data, indices, confusion, *rest):
     counts.append(confusion.matrix.tolist())
     conclude(config, run, data, indices, confusion, *rest)
 test.conclude = record
-test.main(sys.argv[1:])
+for step in (0, 2):
+    test.main([*sys.argv[1:], f"test.index_step={step}"])
 dist.close()
 print(json.dumps(counts))
 """
@@ -38,15 +39,16 @@ def test_one_two_and_three_processes_count_the_same_matrix(tmp_path, data, monke
     experiment = make_experiment(tmp_path, data, model=TOY, train={"epochs": 1})
     arguments = ["--config", str(experiment), "--exp", str(tmp_path / "run")]
     assert train.main(arguments) == 0
-    for pictures, step, counts in ((5, 0, (1, 2, 3)), (2, 2, (1, 3))):
-        found = []
-        for count in counts:
-            lines = run_processes(count, SCORE, *arguments, f"test.index_step={step}")
-            found.append(json.loads(lines[0])[0])
-            metrics = json.loads(newest_metrics(tmp_path / "run").read_text())
-            assert metrics["num_images"] == pictures
-            assert sum(c["pixels"] for c in metrics["classes"]) == sum(map(sum, found[-1]))
-        assert all(each == found[0] for each in found) and sum(map(sum, found[0])) == pictures * 64 * 94
+    found = []
+    for count in (1, 2, 3):
+        found.append(json.loads(run_processes(count, SCORE, *arguments)[0]))
+        files = sorted((tmp_path / "run" / "result").rglob("metrics.json"))
+        for file, pictures, matrix in zip(files, (5, 2), found[-1], strict=True):
+            metrics = json.loads(file.read_text())
+            assert metrics["num_images"] == pictures and sum(map(sum, matrix)) == pictures * 64 * 94
+            assert sum(c["pixels"] for c in metrics["classes"]) == pictures * 64 * 94
+            file.unlink()
+    assert found[0] == found[1] == found[2]
 
 
 EMPTY = """
