@@ -13,12 +13,13 @@ from typing import Any
 from torch import nn
 
 from model import build_model
+from tool.shared.hub import local_file
 from tool.shared.network import rebuild
 from tool.shared.plugins import use
 from tool.shared.published import read_ours
 from tool.shared.segmenter import Segmenter
 
-dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "yaml", "pydantic", "safetensors"]
+dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "yaml", "pydantic", "safetensors", "huggingface_hub"]
 
 __all__ = ["network", "segmenter", "trained"]
 
@@ -42,10 +43,12 @@ def trained(file: str, plugins: Sequence[str] = ()) -> nn.Module:
     """Return the trained network of a checkpoint, in evaluation mode.
 
     Args:
-        file: a checkpoint of ours (.pth, .safetensors), or a published one of a known family.
+        file: a checkpoint of ours (.pth, .safetensors), or a published one of a known family; hf://owner/name is
+            fetched from the Hugging Face Hub.
         plugins: code outside the project that it needs; see docs/own_code.md.
     """
     use(plugins)
+    file = local_file(file)
     return rebuild(read_ours(file), file).eval()
 
 

@@ -12,6 +12,7 @@ REQUIRES = [
     "pydantic>=2.6",
     "timm>=1.0.9",
     "safetensors>=0.4",
+    "huggingface-hub>=0.25",  # which timm needs, too
     "tensorboardX>=2.6.2",
     "tqdm>=4.66",
     "jinja2>=3.1",

@@ -14,7 +14,6 @@ weights` writes weights and facts alone, as safetensors, which every command her
 """
 
 import argparse
-import importlib.metadata
 import os
 import statistics
 import tempfile
@@ -34,9 +33,10 @@ from dataset.scene import draw_scene
 from model.inference.adapt import adapt
 from model.inference.formats import FORMATS, ExportedFile, Form, write, write_facts
 from tool.shared import cli, plugins
+from tool.shared.hub import is_on_hub, local_file
 from tool.shared.network import rebuild
 from tool.shared.pictures import pictures_in, shrink
-from tool.shared.published import read_ours, without_void
+from tool.shared.published import read_ours, slim_config, version, without_void
 from util import UserError, checkpoint
 from util.checkpoint.facts import Facts, facts_of
 from util.record.log import log, open_log
@@ -56,6 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     plugins.use(args.plugin)
     open_log(None)
+    if is_on_hub(args.checkpoint):
+        if not args.out:
+            raise UserError(f"{args.checkpoint}: give --out FILE; nothing is written into the cache of the Hub")
+        args.checkpoint = local_file(args.checkpoint)
     if args.to == WEIGHTS:
         return export_weights(args)
     state = read_ours(args.checkpoint)
@@ -104,7 +108,7 @@ def arguments() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m tool.export", description=__doc__, example="last.pth --to onnx --size 512 1024 --out net.onnx"
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of ours, or a published one")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of ours, or a published one; hf://OWNER/NAME")
     parser.add_argument("--to", required=True, choices=(*FORMATS, WEIGHTS), help="the format")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="of the pictures (default: test.window)")
@@ -196,26 +200,6 @@ def facts_for_export(
     if "config" in state:
         entries["config"] = slim_config(state["config"])
     return entries | {"version": version()}
-
-
-def slim_config(config: dict) -> dict:
-    """Return the part of an experiment that a later test needs.
-
-    It names no folder of this machine.
-    """
-    data = {key: value for key, value in config.get("data", {}).items() if key != "root"}
-    model = {key: value for key, value in config.get("model", {}).items() if key in ("name", "backbone", "options")}
-    test = config.get("test", {}) | {"amp": "off", "optimize": "none", "engine": "torch"}
-    own = {"plugins": [Path(file).name for file in config["plugins"]]} if config.get("plugins") else {}
-    return {"data": data, "model": model, "train": {"epochs": 1, "batch_size": 1}, "test": test} | own
-
-
-def version() -> str:
-    """Return the version of this project; "source" where it is not installed."""
-    try:
-        return importlib.metadata.version("segmentation-framework")
-    except importlib.metadata.PackageNotFoundError:
-        return "source"
 
 
 def pictures_of(

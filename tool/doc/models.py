@@ -3,7 +3,6 @@
 python -m tool.doc.models > docs/models.md
 """
 
-import inspect
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from model.layer.shapes import shapes_only
 from model.published.table import LAYOUTS
 from model.table import load
 from tool.bench.flops import COUNTED, count
-from util import UserError
+from tool.shared.card import paper_of
 from util.config.load import load as read_experiment
 
 SIZE = (512, 1024)  # height and width of the image that is counted
@@ -112,16 +111,6 @@ NUMBERS = (
     Number("cgnet", "", "CamVid test", "65.6", "Wu et al., for the file in wutianyiRosun/CGNet"),
     Number("espnet", "", "CamVid test", "55.64", "sacmehta/ESPNet, for its file"),
 )
-
-
-def paper_of(builder: type) -> str:
-    """Find the paper that a network's docstring, or its base class's, cites."""
-    for kind in inspect.getmro(builder):
-        text = " ".join((kind.__doc__ or "").split())
-        found = re.search(r"[A-Z][a-z]+ et al\.,? (?:\".*?\"|[A-Z]\w+),? ?(?:\([^)]*\)|IEEE Access \d{4})", text)
-        if found:
-            return found[0]
-    raise UserError(f'the docstring of {builder.__name__} cites no paper: Author et al., "Title" (where, year)')
 
 
 def network_rows() -> list[str]:

@@ -1,5 +1,6 @@
 """Published checkpoints as this project's own: network, preprocessing, class names and colours."""
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,3 +181,25 @@ def read_ours(
     translated = translate(state, file, options, None if fixed else classes)
     log.info("published checkpoint %s: %s", file, translated.report)
     return dict(translated.entries())
+
+
+def slim_config(config: dict) -> dict:
+    """Return the part of an experiment that a later test needs.
+
+    It names no folder of this machine.
+    """
+    data = {key: value for key, value in config.get("data", {}).items() if key != "root"}
+    for key in [key for key in data if key.endswith("_list") and data[key] and Path(data[key]).is_absolute()]:
+        del data[key]
+    model = {key: value for key, value in config.get("model", {}).items() if key in ("name", "backbone", "options")}
+    test = config.get("test", {}) | {"amp": "off", "optimize": "none", "engine": "torch"}
+    own = {"plugins": [Path(file).name for file in config["plugins"]]} if config.get("plugins") else {}
+    return {"data": data, "model": model, "train": {"epochs": 1, "batch_size": 1}, "test": test} | own
+
+
+def version() -> str:
+    """Return the version of this project; "source" where it is not installed."""
+    try:
+        return importlib.metadata.version("segmentation-framework")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"

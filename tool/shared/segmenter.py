@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dataset.read.image import read_image, to_8_bits
 from tool.shared import plugins as own_code
+from tool.shared.hub import local_file
 from tool.shared.network import build_predictor, rebuild
 from tool.shared.published import read_ours, without_void
 from tool.shared.tiles import classes_in_tiles, probabilities_in_tiles
@@ -40,7 +41,7 @@ class Segmenter:
     Network, preprocessing, classes and test protocol are the checkpoint's.
 
     Args:
-        file: a checkpoint of ours, or a published one of a known family.
+        file: a checkpoint of ours, or a published one of a known family; hf://owner/name is fetched from the Hub.
         device: "cpu", "cuda", ...; None for the GPU where there is one.
         half: compute in half precision: float16 on a GPU, bfloat16 on a CPU.
         tile: "auto" predicts pictures of more than 8 megapixels in tiles of 2049 pixels, so that memory is bounded;
@@ -61,7 +62,7 @@ class Segmenter:
     ):
         if tile != "auto" and tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 2):
             raise UserError(f"tile must be 'auto', None, or a side of at least 2 pixels, not {tile!r}")
-        self.file, self.tile, self.device = os.fspath(file), tile, _device(device)
+        self.file, self.tile, self.device = local_file(file), tile, _device(device)
         own_code.use(plugins)
         state = read_ours(self.file)
         facts, network = facts_of(state), rebuild(state, self.file)
@@ -196,7 +197,7 @@ def predictor_of(network: nn.Module, facts: Facts, test: TestConfig, device: tor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments from which `from_arguments` builds a segmenter."""
-    parser.add_argument("checkpoint", help="of ours, or a published one of a known family")
+    parser.add_argument("checkpoint", help="of ours, or a published one of a known family; hf://OWNER/NAME")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
     parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")

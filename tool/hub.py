@@ -1,0 +1,53 @@
+"""Puts a trained network on the Hugging Face Hub.
+
+    hf auth login
+    python -m tool.hub exp/street/sfnet_mobile/model/last.pth OWNER/NAME --private
+    python -m tool.hub exp/street/sfnet_mobile/model/last.pth OWNER/NAME --card card.md
+    python -m tool.predict hf://OWNER/NAME photo.jpg
+
+The weights go there as safetensors, without what continues a run and without names of folders. The card says classes,
+preprocessing, protocol, the scores of results of this very file that lie beside it, licence and paper. --card writes it
+into a file, to be read first, and pushes nothing. In Python:
+
+    from tool.hub import push_to_hub
+"""
+
+from pathlib import Path
+
+from tool.shared import cli, plugins
+from tool.shared.card import model_card
+from tool.shared.hub import SCHEME, check_name
+from tool.shared.hub import push_to_hub as push_to_hub
+from tool.shared.network import rebuild
+from tool.shared.published import read_ours
+from util.record.files import write_text
+from util.record.log import log, open_log
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="python -m tool.hub", description=__doc__, example="last.pth OWNER/NAME --private")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of ours, or a published one of a known family")
+    parser.add_argument("name", metavar="OWNER/NAME", help="the repository, made where it is missing")
+    parser.add_argument("--private", action="store_true", help="make it a private one")
+    parser.add_argument("--licence", metavar="NAME", help="of the weights, by the Hub's name: mit, cc-by-4.0, ...")
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    parser.add_argument("--card", metavar="FILE", help="write the card there, and push nothing")
+    plugins.add_argument(parser)
+    args = parser.parse_args(argv)
+    open_log(None)
+    plugins.use(args.plugin)
+    if args.card:
+        check_name(args.name, args.name)
+        state = read_ours(args.checkpoint)
+        network = rebuild(state, args.checkpoint)
+        write_text(args.card, model_card(Path(args.checkpoint), state, network, args.name, args.licence))
+        log.info("the card: %s", args.card)
+        return 0
+    address = push_to_hub(args.checkpoint, args.name, args.private, args.licence, args.message)
+    log.info("pushed: %s", address)
+    log.info('use it: python -m tool.predict %s%s photo.jpg, or Segmenter("%s%s")', *[SCHEME, args.name] * 2)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.command(main)
