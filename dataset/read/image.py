@@ -49,6 +49,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 Limits = tuple[float, float] | tuple[str, str]
+Decoder = Callable[[str | Path, bytes, Header], np.ndarray]
 
 
 class Stored(NamedTuple):
@@ -109,7 +110,7 @@ def read_bands(path: str | Path, channels: int = 3, limits: Limits | None = None
     """
     data, header = _read(path)
     check_bands(path, header, channels, limits)
-    return _within(path, lambda: _decode(path, data, header)), header
+    return _within(path, _decode, data, header), header
 
 
 def check_bands(path: str | Path, header: Header, channels: int, limits: Limits | None) -> None:
@@ -180,7 +181,7 @@ def read_stored(path: str | Path) -> Stored:
     """
     data, header = _read(path)
     check_label(path, header)
-    values = _within(path, lambda: _decode_label(path, data, header))
+    values = _within(path, _decode_label, data, header)
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     if values.dtype.kind in "iu" and values.dtype != np.uint8 and values.size:
@@ -266,7 +267,7 @@ def _read(path: str | Path) -> tuple[bytes, Header]:
     return data, header
 
 
-def _within(path: str | Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+def _within(path: str | Path, decode: Decoder, data: bytes, header: Header) -> np.ndarray:
     """Decode in a thread that is given up after `MAX_SECONDS`: a JPEG may hold thousands of scans.
 
     Raises:
@@ -276,7 +277,7 @@ def _within(path: str | Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
 
     def run() -> None:
         try:
-            result.set_result(decode())
+            result.set_result(decode(path, data, header))
         except BaseException as error:  # raised again by `result`, in the thread that waits
             result.set_exception(error)
 
@@ -289,8 +290,8 @@ def _within(path: str | Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
 
 def _decode(path: str | Path, data: bytes, header: Header) -> np.ndarray:
     """Decode an image as stored: (H, W), or (H, W, bands) with red first, of the file's own depth."""
-    if _is_fast(data, header):
-        return _decode_fast(path, data, header)
+    if (fast := _decode_fast(path, data, header)) is not None:
+        return fast
     if header.kind == "NPY" or (header.kind == "TIFF" and not header.mode):
         return _decode_array(path, data, header)
     if header.palette is not None or header.kind in ("TIFF", "GIF", "BMP") or header.mode in ("1", "F"):
@@ -310,8 +311,8 @@ def _decode(path: str | Path, data: bytes, header: Header) -> np.ndarray:
 
 
 def _decode_label(path: str | Path, data: bytes, header: Header) -> np.ndarray:
-    if _is_fast(data, header):
-        return _decode_fast(path, data, header)
+    if (fast := _decode_fast(path, data, header)) is not None:
+        return fast
     if header.kind == "NPY" or (header.kind == "TIFF" and not header.mode):
         values = _decode_array(path, data, header)
     elif header.kind == "PPM" and header.mode != "1":
@@ -397,14 +398,11 @@ class _BareException(AbstractContextManager):
         return kind is Exception
 
 
-def _is_fast(data: bytes, header: Header) -> bool:
-    """Tell whether the fast decoder reads a PNG: grey or RGB of 8 bits, not interlaced, without transparency."""
+def _decode_fast(path: str | Path, data: bytes, header: Header) -> np.ndarray | None:
+    """Decode a PNG by the fast decoder; None where it is not installed, or the PNG not 8-bit, plain, grey or RGB."""
     plain = header.kind == "PNG" and data[24] == 8 and data[25] in (0, 2) and not data[28]
-    return plain and fast_png is not None and b"tRNS" not in data[: data.find(b"IDAT")]
-
-
-def _decode_fast(path: str | Path, data: bytes, header: Header) -> np.ndarray:
-    assert fast_png is not None
+    if fast_png is None or not plain or b"tRNS" in data[: data.find(b"IDAT")]:
+        return None
     colour = header.bands == 3
     with _BareException():
         pixels = fast_png.decode_image_png_u8(data, header.size, "rgb" if colour else "mono")
