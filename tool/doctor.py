@@ -4,9 +4,9 @@
     python -m tool.doctor --config FILE [section.key=value ...]
     python -m tool.doctor camvid data.root=/data/camvid --html doctor.html
 
-Reads every image and label once, in parallel, and remembers the result until a file changes. Without EXPERIMENT it is
-fcn18 of a known data set, else the first experiment in config/DATASET. Status 2 where a mistake would stop a training
-or spoil its score; warnings do not count.
+Reads every image and label once, in parallel, and remembers each until it changes: the same command goes on where it
+was cut, and reads what has changed. Without EXPERIMENT it is fcn18 of a known data set, else the first experiment in
+config/DATASET. Status 2 where a mistake would stop a training or spoil its score; warnings do not count.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             findings.append(Finding(True, split, str(error)))
             continue
         with tqdm(total=len(dataset), desc=split, unit="image", file=sys.stderr, disable=None) as bar:
-            found[split] = examine(dataset, args.workers, cache / f"{split}.npz", bar.update)
+            found[split] = examine(dataset, args.workers, cache / f"{split}.records", bar.update)
         sets[split] = dataset
         findings += found[split].findings
     for split in ("val", "test"):

@@ -7,16 +7,14 @@ paths too.
 
 import json
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
 
-import cv2
 import numpy as np
 
 from dataset.base import SegDataset
@@ -30,20 +28,19 @@ from dataset.prepare.check import (
     palettes_differ,
 )
 from dataset.prepare.custom import bare_name
-from dataset.prepare.survey import MAX_VALUES, count_values, median_frequency, moments
+from dataset.prepare.look import THUMB, Failed, Seen, look
+from dataset.prepare.records import appending, forget_others, recall, remember, scan
+from dataset.prepare.survey import MAX_VALUES, median_frequency
 from dataset.prepare.workers import map_ordered
 from dataset.read import DataError
-from dataset.read.files import replacing
-from dataset.read.header import read_facts
-from dataset.read.identity import fingerprint
-from dataset.read.image import Limits, Stored, read_image, read_stored
+from dataset.read.identity import describe
+from dataset.read.image import Stored
 from dataset.read.labelmap import IGNORE, Key, LabelMap
 
-VERSION = 2  # of what is found: raise it when the doctor learns something
+VERSION = 3  # of what is remembered of a sample: raise it when `look` learns something
 MAX_LISTED = 200  # offending files that a finding keeps
 EXAMPLES = 3  # images kept for each class
 WORTH_A_PROCESS = 32  # images; the start of a process takes seconds
-THUMB = 16  # side of the grey image by which images are compared
 # Root mean square of the difference of two such, in levels of 255. On IDD Lite an image saved as JPEG of quality 30
 # differs by 1, one of half the size by 3, and the closest two of different drives by 14.
 ALIKE = 4.0
@@ -94,33 +91,6 @@ class Examined:
         return median_frequency(self.report.pixels, self.report.around)
 
 
-class Seen(NamedTuple):
-    """One sample, as a worker saw it.
-
-    label: its different values, (1, n) or (1, n, 3); counts: the pixels of each. low, high: of the image as read. deep:
-    it is stored with more than 8 bits. clear: it has a band of transparency that is not read.
-    """
-
-    size: tuple[int, int]
-    label: Stored | None
-    counts: np.ndarray
-    low: int
-    high: int
-    deep: bool
-    clear: bool
-    mean: np.ndarray
-    deviation: np.ndarray
-    digest: int
-    thumb: np.ndarray
-
-
-class Failed(NamedTuple):
-    """A sample that cannot be used, by kind and message."""
-
-    kind: str
-    text: str
-
-
 KINDS = {
     "image": "images cannot be read",
     "label": "labels cannot be read",
@@ -137,69 +107,49 @@ def examine(
     Args:
         dataset: its files are read.
         workers: processes.
-        cache: a file that remembers the result as long as list, label map, and the size and time of every file are
-            unchanged.
+        cache: a file that remembers what each image and label holds as long as their size and time are unchanged, so
+            that a call that is cut goes on with the next one.
         progress: called after each sample.
 
     Raises:
         OSError: a file of the list has gone, or `cache` cannot be written.
     """
-    key = f"{VERSION} {fingerprint(dataset)}"
-    remembered = None if cache is None else _read_cache(cache, key)
-    if remembered is not None:
-        return remembered
-    ledger = _Ledger(dataset)
-    workers = min(workers, max(1, len(dataset) // WORTH_A_PROCESS))
-    look_at = partial(look, channels=dataset.channels, limits=dataset.limits)
-    for index, result in enumerate(map_ordered(look_at, iter(dataset.samples), workers)):
-        ledger.add(index, result)
-        progress()
-    examined = ledger.close()
-    if cache is not None:
-        _write_cache(cache, key, examined)
+    with TemporaryDirectory() as folder:
+        file = cache or Path(folder) / "records"
+        keys = np.array([_key(sample) for sample in describe(dataset)], np.uint64)
+        known, failed = np.isin(keys, scan(file)[0]), {}
+        todo = np.flatnonzero(~known).tolist()
+        for _ in range(len(dataset) - len(todo)):
+            progress()
+
+        # What is new, written down as it comes. What cannot be read is tried again the next time.
+        workers = min(workers, max(1, len(todo) // WORTH_A_PROCESS))
+        look_at = partial(look, channels=dataset.channels, limits=dataset.limits)
+        with appending(file) as out:
+            samples = (dataset.samples[index] for index in todo)
+            for index, seen in zip(todo, map_ordered(look_at, samples, workers), strict=True):
+                if isinstance(seen, Failed):
+                    failed[index] = seen
+                else:
+                    remember(out, int(keys[index]), seen.as_json())
+                progress()
+
+        # All, in the order of the list
+        ledger = _Ledger(dataset)
+        usable = np.array([index for index in range(len(dataset)) if index not in failed], np.int64)
+        values = recall(file, keys[usable])
+        for index in range(len(dataset)):
+            ledger.add(index, failed[index] if index in failed else Seen.from_json(next(values)))
+        examined = ledger.close()
+        forget_others(file, keys[usable])
+    examined.cached = bool(known.all())
     return examined
 
 
-def look(paths: tuple[str, str | None], channels: int = 3, limits: Limits | None = None) -> Seen | Failed:
-    """Decode one sample and return what it holds."""
-    image_path, label_path = paths
-    label, counts = None, np.zeros(0, np.int64)
-    kind = "label"
-    try:
-        if label_path is not None:
-            stored = read_stored(label_path)
-            values, pixels = count_values(stored.values)
-            if len(values) > MAX_VALUES:
-                text = f"{label_path}: {len(values)} different values, as in a photo; a label has one for each class"
-                return Failed("label", text)
-            label = Stored(np.array([values], stored.values.dtype), stored.palette)
-            counts = np.array(pixels, np.int64)
-        kind = "image"
-        header = read_facts(image_path)
-        label_size = None if label_path is None else stored.values.shape[:2]
-        image = read_image(image_path, label_size, channels, limits)
-    except (DataError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            return Failed(kind, f"{error.filename}: {error.strerror}")
-        return Failed(kind, str(error))
-    if label_size is not None and image.shape[:2] != label_size:
-        sizes = " and ".join(f"{width}x{height}" for height, width in (label_size, image.shape[:2]))
-        return Failed("size", f"{label_path} and {image_path}: {sizes} (width x height)")
-    bands = [image[:, :, i] for i in range(image.shape[2])]
-    thumbs = [cv2.resize(band, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for band in bands]
-    digest = int.from_bytes(blake2b(image.data, digest_size=8, key=str(image.shape).encode()).digest(), "little")
-    return Seen(
-        (image.shape[0], image.shape[1]),
-        label,
-        counts,
-        int(image.min()),
-        int(image.max()),
-        header.dtype not in ("bool", "uint8"),
-        header.alpha and header.bands > channels,
-        *moments(image),
-        max(digest, 1),
-        np.rint(np.mean(thumbs, axis=0)).astype(np.uint8).ravel(),
-    )
+def _key(sample: list) -> int:
+    """Digest what a sample's values depend on: all that `describe` tells but the label map, which is applied anew."""
+    known = json.dumps([VERSION, sample[:6], sample[7:]]).encode()
+    return int.from_bytes(blake2b(known, digest_size=8).digest(), "little")
 
 
 @dataclass
@@ -502,33 +452,3 @@ def _alike(first: Examined, second: Examined) -> list[tuple[int, int]]:
         close = (squares <= THUMB * THUMB * ALIKE**2) & textured & (first.digests[start : start + 256, None] > 0)
         pairs += [(start + int(i), int(j)) for i, j in np.argwhere(close)]
     return pairs
-
-
-def _read_cache(file: Path, key: str) -> Examined | None:
-    """Read a remembered result; None where there is none for this key."""
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            known = json.loads(str(stored["known"]))
-            digests, thumbs = stored["digests"], stored["thumbs"]
-        if known["key"] != key:
-            return None
-        raw: dict[str, Any] = known["examined"]
-        report = Report(**{name: _tuples(value) for name, value in raw.pop("report").items()})
-        findings = [Finding(**{**each, "files": tuple(each["files"])}) for each in raw.pop("findings")]
-        sizes = [tuple(size) for size in raw.pop("sizes")]
-        return Examined(report=report, findings=findings, sizes=sizes, digests=digests, thumbs=thumbs, **raw)
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
-        return None  # none there, cut short, or of another form; it is written anew
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
-
-
-def _write_cache(file: Path, key: str, examined: Examined) -> None:
-    known = asdict(examined) | {"cached": True}
-    for name in ("digests", "thumbs"):
-        del known[name]
-    text = json.dumps({"key": key, "examined": known})
-    with replacing(file) as out:
-        np.savez(out, known=text, digests=examined.digests, thumbs=examined.thumbs)

@@ -1,6 +1,7 @@
 """The doctor: each planted mistake is found and named, and none in clean data."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.prepare import doctor as doctor_module
 from dataset.prepare.doctor import examine
 from tests.conftest import make_data, make_experiment
 from tests.paths import SHARED
@@ -271,19 +273,57 @@ def test_sums_are_those_of_the_arrays(clean, tmp_path):
     assert found.examples[2] == most.tolist()
 
 
-def test_a_result_is_remembered_until_a_file_changes(tmp_path, clean):
-    data, cache = tmp_path / "data", tmp_path / "train.npz"
+def looked_at(monkeypatch) -> list[str]:
+    """The names of the images that are decoded from now on."""
+    names: list[str] = []
+    look = doctor_module.look
+    monkeypatch.setattr(
+        doctor_module, "look", lambda paths, **how: names.append(Path(paths[0]).stem) or look(paths, **how)
+    )
+    return names
+
+
+def test_what_a_file_holds_is_remembered_until_it_changes(tmp_path, clean, monkeypatch):
+    data, cache = tmp_path / "data", tmp_path / "train.records"
     shutil.copytree(clean, data)
+    save_palette(data / "label/train_004.png", label(data, "train_004") % 255, [[9, 9, 0], [1, 2, 3], [50, 0, 0]])
+    names = looked_at(monkeypatch)
     first = examine(build(data, classes=CLASSES), cache=cache)
+    assert names == [f"train_{i:03}" for i in range(8)] and not first.cached
     again = examine(build(data, classes=CLASSES), cache=cache)
-    assert not first.cached and again.cached
+    assert len(names) == 8 and again.cached
     assert (again.report, again.findings, again.sizes) == (first.report, first.findings, first.sizes)
-    assert (again.digests == first.digests).all() and again.class_weights == first.class_weights
+    assert (again.digests == first.digests).all() and (again.thumbs == first.thumbs).all()
+    assert (again.mean, again.deviation, again.examples) == (first.mean, first.deviation, first.examples)
+    assert first.report.palette == ((0, 9, 9, 0), (1, 1, 2, 3), (2, 50, 0, 0))
+
+    # Another label map asks for nothing, another file for itself; what cannot be read is tried again.
+    merged = examine(build(data, classes=CLASSES, label_map={0: 0, 1: 0, 2: 2}), cache=cache)
+    assert len(names) == 8 and merged.report.pixels[0] == sum(first.report.pixels[:2])
     unknown_value(data)
+    cut(data / "image/train_002.png")
     changed = examine(build(data, classes=CLASSES), cache=cache)
-    assert not changed.cached and changed.findings
-    cut(cache)
+    assert names[8:] == ["train_000", "train_002"] and len([each for each in changed.findings if each.error]) == 2
+    assert examine(build(data, classes=CLASSES), cache=cache).findings == changed.findings and names[10:] == [
+        "train_002"
+    ]
+
+    # So does one whose line is not whole, or was changed.
+    lines = cache.read_bytes().split(b"\n")
+    lines[1] = lines[1].replace(b"[[64,96]", b"[[96,64]")
+    cache.write_bytes(b"\n".join(lines)[:-9])
     assert examine(build(data, classes=CLASSES), cache=cache).findings == changed.findings
+    assert names[11:] == ["train_000", "train_001", "train_002"]
+
+
+def test_lines_of_files_that_are_gone_are_forgotten(tmp_path, clean):
+    data, cache = tmp_path / "data", tmp_path / "train.records"
+    shutil.copytree(clean, data)
+    for number in range(3):
+        for path in data.glob("*/train_*.png"):
+            os.utime(path, ns=(number, number))
+        examine(build(data, classes=CLASSES), cache=cache)
+    assert len(cache.read_bytes().splitlines()) == 8
 
 
 def test_the_page_is_one_file_without_addresses(tmp_path, clean):
