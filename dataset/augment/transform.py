@@ -6,7 +6,7 @@ about the scaled picture's centre, 5x5 blur, mirror, random crop with centred pa
 smaller than the crop. There, every step writes a whole scaled picture; here only the crop is computed.
 
 Without a rotation a window of the image is resized, which takes a quarter of the time of a warp and gives the same to
-a twentieth of a pixel (`resize`).
+a twentieth of a pixel (`warp.resize`).
 
 Three differences remain. The picture's corners that a rotation carries out of the scaled canvas are kept
 where the crop is larger than the canvas. The blur sees two pixels beyond the crop, and the padding. And
@@ -17,13 +17,14 @@ As with `cv2.resize(INTER_LINEAR)`, shrinking does not low-pass: below a scale o
 thin structures alias. Shrink the files themselves (by area) if a recipe needs much smaller scales.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
+from dataset.augment.color import Photometric, between, color_matrix
+from dataset.augment.warp import Drawn, resize, scaled_point, warp
 from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
 
@@ -33,88 +34,6 @@ Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.
 BLUR_SIZE = 5
 BLUR_MARGIN = BLUR_SIZE // 2
 MAX_BANDS = 4  # that OpenCV warps and pads at once
-# How far back starts are tried for the window of `resize` (the best of 32 is about 0.015 pixels off), and the most that
-# it may be off. Where the scale is all but a simple fraction, a twelfth of the crops, it takes the longer way.
-WINDOW_REACHES = (31, 127)
-WINDOW_ERROR = 0.05
-
-# Rec. 601 luma, and the NTSC chroma axes I and Q in which a hue turns and grey stays.
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_YIQ_INVERSE = np.linalg.inv(_YIQ)
-_LUMA = _YIQ[:1]
-
-
-@dataclass(frozen=True)
-class Photometric:
-    """The colour distortion of MMSegmentation (PhotoMetricDistortion), each step with probability 1/2.
-
-    brightness: added to all channels, -32 to 32. contrast, saturation: factors, 0.5 to 1.5; contrast comes
-    before saturation and hue or (contrast_last), as often, after them. hue: added to OpenCV's 8 bit hue,
-    whole, -18 to 17 of 180. There, saturation and hue have a conversion each, and padding is not distorted.
-    """
-
-    brightness: float = 0.0
-    contrast: float = 1.0
-    contrast_last: bool = False
-    saturation: float = 1.0
-    hue: int = 0
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Photometric":
-        u = rng.random(9)
-        return cls(
-            brightness=_between((-32, 32), u[1]) if u[0] < 0.5 else 0.0,
-            contrast=_between((0.5, 1.5), u[3]) if u[2] < 0.5 else 1.0,
-            contrast_last=bool(u[4] < 0.5),
-            saturation=_between((0.5, 1.5), u[6]) if u[5] < 0.5 else 1.0,
-            hue=int(u[8] * 36) - 18 if u[7] < 0.5 else 0,
-        )
-
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """Distort `image`, cut to 8 bits after every step.
-
-        uint8 (H, W, 3) RGB.
-        """
-        levels = np.arange(256, dtype=np.float32)
-        table = _to_8bit(levels + np.float32(self.brightness))
-        contrast = _to_8bit(levels * np.float32(self.contrast))
-        image = cv2.LUT(image, table if self.contrast_last else contrast[table])
-        if self.saturation != 1 or self.hue:
-            tables = np.dstack(
-                [
-                    ((levels + self.hue) % 180).astype(np.uint8),
-                    _to_8bit(levels * np.float32(self.saturation)),
-                    levels.astype(np.uint8),
-                ]
-            )
-            hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables)
-            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-        return cv2.LUT(image, contrast) if self.contrast_last else image
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The random choices for one sample.
-
-    angle: degrees, counter-clockwise. size: (height, width) of the scaled image. top, left: the crop's corner in it,
-    negative where the crop is padded. jitter: factors of brightness, contrast and saturation, and a hue turn as a
-    fraction of a full circle. photometric: None where it is off. turn: quarter turns of the crop, counter-clockwise,
-    and vertical: whether it is flipped upside down after them. hole: rows and columns of the finished crop that are cut
-    out, (top, bottom, left, right), or None.
-    """
-
-    scale: float
-    angle: float
-    flip: bool
-    blur: bool
-    size: tuple[int, int]
-    top: int
-    left: int
-    jitter: tuple[float, float, float, float]
-    photometric: Photometric | None = None
-    turn: int = 0
-    vertical: bool = False
-    hole: tuple[int, int, int, int] | None = None
 
 
 class TrainTransform:
@@ -206,8 +125,8 @@ class TrainTransform:
         it, and one that leaves the scaled picture where the rotation carries the point out of it.
         """
         u = rng.random(11)
-        scale = _between(self.scale, u[0])
-        angle = _between(self.rotate, u[2]) if u[1] < self.rotate_prob else 0.0
+        scale = between(self.scale, u[0])
+        angle = between(self.rotate, u[2]) if u[1] < self.rotate_prob else 0.0
         scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         b, c, s, h = self.jitter
         photometric = Photometric.draw(rng) if self.photometric else None
@@ -223,10 +142,10 @@ class TrainTransform:
             top=_offset(scaled[0], crop[0], u[5]),
             left=_offset(scaled[1], crop[1], u[6]),
             jitter=(
-                _between((1 - b, 1 + b), u[7]),
-                _between((1 - c, 1 + c), u[8]),
-                _between((1 - s, 1 + s), u[9]),
-                _between((-h, h), u[10]),
+                between((1 - b, 1 + b), u[7]),
+                between((1 - c, 1 + c), u[8]),
+                between((1 - s, 1 + s), u[9]),
+                between((-h, h), u[10]),
             ),
             photometric=photometric,
             turn=turn,
@@ -289,160 +208,6 @@ class TrainTransform:
         return crop, label_out
 
 
-def warp(
-    source: np.ndarray, drawn: Drawn, interpolation: int, border: int | Sequence[float], margin: int, out: np.ndarray
-) -> None:
-    """Write the crop of `source` that `drawn` describes to `out`.
-
-    With `margin` pixels more on all sides.
-    """
-    height, width = out.shape[:2]
-    matrix = source_matrix(drawn, margin)
-
-    # Only the part of the source that the crop shows: nothing else is ever sampled, so the result is the same up to
-    # rounding, and OpenCV refuses pictures of more than 32,766 pixels a side.
-    corners = matrix @ np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
-    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 2, 0)
-    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 3, [source.shape[1], source.shape[0]])
-    if (low >= high).any():
-        low, high = np.zeros(2, int), np.ones(2, int)
-    matrix[:, 2] -= low
-    done = cv2.warpAffine(
-        source[low[1] : high[1], low[0] : high[0]],
-        matrix,
-        (width, height),
-        dst=out,
-        flags=interpolation | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=border,
-    )
-    assert np.may_share_memory(done, out)
-
-
-def resize(source: np.ndarray, drawn: Drawn, border: Sequence[float], margin: int, out: np.ndarray) -> bool:
-    """Resize a window as `warp` would; False where that differs.
-
-    As a bilinear `warp` without rotation. A resize takes a quarter of the time of a warp, but `cv2.resize` knows no
-    offset. So the window of the source that is resized begins a few pixels further out, where a pixel of the scaled
-    picture begins too, all but `WINDOW_ERROR` of a pixel (see `_Axis.place`), and the crop is cut out of the result.
-    """
-    height, width = out.shape[:2]
-    left = drawn.size[1] - (drawn.left - margin) - width if drawn.flip else drawn.left - margin
-    rows = _Axis.place(drawn.top - margin, height, drawn.size[0], source.shape[0], drawn.scale)
-    columns = _Axis.place(left, width, drawn.size[1], source.shape[1], drawn.scale)
-    if rows is None or columns is None:
-        return False
-    scaled = source[rows.source, columns.source]
-    shape = tuple(max(1, round(side * drawn.scale)) for side in scaled.shape[:2])
-    if rows.result.stop > shape[0] or columns.result.stop > shape[1]:
-        return False
-    if drawn.scale != 1:
-        if scaled.shape[:2] == shape:
-            return False  # `cv2.resize` would copy it, up to half a pixel off at the far edge
-        scaled = cv2.resize(scaled, None, fx=drawn.scale, fy=drawn.scale, interpolation=cv2.INTER_LINEAR)
-
-    scaled = scaled[rows.result, columns.result]
-    if drawn.flip:
-        columns = replace(columns, crop=slice(width - columns.crop.stop, width - columns.crop.start))
-        scaled = cv2.flip(scaled, 1)
-    cv2.copyMakeBorder(
-        scaled,
-        rows.crop.start,
-        height - rows.crop.stop,
-        columns.crop.start,
-        width - columns.crop.stop,
-        cv2.BORDER_CONSTANT,
-        dst=out,
-        value=border,
-    )
-    return True
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis of `resize`.
-
-    source: the part that is resized. result: where the wanted pixels stand in it then. crop: where they go.
-    """
-
-    source: slice
-    result: slice
-    crop: slice
-
-    @classmethod
-    def place(cls, start: int, length: int, scaled: int, side: int, scale: float) -> "_Axis | None":
-        """Place the window of one axis.
-
-        For `length` pixels from `start` on, of an axis of `side` pixels, `scaled` ones once scaled. A pixel of the
-        result begins where one of the source does if its place divided by the scale is a whole number. The starts
-        before the crop are tried for the one that is nearest to that, first 32 and then 128 of them. None where there
-        is none, or no pixel of the crop is in the image.
-        """
-        first, end = max(start, 0), min(start + length, scaled)
-        if first >= end:
-            return None
-        latest = max(0, math.floor((first + 0.5) / scale - 0.5) - 1)
-        for reach in WINDOW_REACHES:
-            candidates = np.arange(max(0, latest - reach), latest + 1)
-            offsets = candidates * scale
-            errors = np.abs(offsets - np.rint(offsets))
-            best = int(errors.argmin())
-            if errors[best] <= WINDOW_ERROR:
-                break
-        else:
-            return None
-        low, offset = int(candidates[best]), round(float(offsets[best]))
-        high = min(side, math.ceil((end - 0.5) / scale - 0.5) + 2)
-        return cls(slice(low, high), slice(first - offset, end - offset), slice(first - start, end - start))
-
-
-def source_matrix(drawn: Drawn, margin: int = 0) -> np.ndarray:
-    """Return the 2x3 map from crop to source (x, y).
-
-    Between pixel centres. From the crop to the scaled picture (shift, mirror, rotation back), then `x -> (x + 0.5) /
-    scale - 0.5`, which is the convention of `cv2.resize`. `margin` widens the crop on all sides.
-    """
-    height, width = drawn.size
-    shift = np.array([[1.0, 0, drawn.left - margin], [0, 1, drawn.top - margin], [0, 0, 1]])
-    mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) if drawn.flip else np.eye(3)
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    turn = np.vstack([cv2.getRotationMatrix2D(centre, -drawn.angle, 1.0), [0, 0, 1]])
-    half = 0.5 / drawn.scale - 0.5
-    shrink = np.array([[1 / drawn.scale, 0, half], [0, 1 / drawn.scale, half], [0, 0, 1]])
-    return (shrink @ turn @ mirror @ shift)[:2]
-
-
-def scaled_point(drawn: Drawn, point: tuple[int, int]) -> tuple[int, int]:
-    """Return where a source pixel lies once scaled and turned.
-
-    point: (row, column) of the source; mirrored too.
-    """
-    to_source = source_matrix(replace(drawn, top=0, left=0))
-    column, row = np.linalg.solve(to_source[:, :2], np.array(point[::-1]) - to_source[:, 2])
-    return round(float(row)), round(float(column))
-
-
-def color_matrix(jitter: tuple[float, float, float, float], image: np.ndarray) -> np.ndarray:
-    """Return the colour jitter as one 3x4 matrix.
-
-    Brightness, contrast, saturation and hue, in this order, on (R, G, B, 1). Contrast scales about the mean grey of
-    `image`, saturation about each pixel's grey, hue turns the I-Q plane. The steps are those of torchvision's
-    ColorJitter, but values are clipped once at the end, and hue turns in YIQ.
-    """
-    brightness, contrast, saturation, hue = jitter
-    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
-    turn = _YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
-    saturate = saturation * np.eye(3) + (1 - saturation) * np.repeat(_LUMA, 3, axis=0)
-    linear = turn @ saturate * (contrast * brightness)
-    grey = float((_LUMA @ np.array(cv2.mean(image)[:3])).item())
-    offset = (1 - contrast) * brightness * grey
-    return np.hstack([linear, np.full((3, 1), offset)])
-
-
-def _between(limits: tuple[float, float], u: float) -> float:
-    return limits[0] + (limits[1] - limits[0]) * float(u)
-
-
 def _offset(scaled: int, crop: int, u: float) -> int:
     """Give the start of the crop.
 
@@ -464,10 +229,6 @@ def _offset_around(point: int, scaled: int, crop: int, u: float) -> int:
         low, high = max(first, 0), min(last, scaled - crop)
         start = low + int(u * (high - low + 1))
     return min(max(start, first), last)
-
-
-def _to_8bit(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _check_crop(crop: Sequence[int]) -> tuple[int, int]:

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.augment.transform import Drawn, Photometric, TrainTransform, color_matrix, scaled_point
+from dataset.augment.color import Photometric, color_matrix
+from dataset.augment.transform import TrainTransform
+from dataset.augment.warp import Drawn, scaled_point
 
 pytestmark = pytest.mark.fast
 
