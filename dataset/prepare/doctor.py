@@ -27,7 +27,7 @@ from dataset.prepare.check import (
     looks_mapped,
     palettes_differ,
 )
-from dataset.prepare.custom import bare_name
+from dataset.prepare.hints import misnamed, sharing, unknown_hint
 from dataset.prepare.look import THUMB, Failed, Seen, look
 from dataset.prepare.records import appending, forget_others, recall, remember, scan
 from dataset.prepare.survey import MAX_VALUES, median_frequency
@@ -303,21 +303,7 @@ class _Ledger:
         map_, classes = values.map_, len(self.dataset.classes)
         unknown = sorted(values.unknown, key=lambda value: (-values.unknown[value][1], str(value)))
         text = f"{self.counts['values']} of {len(self.dataset)} {KINDS['values']} of {map_.owner} ({map_})"
-        seen = np.flatnonzero(values.pixels).tolist()
-        ids = [value for value in seen if value != IGNORE]
-        identity = {i: i for i in range(classes)}
-        if unknown == [classes] and map_.given == identity:
-            shifted = ", ".join(f"{i + 1}: {i}" for i in range(min(classes, 12))) + (", ..." if classes > 12 else "")
-            zero = "0: 255, " if 0 in ids else ""
-            text += (
-                f"; they go from {ids[0]} to {classes} where {classes} classes have the ids 0 to {classes - 1}, as if "
-                f"shifted by one: label_map: {{{zero}{shifted}}}"
-            )
-        elif map_.given == identity and all(isinstance(value, int) for value in unknown) and len(ids) > classes:
-            text += (
-                f"; {len(ids)} ids for {classes} classes: labels that were not mapped to training ids yet, or were "
-                "resized by interpolation"
-            )
+        text += unknown_hint(map_, unknown, values.pixels, classes)
         text += f"; to ignore them, paste into the section data: {map_.to_paste(unknown[:64])}"
         files = tuple(
             f"value {value} in {count} files: {', '.join(paths[:5])}{', ...' if count > 5 else ''}"
@@ -359,23 +345,17 @@ class _Ledger:
 
     def _pair_findings(self) -> Iterable[Finding]:
         """Find labels that stand beside another image than their own."""
-        dataset = self.dataset
-        pairs = [(image, label) for image, label in dataset.samples if label is not None]
-        names = [tuple(bare_name(os.path.splitext(path)[0]) for path in pair) for pair in pairs]
-        owners = Counter(image for image, _ in names)
-        wrong = [
-            f"{label} stands beside {image}"
-            for (image, label), (own, other) in zip(pairs, names, strict=True)
-            if own != other and owners[other] == 1 and owners[own] == 1
-        ]
-        if wrong:
+        samples, split = self.dataset.samples, self.dataset.split
+        wrong = misnamed(self.dataset)
+        if len(wrong):
             text = f"{len(wrong)} labels bear the name of another image of the list; correct the lines"
-            yield Finding(True, dataset.split, text, tuple(wrong[:MAX_LISTED]), len(wrong))
-        shared = Counter(os.path.realpath(label) for _, label in pairs)
-        several = [f"{label} (of {image})" for image, label in pairs if shared[os.path.realpath(label)] > 1]
-        if several:
+            files = tuple(f"{label} stands beside {image}" for image, label in (samples[i] for i in wrong[:MAX_LISTED]))
+            yield Finding(True, split, text, files, len(wrong))
+        several = sharing(self.dataset)
+        if len(several):
             text = f"{len(several)} images share their label file with another one; see whether that is meant"
-            yield Finding(False, dataset.split, text, tuple(several[:MAX_LISTED]), len(several))
+            files = tuple(f"{label} (of {image})" for image, label in (samples[i] for i in several[:MAX_LISTED]))
+            yield Finding(False, split, text, files, len(several))
 
 
 def _repeated(dataset: SegDataset, ledger: _Ledger) -> Iterable[Finding]:
