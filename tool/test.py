@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = open_trained(file, experiment, data)
     config, model = trained.config, made_ready(trained.network.to(device), trained.config.test)
     predictor = predictor_of(config, model, trained.num_outputs, device, trained.outputs)
-    log.info("%s: %d pictures of %s %s, %s", file, len(indices), data.name, config.test.split, predictor.describe())
+    log.info("%s: %d pictures of %s %s; %s", file, len(indices), data.name, config.test.split, predictor)
     mine = shard(indices, dist.rank(), dist.world_size())
     samples = build_eval_loader(data, mine, loader_workers(config))
     scores, timing = evaluate(predictor, samples, confusion, record)

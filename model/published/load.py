@@ -34,8 +34,10 @@ class LoadReport:
         text = f"{self.source}: {len(set(self.mapped.values()))} tensors loaded"
         if self.dropped:
             text += f"; {len(self.dropped)} unused ones dropped ({shorten(self.dropped)})"
-        if self.missing:
-            text += f"; {len(self.missing)} of ours left as initialised ({shorten(self.missing)})"
+        if counters := sum(name.endswith(COUNTER) for name in self.missing):
+            text += f"; {counters} counters of batch norm, which older files lack, begin at 0"
+        if missing := [name for name in self.missing if not name.endswith(COUNTER)]:
+            text += f"; {len(missing)} of ours left as initialised ({shorten(missing)})"
         if self.zeroed:
             text += f"; {len(self.zeroed)} of ours set to zero ({shorten(self.zeroed)})"
         return text

@@ -118,6 +118,19 @@ class Predictor:
             "amp": None if self.amp is None else str(self.amp).removeprefix("torch."),
         }
 
+    def __str__(self) -> str:
+        """Say the protocol in a line, for the log."""
+        parts = [("scales " if len(self.scales) > 1 else "scale ") + ", ".join(f"{scale:g}" for scale in self.scales)]
+        parts += [f"of a long side of {self.base_size}"] if self.base_size is not None else []
+        parts += ["mirrored too"] if self.flip else []
+        if self.window is None:
+            parts.append("whole pictures")
+        else:
+            parts.append(f"windows {self.window[0]}x{self.window[1]}, {self.stride_rate:.3g} of one apart")
+        parts += [f"averaged the {self.windows} way"] if self.windows != "exact" else []
+        parts += [str(self.amp).removeprefix("torch.")] if self.amp is not None else []
+        return ", ".join(parts)
+
     def _prepared(self, image: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
         """The picture as float32 on the device, and its size (h, w) at each scale."""
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != len(self.mean):

@@ -213,5 +213,9 @@ def test_description_is_plain():
         "base_size": 64,
         "amp": "bfloat16",
     }
+    assert str(predictor) == (
+        "scales 0.5, 1, of a long side of 64, mirrored too, windows 16x17, 0.667 of one apart, bfloat16"
+    )
+    assert str(Predictor(SmallNet(), CLASSES, MEAN, STD)) == "scale 1, whole pictures"
     whole = Predictor(SmallNet(), CLASSES, MEAN, STD).describe()
     assert (whole["window"], whole["stride_rate"], whole["amp"]) == (None, None, None)
