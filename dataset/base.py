@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataset.read import DataError
 from dataset.read.image import Limits
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
-from dataset.read.listfile import Images, Names, Pair, read_list
+from dataset.read.listfile import Images, Names, Samples, read_list
 from dataset.read.source import Files, Source
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class SegDataset(Dataset):
 
     Raises:
         DataError: facts that contradict one another, or a faulty list file, with file and line.
-        FileNotFoundError: a missing list or image.
+        FileNotFoundError: a missing list. A missing image or label is told when it is read, or by the check.
     """
 
     name: str = "custom"
@@ -133,7 +133,7 @@ class SegDataset(Dataset):
         self.mixer: Mix | None = None  # of the augmented crops; set by whoever knows the classes' places
         self._set_facts(classes, colors, label_map)
         self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
-        self.samples: Sequence[Pair] = read_list(self.list_file, self.root, needs_label=split != "test")
+        self.samples: Samples = read_list(self.list_file, self.root, needs_label=split != "test")
         self._names = Names(Images(self.samples), self.root)
         self.source: Source = Files(self.samples, self.map_for, channels, limits)
 

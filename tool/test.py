@@ -69,9 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cpu" and config.test.keep_memory:
         keep_memory()
     data = dataset_of(config, config.test.split)
-    if config.data.check:
-        for warning in dist.main_first(lambda: check_labels([data], run)):
-            log.info("data: %s", warning)
+    for warning in dist.main_first(lambda: check_labels(config, [data], run)):
+        log.info("data: %s", warning)
     indices = selection(config, len(data))
     if config.test.submission:
         data.to_label_ids(np.zeros((1, 1), np.uint8))  # refused before anything is predicted

@@ -140,11 +140,11 @@ def build_loader(
         DataError: the batch size does not divide or exceeds the data set, samples have no label, or there is no
             transform. Iterating raises the error of a file that cannot be read, the same with and without workers.
     """
-    unlabelled = [image for image, label in dataset.samples if label is None]
-    if unlabelled:
+    if dataset.samples.unlabelled:
+        first = next(image for image, label in dataset.samples if label is None)
         raise DataError(
-            f"{dataset.list_file}: {len(unlabelled)} of {len(dataset)} lines name no label "
-            f"(first: {unlabelled[0]}); training needs `image label` on every line"
+            f"{dataset.list_file}: {dataset.samples.unlabelled} of {len(dataset)} lines name no label "
+            f"(first: {first}); training needs `image label` on every line"
         )
     if dataset.transform is None:
         raise DataError("images of different sizes cannot be stacked; give the data set a transform with a crop")

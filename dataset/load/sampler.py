@@ -76,15 +76,17 @@ class StepSampler(Sampler[list[Key]]):
         for step in itertools.count(self.start_step):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == self.start_step:
-                keys = self._epoch(epoch)
+                indices, points = epoch_order(self.seed, epoch, self.length), None
+                if self.uniform is not None:
+                    indices, points = self.uniform.build_epoch(self.seed, epoch)
             for part in range(self.accumulate):
                 start = place * self.batch_size + (part * self.world_size + self.rank) * self.micro_batch
-                yield keys[start : start + self.micro_batch]
-
-    def _epoch(self, epoch: int) -> list[Key]:
-        """Give the keys of all samples of an epoch, in their order."""
-        if self.uniform is None:
-            return [Key(epoch, index) for index in epoch_order(self.seed, epoch, self.length).tolist()]
-        indices, points = self.uniform.build_epoch(self.seed, epoch)
-        pairs = enumerate(zip(indices.tolist(), points.tolist(), strict=True))
-        return [Key(epoch, index, place, None if point[0] < 0 else tuple(point)) for place, (index, point) in pairs]
+                share = indices[start : start + self.micro_batch].tolist()
+                if points is None:
+                    yield [Key(epoch, index) for index in share]
+                    continue
+                chosen = zip(share, points[start : start + self.micro_batch].tolist(), strict=True)
+                yield [
+                    Key(epoch, index, number, None if point[0] < 0 else tuple(point))
+                    for number, (index, point) in enumerate(chosen, start)
+                ]

@@ -1,43 +1,57 @@
 """Checks a data set before the first step.
 
-Reads every label once, compares sizes, names every mistake's file.
+Reads every label once, compares sizes, names every mistake's file. However long the list, what is kept are sums and a
+few examples of each mistake; they are written down as the check goes on, so that one that was killed continues.
 """
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+import pydantic
 from pydantic import TypeAdapter, ValidationError
 
 from dataset.base import SegDataset
 from dataset.read import DataError
 from dataset.read.files import read_bytes, replacing
 from dataset.read.header import Header, read_facts
-from dataset.read.identity import fingerprint
+from dataset.read.identity import fingerprint, map_digest
 from dataset.read.image import apply_rotation, check_bands, read_bands, read_image, read_stored
 from dataset.read.labelmap import IGNORE, Key, LabelMap
+from dataset.read.listfile import Images, Samples
 from dataset.read.source import check_sizes
 
 SHOWN_ERRORS = 5
 MAX_UNKNOWN = 256  # colours of one label, above which it is no label
+MAX_VALUES = 4096  # unknown values of a map that are told apart
 MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
-MAX_STAMP_BYTES = 1 << 20
+MAX_STAMP_BYTES = 1 << 24
+AHEAD = 32  # samples in flight for each thread
+SAVE_SECONDS = 20.0  # from one record of a check to the next
+SAMPLE_STREAM = 5  # of the samples that are drawn
 # Up to this size float32, in which OpenCV counts, holds every whole number.
 _EXACT_COUNT = 1 << 24
+
+Index = Annotated[int, pydantic.Field(ge=0)]
+Id = Annotated[int, pydantic.Field(ge=0, le=65535)]
 
 
 @dataclass(frozen=True)
 class Report:
     """Findings of the check in one list.
 
-    pixels: labelled pixels of each class. around: pixels of all labels that hold it. ignored: ignored pixels.
-    smallest, largest: (height, width) of the pictures of the fewest and the most pixels. warnings: what is allowed but
-    looks wrong. palette: the colours (index, red, green, blue) of the ids that were read from palettes. cached: read
-    from the stamp.
+    images: those that were read. pixels: labelled pixels of each class. around: pixels of all labels that hold it.
+    ignored: ignored pixels. smallest, largest: (height, width) of the pictures of the fewest and the most pixels.
+    warnings: what is allowed but looks wrong. palette: the colours (index, red, green, blue) of the ids that were read
+    from palettes. cached: read from the stamp.
     """
 
     name: str
@@ -53,9 +67,6 @@ class Report:
     palette: tuple[tuple[int, int, int, int], ...] = ()
     around: tuple[int, ...] = ()
     cached: bool = False
-
-
-_REPORT = TypeAdapter(Report)
 
 
 @dataclass(frozen=True)
@@ -75,42 +86,191 @@ class _Finding:
     palette: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
-def check_dataset(dataset: SegDataset, workers: int = 4, stamp: str | Path | None = None) -> Report:
+@dataclass
+class _Unknown:
+    """A value that a label map lacks.
+
+    count: labels that hold it. files: the first of them. code: the same for values that the same labels hold.
+    """
+
+    count: int = 0
+    files: list[str] = field(default_factory=list)
+    code: int = 0
+
+
+@dataclass
+class _Values:
+    """The values on disk that one label map reads.
+
+    first: a sample that it reads. pixels: of each id. unknown: by the value as text, "7" or "1,2,3".
+    """
+
+    first: Index
+    pixels: dict[Id, int] = field(default_factory=dict)
+    unknown: dict[str, _Unknown] = field(default_factory=dict)
+
+
+@dataclass
+class _Tally:
+    """Sums over the samples that were read, of a size that does not grow with their number.
+
+    done: samples. bad: those that cannot be used; failed: those of an error, errors: the first. mapped, around: pixels
+    of each training id, and of all labels that hold it. values: by the digest of a label map. palette: colour of each
+    index, and the label that has it first; conflict: of two. clear: images with a band of transparency; deep: images of
+    more than 8 bits; chosen: every `stride`-th of them.
+    """
+
+    done: int = 0
+    bad: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+    images: int = 0
+    labelled: int = 0
+    smallest: tuple[int, int] = (0, 0)
+    largest: tuple[int, int] = (0, 0)
+    mapped: dict[int, int] = field(default_factory=dict)
+    around: dict[int, int] = field(default_factory=dict)
+    values: dict[str, _Values] = field(default_factory=dict)
+    palette: dict[int, tuple[tuple[int, int, int], str]] = field(default_factory=dict)
+    conflict: str = ""
+    clear: int = 0
+    first_clear: str = ""
+    deep: int = 0
+    chosen: list[Index] = field(default_factory=list)
+    stride: Index = 1
+
+    def add(self, dataset: SegDataset, index: int, found: _Finding | Exception) -> None:
+        """Add one sample."""
+        self.done += 1
+        if isinstance(found, Exception):
+            self.bad += 1
+            self.failed += 1
+            if len(self.errors) < SHOWN_ERRORS:
+                self.errors.append(str(found))
+            return
+        image_path, label_path = dataset.samples[index]
+        self._add_image(index, image_path, found, dataset.channels)
+        if label_path is not None:
+            map_ = dataset.map_for(label_path)
+            self._add_values(index, label_path, found, self.values.setdefault(map_digest(map_), _Values(index)))
+        for entry, color in found.palette.items():
+            known, path = self.palette.setdefault(entry, (color, str(label_path)))
+            if known != color and not self.conflict:
+                self.conflict = palettes_differ(entry, known, path, color, str(label_path))
+
+    def _add_image(self, index: int, path: str, found: _Finding, channels: int) -> None:
+        area = found.size[0] * found.size[1]
+        if not self.images or area < self.smallest[0] * self.smallest[1]:
+            self.smallest = found.size
+        if area >= self.largest[0] * self.largest[1]:
+            self.largest = found.size
+        self.images += 1
+        if found.header.alpha and found.header.bands > channels:
+            self.clear += 1
+            self.first_clear = self.first_clear or path
+        if found.header.dtype not in ("bool", "uint8"):
+            if self.deep % self.stride == 0:
+                self.chosen.append(index)
+            self.deep += 1
+            if len(self.chosen) > 2 * MAX_DECODED:
+                self.chosen, self.stride = self.chosen[::2], 2 * self.stride
+
+    def _add_values(self, index: int, path: str, found: _Finding, values: _Values) -> None:
+        self.bad += bool(found.unknown)
+        for value in found.unknown:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            if text in values.unknown or len(values.unknown) < MAX_VALUES:
+                unknown = values.unknown.setdefault(text, _Unknown())
+                unknown.count += 1
+                unknown.code ^= hash((index, 1))
+                if len(unknown.files) < SHOWN_ERRORS:
+                    unknown.files.append(path)
+        if found.raw is not None:
+            for value, pixels in zip(*(each.tolist() for each in found.raw), strict=True):
+                values.pixels[value] = values.pixels.get(value, 0) + pixels
+        if found.mapped is not None:
+            self.labelled += 1
+            total = int(found.mapped.sum())
+            for number in np.flatnonzero(found.mapped).tolist():
+                self.mapped[number] = self.mapped.get(number, 0) + int(found.mapped[number])
+                self.around[number] = self.around.get(number, 0) + total
+
+
+def check_dataset(
+    dataset: SegDataset,
+    workers: int = 4,
+    stamp: str | Path | None = None,
+    sample: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Report:
     """Check all labels and image headers; report pixels by class.
 
     Args:
         dataset: its files are read.
         workers: threads.
         stamp: a JSON file that remembers the result; as long as the list, the label map, and the size and time of
-            every file are unchanged, the next call returns the remembered report without reading a file.
+            the files (see `fingerprint`) are unchanged, the next call returns the remembered report. A check that was
+            cut continues from its record, STAMP.part.
+        sample: only so many samples are read, drawn at random, always the same.
+        progress: called with the samples that are done and their number, at the begin and with every record.
 
     Raises:
         DataError: names the first offending files and how many there are: a value that is not in the label map, a
             label of another size than its image, a file that cannot be read.
     """
-    key = fingerprint(dataset) if stamp is not None else ""
-    remembered = _read_stamp(stamp, key)
-    if remembered is not None and len(remembered.pixels) == len(remembered.around) == len(dataset.classes):
-        return remembered
-
-    def inspect(index: int) -> _Finding | Exception:
-        try:
-            return _inspect(dataset, index)
-        except (ValueError, OSError) as error:
-            return error  # so that one bad file does not hide the next
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = list(pool.map(inspect, range(len(dataset))))
-    findings = [result for result in results if isinstance(result, _Finding)]
-    errors = [str(error) for error in results if isinstance(error, Exception)]
-    unknown = _unknown_values(dataset, results)
-    if errors or unknown:
-        bad = sum(not isinstance(result, _Finding) or bool(result.unknown) for result in results)
-        raise DataError(_summary(dataset, bad, errors, unknown))
-    report = _report(dataset, findings)
+    indices: Sequence[int] = range(len(dataset))
+    if sample is not None and sample < len(dataset):
+        rng = np.random.default_rng([SAMPLE_STREAM])
+        indices = np.sort(rng.choice(len(dataset), sample, replace=False)).tolist()
+    count = len(indices)
+    key, part = "", None
     if stamp is not None:
-        _write_stamp(Path(stamp), key, report)
+        key = f"{fingerprint(dataset)} {count}"
+        part = Path(f"{stamp}.part")
+        report = _remembered(Path(stamp), key, "report", _REPORT)
+        if report is not None and len(report.pixels) == len(report.around) == len(dataset.classes):
+            return replace(report, cached=True)
+    tally = (_remembered(part, key, "tally", _TALLY) if part is not None else None) or _Tally()
+    tally = tally if _fits(tally, count, len(dataset)) else _Tally()
+    progress(tally.done, count)
+
+    saved = time.monotonic()
+    for index, found in _inspected(dataset, indices[tally.done :], workers):
+        tally.add(dataset, index, found)
+        if part is not None and time.monotonic() - saved > SAVE_SECONDS:
+            _remember(part, key, "tally", tally)
+            progress(tally.done, count)
+            saved = time.monotonic()
+    if part is not None:
+        part.unlink(missing_ok=True)
+    if tally.bad:
+        raise DataError(_summary(dataset, tally))
+    report = _report(dataset, tally)
+    if stamp is not None:
+        _remember(Path(stamp), key, "report", report)
     return report
+
+
+def _inspected(dataset: SegDataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, _Finding | Exception]]:
+    """Inspect samples by threads; few are in flight, so that any number of them takes the same memory."""
+
+    def inspect(index: int) -> tuple[int, _Finding | Exception]:
+        try:
+            return index, _inspect(dataset, index)
+        except (ValueError, OSError) as error:  # as a value, so that one bad file does not hide the next
+            return index, dataset.samples.missing(index) or error
+
+    running: deque[Future] = deque()
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        for index in indices:
+            running.append(pool.submit(inspect, index))
+            if len(running) > AHEAD * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val_report: Report) -> list[str]:
@@ -132,23 +292,38 @@ def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val
     if absent:
         warnings.append(
             f"classes of {val.list_file} that never occur in {train.list_file}, so no network "
-            f"can learn them: {_names(absent)}"
+            f"can learn them: {_names(absent[:10], len(absent))}"
         )
-    seen_paths = {os.path.realpath(image) for image, _ in train.samples}
-    shared = [image for image, _ in val.samples if os.path.realpath(image) in seen_paths]
-    if shared:
+    shared = shared_images(train.samples, val.samples)
+    if len(shared):
         warnings.append(
             f"{len(shared)} pictures are in {train.list_file} and in {val.list_file} (first: "
-            f"{shared[0]}); a score on pictures of the training is no score"
+            f"{val.samples[shared[0]][0]}); a score on pictures of the training is no score"
         )
     return warnings
+
+
+def shared_images(first: Samples, second: Samples) -> list[int]:
+    """List the images of the second list that the first holds too.
+
+    By the file that a path leads to, through links of folders and of files, as long as a file's name stays the same.
+    """
+    lists = (first, second)
+    names = [
+        np.fromiter((hash(os.path.basename(path)) for path in Images(each)), np.int64, len(each)) for each in lists
+    ]
+    same = [np.flatnonzero(np.isin(own, other)).tolist() for own, other in (names, names[::-1])]
+    files = [
+        np.array([hash(os.path.realpath(each[index][0])) for index in indices], np.int64)
+        for each, indices in zip(lists, same, strict=True)
+    ]
+    return [index for index, held in zip(same[1], np.isin(files[1], files[0]).tolist(), strict=True) if held]
 
 
 def _inspect(dataset: SegDataset, index: int) -> _Finding:
     image_path, label_path = dataset.samples[index]
     header = read_facts(image_path)
     check_bands(image_path, header, dataset.channels, dataset.limits)
-    header = header._replace(palette=None)  # what is left is kept for every sample
     size = header.size
     if label_path is None:
         return _Finding(header.upright, header)
@@ -176,30 +351,35 @@ def _inspect(dataset: SegDataset, index: int) -> _Finding:
     return _Finding(size, header, (values, counts[values]), mapped, unknown, palette)
 
 
-def _unknown_values(dataset: SegDataset, results: list[_Finding | Exception]) -> list[str]:
+def _unknown_values(dataset: SegDataset, tally: _Tally) -> list[str]:
     """Tell where each unknown value stands, and which map would ignore it."""
-    found: dict[tuple[int, Key], list[str]] = {}
-    maps: dict[int, LabelMap] = {}
-    for result, (_, label_path) in zip(results, dataset.samples, strict=True):
-        if isinstance(result, _Finding) and label_path is not None:
-            for value in result.unknown:
-                map_ = dataset.map_for(label_path)
-                maps[id(map_)] = map_
-                found.setdefault((id(map_), value), []).append(label_path)
     lines = []
-    for key, map_ in maps.items():
-        values = sorted((value for owner, value in found if owner == key), key=str)
-        by_files: dict[tuple[str, ...], list[Key]] = {}
-        for value in values:
-            by_files.setdefault(tuple(found[key, value]), []).append(value)
-        for paths, group in list(by_files.items())[:SHOWN_ERRORS]:
-            where = "" if len(paths) == 1 else f"; the same in {_names(list(paths[1:]), SHOWN_ERRORS - 1)}"
-            lines.append(map_.message(paths[0], group) + where)
-        rest = [value for group in list(by_files.values())[SHOWN_ERRORS:] for value in group]
+    for map_, each in _maps(dataset, tally):
+        values: dict[Key, _Unknown] = {}
+        for text, found in each.unknown.items():
+            red, *others = map(int, text.split(","))
+            values[(red, others[0], others[1]) if others else red] = found
+        by_files: dict[tuple[int, int], list[Key]] = {}
+        for value in sorted(values, key=str):
+            by_files.setdefault((values[value].count, values[value].code), []).append(value)
+        for group in list(by_files.values())[:SHOWN_ERRORS]:
+            found = values[group[0]]
+            same = f"; the same in {_names(found.files[1:], found.count - 1)}" if found.count > 1 else ""
+            lines.append(map_.message(found.files[0], group) + same)
+        rest = [str(value) for group in list(by_files.values())[SHOWN_ERRORS:] for value in group]
         if rest:
-            lines.append(f"and the values {_names([str(value) for value in rest])}")
-        lines.append(f"to ignore these values, paste into the section data: {map_.to_paste(values[:64])}")
+            lines.append(f"and the values {_names(rest[:10], len(rest))}")
+        if values:
+            lines.append(
+                f"to ignore these values, paste into the section data: {map_.to_paste(sorted(values, key=str)[:64])}"
+            )
     return lines
+
+
+def _maps(dataset: SegDataset, tally: _Tally) -> Iterator[tuple[LabelMap, _Values]]:
+    """Give the label maps that were used, and what they have read."""
+    for each in tally.values.values():
+        yield dataset.map_for(str(dataset.samples[each.first][1])), each
 
 
 def _histogram(label: np.ndarray) -> np.ndarray:
@@ -210,58 +390,73 @@ def _histogram(label: np.ndarray) -> np.ndarray:
     return np.bincount(label.ravel(), minlength=256 if label.dtype == np.uint8 else 65536)
 
 
-def _report(dataset: SegDataset, findings: list[_Finding]) -> Report:
-    labels = [finding.mapped for finding in findings if finding.mapped is not None]
-    mapped = np.sum(labels, axis=0) if labels else np.zeros(256, np.int64)
-    around = np.sum([(each > 0) * each.sum() for each in labels], axis=0) if labels else np.zeros(256, np.int64)
-    sizes = sorted((finding.size for finding in findings), key=lambda size: size[0] * size[1])
+def _report(dataset: SegDataset, tally: _Tally) -> Report:
+    """Give the sums of a list without errors.
+
+    Raises:
+        DataError: palettes that differ, or masks of 0 and 255 where nobody has said what 255 is.
+    """
+    if tally.conflict:
+        raise DataError(tally.conflict)
+    numbers = range(len(dataset.classes))
     report = Report(
         name=dataset.name,
         split=dataset.split,
         list_file=str(dataset.list_file),
-        images=len(findings),
-        labelled=len(labels),
-        smallest=sizes[0],
-        largest=sizes[-1],
-        pixels=tuple(mapped[: len(dataset.classes)].tolist()),
-        ignored=int(mapped[IGNORE]),
-        warnings=tuple(_band_warnings(dataset, findings)),
-        around=tuple(around[: len(dataset.classes)].tolist()),
-        palette=_common_palette(dataset, findings),
+        images=tally.images,
+        labelled=tally.labelled,
+        smallest=tally.smallest,
+        largest=tally.largest,
+        pixels=tuple(tally.mapped.get(number, 0) for number in numbers),
+        ignored=tally.mapped.get(IGNORE, 0),
+        warnings=(),
+        around=tuple(tally.around.get(number, 0) for number in numbers),
+        palette=tuple((index, *color) for index, (color, _) in sorted(tally.palette.items())),
     )
-    if not labels:
-        return report
-    _refuse_binary(dataset, findings)
-    warnings = class_warnings(dataset, report) + _map_warnings(dataset, findings)
-    return replace(report, warnings=(*report.warnings, *warnings))
+    warnings = _band_warnings(dataset, tally)
+    if tally.images < len(dataset):
+        warnings.append(
+            f"{tally.images} of {len(dataset)} samples of {dataset.list_file} were read, drawn at random; the others "
+            "are read for the first time when it is their turn (data.check: full reads all)"
+        )
+    if not tally.labelled:
+        return replace(report, warnings=tuple(warnings))
+    warnings += class_warnings(dataset, report)
+    for map_, each in _maps(dataset, tally):
+        counts = np.zeros(65536, np.int64)
+        counts[list(each.pixels)] = list(each.pixels.values())
+        if looks_binary(map_, counts, len(dataset.classes)):
+            raise DataError(binary_message(dataset))
+        if looks_mapped(map_, counts, len(dataset.classes)):
+            warnings.append(
+                f"the labels of {dataset.list_file} look as if they held training ids already, "
+                f"and label_map ({map_}) would map them a second time; if so, give the identity "
+                "as label_map"
+            )
+    return replace(report, warnings=tuple(warnings))
 
 
-def _band_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
+def _band_warnings(dataset: SegDataset, tally: _Tally) -> list[str]:
     """Warn of transparency that is not read, and of lost depth.
 
     Depth is lost where little of it is left in 8 bits.
     """
     warnings = []
-    clear = [
-        i for i, finding in enumerate(findings) if finding.header.alpha and finding.header.bands > dataset.channels
-    ]
-    if clear:
+    if tally.clear:
         warnings.append(
-            f"{len(clear)} pictures have a band of transparency, which is not read (first: "
-            f"{dataset.samples[clear[0]][0]}); data.channels: 4 reads it, save RGB if it means nothing"
+            f"{tally.clear} pictures have a band of transparency, which is not read (first: "
+            f"{tally.first_clear}); data.channels: 4 reads it, save RGB if it means nothing"
         )
-    deep = [i for i, finding in enumerate(findings) if finding.header.dtype not in ("bool", "uint8")]
-    sampled = deep[:: max(1, len(deep) // MAX_DECODED)]
-    if not sampled:
+    if not tally.chosen:
         return warnings
-    paths = [dataset.samples[i][0] for i in sampled]
+    paths = [dataset.samples[index][0] for index in tally.chosen]
     images = [read_image(path, None, dataset.channels, dataset.limits) for path in paths]
     used = max(int(image.max()) for image in images) - min(int(image.min()) for image in images)
     if used < 64:
         raw = [read_bands(path, dataset.channels, dataset.limits)[0] for path in paths]
         low, high = min(np.nanmin(each) for each in raw), max(np.nanmax(each) for each in raw)
         warnings.append(
-            f"the {len(deep)} deep pictures of {dataset.list_file} use {used + 1} of the 256 levels that are read, "
+            f"the {tally.deep} deep pictures of {dataset.list_file} use {used + 1} of the 256 levels that are read, "
             f"less than a quarter; their values go from {low:g} to {high:g}: give data.range: [{low:g}, {high:g}]"
         )
     return warnings
@@ -272,7 +467,7 @@ def class_warnings(dataset: SegDataset, report: Report) -> list[str]:
     warnings = []
     absent = [name for name, count in zip(dataset.classes, report.pixels, strict=True) if not count]
     if absent:
-        warnings.append(f"classes that never occur in {report.list_file}: {_names(absent)}")
+        warnings.append(f"classes that never occur in {report.list_file}: {_names(absent[:10], len(absent))}")
     total = sum(report.pixels) + report.ignored
     if report.ignored > 0.9 * total:
         warnings.append(
@@ -280,43 +475,6 @@ def class_warnings(dataset: SegDataset, report: Report) -> list[str]:
             "whether label_map fits the labels"
         )
     return warnings
-
-
-def _pooled(dataset: SegDataset, findings: list[_Finding]) -> list[tuple[LabelMap, np.ndarray]]:
-    """Add up the pixels of the raw values by label map.
-
-    Of all its label files, (65536,).
-    """
-    pooled: dict[int, tuple[LabelMap, np.ndarray]] = {}
-    for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
-        if finding.raw is not None and label_path is not None:
-            map_ = dataset.map_for(label_path)
-            _, counts = pooled.setdefault(id(map_), (map_, np.zeros(65536, np.int64)))
-            values, pixels = finding.raw
-            counts[values] += pixels
-    return list(pooled.values())
-
-
-def _map_warnings(dataset: SegDataset, findings: list[_Finding]) -> list[str]:
-    """Give what the raw values of the label files, pooled for each label map, tell about the map."""
-    return [
-        f"the labels of {dataset.list_file} look as if they held training ids already, "
-        f"and label_map ({map_}) would map them a second time; if so, give the identity "
-        "as label_map"
-        for map_, counts in _pooled(dataset, findings)
-        if looks_mapped(map_, counts, len(dataset.classes))
-    ]
-
-
-def _refuse_binary(dataset: SegDataset, findings: list[_Finding]) -> None:
-    """Refuse masks of 0 and 255 for two classes, where nobody has said what 255 is.
-
-    Raises:
-        DataError: with the map to paste.
-    """
-    for map_, counts in _pooled(dataset, findings):
-        if looks_binary(map_, counts, len(dataset.classes)):
-            raise DataError(binary_message(dataset))
 
 
 def looks_binary(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
@@ -335,21 +493,6 @@ def binary_message(dataset: SegDataset) -> str:
         f"nothing of {dataset.classes[1]!r} would be learnt. Paste into the section data: "
         "label_map: {0: 0, 255: 1}, or, if 255 is to be ignored, label_map: {0: 0, 1: 1, 255: 255}"
     )
-
-
-def _common_palette(dataset: SegDataset, findings: list[_Finding]) -> tuple[tuple[int, int, int, int], ...]:
-    """Give the colours of all ids that were read from palettes.
-
-    Raises:
-        DataError: two palettes give one id different colours, so that their indices are no ids.
-    """
-    common: dict[int, tuple[tuple[int, int, int], str]] = {}
-    for finding, (_, label_path) in zip(findings, dataset.samples, strict=True):
-        for index, color in finding.palette.items():
-            known, path = common.setdefault(index, (color, str(label_path)))
-            if known != color:
-                raise DataError(palettes_differ(index, known, path, color, str(label_path)))
-    return tuple((index, *color) for index, (color, _) in sorted(common.items()))
 
 
 def palettes_differ(
@@ -380,33 +523,46 @@ def looks_mapped(map_: LabelMap, counts: np.ndarray, classes: int) -> bool:
     return bool(higher) and changed and bool(counts[IGNORE] > 0 or ignored > counts[inside].sum() / 2)
 
 
-def _summary(dataset: SegDataset, bad: int, errors: list[str], unknown: list[str]) -> str:
-    rest = [f"and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
-    shown = "".join(f"\n  {line}" for line in [*unknown, *errors[:SHOWN_ERRORS], *rest])
-    return f"{dataset.list_file}: {bad} of {len(dataset)} samples cannot be used:{shown}"
+def _summary(dataset: SegDataset, tally: _Tally) -> str:
+    lines = [*_unknown_values(dataset, tally), *tally.errors]
+    if tally.failed > len(tally.errors):
+        lines.append(f"and {tally.failed - len(tally.errors)} more")
+    which = "samples" if tally.done == len(dataset) else "samples that were read"
+    shown = "".join(f"\n  {line}" for line in lines)
+    return f"{dataset.list_file}: {tally.bad} of {tally.done} {which} cannot be used:{shown}"
 
 
-def _names(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _names(names: list[str], count: int) -> str:
+    """Write the first of `count` names."""
+    return ", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")
 
 
-def _read_stamp(stamp: str | Path | None, expected: str) -> Report | None:
-    """Read the remembered report; None where there is none for this fingerprint."""
-    if stamp is None or not Path(stamp).is_file():
+def _fits(tally: _Tally, count: int, samples: int) -> bool:
+    """Tell whether a record can be one of `count` samples of a list."""
+    places = [*tally.chosen, *(each.first for each in tally.values.values())]
+    return 0 <= tally.done <= count and tally.stride > 0 and max(places, default=0) < samples
+
+
+def _remembered(file: Path, expected: str, name: str, kind: TypeAdapter) -> Any:
+    """Read what was remembered for a fingerprint; None where there is nothing."""
+    if not file.is_file():
         return None
     try:
-        content = json.loads(read_bytes(stamp, MAX_STAMP_BYTES, "stamp"))
+        content = json.loads(read_bytes(file, MAX_STAMP_BYTES, "stamp"))
     except (ValueError, RecursionError):
         return None  # cut short by a crash, or no stamp; it is written anew
     if not isinstance(content, dict) or content.get("fingerprint") != expected:
         return None
     try:
-        return replace(_REPORT.validate_python(content.get("report")), cached=True)
+        return kind.validate_python(content.get(name))
     except ValidationError:
         return None
 
 
-def _write_stamp(stamp: Path, key: str, report: Report) -> None:
-    content = {"fingerprint": key, "report": asdict(report)}
-    with replacing(stamp) as file:
-        file.write(json.dumps(content, indent=1).encode())
+def _remember(file: Path, key: str, name: str, value: Report | _Tally) -> None:
+    with replacing(file) as out:
+        out.write(json.dumps({"fingerprint": key, name: asdict(value)}, indent=1).encode())
+
+
+_REPORT = TypeAdapter(Report)
+_TALLY = TypeAdapter(_Tally)

@@ -194,7 +194,7 @@ class _Ledger:
     def add(self, index: int, seen: Seen | Failed) -> None:
         """Add one sample."""
         if isinstance(seen, Failed):
-            self.note(seen.kind, seen.text)
+            self.note(seen.kind, str(self.dataset.samples.missing(index) or seen.text))
             return
         image_path, label_path = self.dataset.samples[index]
         self.digests[index], self.thumbs[index] = seen.digest, seen.thumb

@@ -1,14 +1,14 @@
 """Reads list files: lines `image label` to pairs of paths.
 
-Each pair has a name that no other has.
+Each pair has a name that no other has. No file of the list is looked at before it is read: see `Pairs.missing`.
 """
 
-import io
 import os
 import re
 import unicodedata
+from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import overload
 import numpy as np
 
 from dataset.read import DataError
-from dataset.read.files import read_bytes
+from dataset.read.files import read_bytes, require_file
 
 Pair = tuple[str, str | None]  # paths of a picture and its label
 
-# The longest list file, about two million samples, and its longest line: two of the longest paths Linux has.
-MAX_LIST_BYTES = 1 << 27
+# The longest list file, ten million lines of 800 bytes, and its longest line: two of the longest paths Linux has.
+MAX_LIST_BYTES = 1 << 33
 MAX_LINE = 2 * 4096 + 8
 
 
@@ -32,35 +32,29 @@ MAX_STEM_BYTES = 180
 # What is no part of a file name on some system, or leads elsewhere.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^\.*$")
 _FIELD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
+# A line without these is split at its spaces, and its paths are put behind the root as they are.
+_MARKS = [
+    b'"',
+    b"'",
+    b"\\",
+    b"//",
+    b"/.",
+    b" .",
+    b"\t.",
+    b"\n.",
+    b"\r.",
+    *map(bytes, zip(b"\0\x0b\x0c\x1c\x1d\x1e\x1f")),
+]
 
 
-class Pairs(Sequence[Pair]):
-    """Paths of images and labels, kept in one buffer.
+class Samples(Sequence[Pair]):
+    """Paths of images and labels, made when asked for.
 
     Python objects would take some 400 bytes a pair, and be copied into every loader's worker as they are read, because
-    reading counts references.
+    reading counts references. unlabelled: pairs without a label.
     """
 
-    def __init__(self, pairs: Iterable[Pair], root: Path):
-        self.prefix = os.path.join(os.fsencode(root), b"")
-        text, ends = bytearray(), array("q", [0])
-        for image, label in pairs:
-            text += self._short(image)
-            if label is not None:
-                text += b"\0" + self._short(label)
-            ends.append(len(text))
-        self.text, self.ends = bytes(text), np.array(ends, np.int64)
-
-    def _short(self, path: str) -> bytes:
-        """Encode a path, without the root where it is below it; the first byte tells."""
-        code = os.fsencode(path)
-        return b"+" + code[len(self.prefix) :] if code.startswith(self.prefix) else b"=" + code
-
-    def _long(self, code: bytes) -> str:
-        return os.fsdecode((self.prefix if code[:1] == b"+" else b"") + code[1:])
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
+    unlabelled: int = 0
 
     @overload
     def __getitem__(self, index: int) -> Pair: ...
@@ -73,9 +67,70 @@ class Pairs(Sequence[Pair]):
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"sample {index} of {count}")
-        index %= count
-        image, mark, label = self.text[self.ends[index] : self.ends[index + 1]].partition(b"\0")
-        return self._long(image), self._long(label) if mark else None
+        return self.pair(index % count)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return map(self.pair, range(len(self)))
+
+    @abstractmethod
+    def pair(self, index: int) -> Pair:
+        """Return the paths of one sample; index: 0 and up."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """Say where a sample stands, for errors."""
+
+    def missing(self, index: int) -> FileNotFoundError | None:
+        """Return the error of a missing file of one sample, if any."""
+        return None
+
+
+class Pairs(Samples):
+    """Samples of a list file, kept as its bytes.
+
+    Files are not looked for. Only a path with backslashes or letters beyond ASCII is looked up, when it is asked for,
+    since it may be there with slashes, or in another Unicode form.
+
+    Args:
+        list_file, root: for errors, and what the paths are relative to.
+        text: all of the list file.
+        starts: of each sample's line, in bytes.
+    """
+
+    def __init__(self, list_file: Path, root: Path, text: bytes, starts: np.ndarray, unlabelled: int = 0):
+        self.list_file, self.root, self.text, self.starts = list_file, root, text, starts
+        self.unlabelled = unlabelled
+        self.prefix = _prefix(root)
+        self.plain = is_plain(text)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def line(self, index: int) -> bytes:
+        """Return the line of one sample."""
+        start = int(self.starts[index])
+        end = self.text.find(b"\n", start)
+        return self.text[start : None if end < 0 else end]
+
+    def pair(self, index: int) -> Pair:
+        """Return the paths of one sample."""
+        line = self.line(index)
+        if self.plain or is_plain(line):
+            paths = [field if field[0] == "/" else self.prefix + field for field in line.decode().split()]
+        else:
+            paths = [_found(_joined(self.root, field)) for field in _fields(line.decode().strip(), "")]
+        return paths[0], paths[1] if len(paths) == 2 else None
+
+    def where(self, index: int) -> str:
+        """Give list file and line of a sample."""
+        return f"{self.list_file}:{self.text.count(10, 0, int(self.starts[index])) + 1}"
+
+    def missing(self, index: int) -> FileNotFoundError | None:
+        """Return the error of a missing file of one sample, if any."""
+        for field in _fields(self.line(index).decode().strip(), ""):
+            if reason := _why_missing(self.root, field):
+                return FileNotFoundError(f"{self.where(index)}: {reason}")
+        return None
 
 
 class Images(Sequence[str]):
@@ -86,6 +141,9 @@ class Images(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def __iter__(self) -> Iterator[str]:
+        return (image for image, _ in self.pairs)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -99,55 +157,161 @@ class Images(Sequence[str]):
 def read_list(list_file: Path, root: Path, needs_label: bool) -> Pairs:
     """Read the (image, label) paths of a list file in order.
 
-    label is None where a line has only an image.
+    label is None where a line has only an image. That the files are there is not tested.
 
     Raises:
-        FileNotFoundError, DataError: begins with `LIST:LINE:`.
+        FileNotFoundError: no such list.
+        DataError: begins with `LIST:LINE:`.
     """
     _names_by.cache_clear()  # folders may have changed since the last list
-    samples = Pairs(_pairs(list_file, root, needs_label), root)
-    if not samples:
+    text = _text(list_file)
+    starts, codes = array("q"), array("q")
+    plain, prefix, fewest = is_plain(text), os.fsencode(_prefix(root)), 1 + needs_label
+    start, number, unlabelled = 0, 0, 0
+    while start < len(text):
+        number += 1
+        end = text.find(b"\n", start)
+        end = len(text) if end < 0 else end
+        # A line that is surely right is not looked at any closer.
+        fields = text[start:end].split() if plain and end - start <= MAX_LINE else []
+        count = len(fields)
+        if fewest <= count <= 2:
+            path = fields[0] if fields[0].startswith(b"/") else prefix + fields[0]
+        else:
+            checked = _checked(text[start:end], f"{list_file}:{number}", needs_label)
+            count = len(checked)
+            path = os.fsencode(_composed(_joined(root, checked[0]).replace("\\", "/"))) if checked else b""
+        if count:
+            starts.append(start)
+            codes.append(hash(path))
+            unlabelled += count == 1
+        start = end + 1
+    if not starts:
         raise DataError(f"{list_file}: the list is empty; write one line `image label` a sample")
-    return samples
+    pairs = Pairs(list_file, root, text, np.array(starts, np.int64), unlabelled)
+    _refuse_repeated(pairs, np.array(codes, np.int64))
+    return pairs
 
 
-def _pairs(list_file: Path, root: Path, needs_label: bool) -> Iterator[Pair]:
-    """Read the pairs of a list file, each once."""
-    first_line: dict[bytes, int] = {}  # by a digest: half the memory of paths
-    for number, line in _lines(list_file):
-        where = f"{list_file}:{number}"
-        fields = _fields(line, where)
-        if len(fields) > 2 or (len(fields) == 1 and needs_label):
-            raise DataError(f"{where}: {_wrong_count(line, fields, needs_label)}")
-        paths = [_existing(root, field, where) for field in fields]
-        first = first_line.setdefault(blake2b(os.fsencode(paths[0]), digest_size=16).digest(), number)
-        if first != number:
-            raise DataError(
-                f"{where}: the picture {fields[0]} stands on line {first} already; remove one of the two lines"
-            )
-        yield paths[0], paths[1] if len(paths) == 2 else None
+def _text(list_file: Path) -> bytes:
+    """Read a list file; of one that holds NUL bytes only the start."""
+    if os.path.isdir(list_file) or not os.path.exists(list_file):
+        where = "" if os.path.isabs(list_file) else f" in {os.getcwd()}"
+        raise FileNotFoundError(
+            f"{list_file}: no such list file{where}; write it, or for a known data set let "
+            "`python -m tool.prepare <dataset> --root DIR` write it"
+        )
+    require_file(list_file, "list file")
+    with open(list_file, "rb") as file:
+        text = file.read(MAX_LINE)
+    if b"\0" not in text:
+        text = read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(b"\xef\xbb\xbf")
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{list_file}: not UTF-8 text, but UTF-16; save the list file as UTF-8")
+    return text
 
 
-def _existing(root: Path, field: str, where: str) -> str:
-    """Give the path of a file that a list names: as written, or with slashes, or in another Unicode form.
+def is_plain(text: bytes) -> bool:
+    """Tell whether lines can be split at their spaces.
 
-    Raises:
-        FileNotFoundError: begins with `where`, and names the file that differs in case alone.
+    Their paths then go behind a root as they are.
     """
-    path = str(root / field)
-    if os.path.isfile(path):
+    return os.sep == "/" and text.isascii() and not text.startswith(b".") and not any(mark in text for mark in _MARKS)
+
+
+def _checked(line: bytes, where: str, needs_label: bool) -> list[str]:
+    """Give the fields of a line; none where it is blank."""
+    if len(line) > MAX_LINE:
+        raise DataError(f"{where}: a line of {len(line):,} bytes; a list file holds one line `image label` a sample")
+    if b"\0" in line:
+        raise DataError(f"{where}: holds a NUL byte; is this a list file, one line `image label` a sample?")
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line); a list "
+            "file holds one line `image label` a sample"
+        ) from None
+    fields = _fields(text, where)
+    if len(fields) > 2 or (len(fields) == 1 and needs_label):
+        raise DataError(f"{where}: {_wrong_count(text, fields, needs_label)}")
+    return fields
+
+
+def _fields(line: str, where: str) -> list[str]:
+    fields = []
+    for match in _FIELD.finditer(line):
+        double, single, plain = match.groups()
+        if plain is not None and plain[0] in "\"'":
+            raise DataError(f'{where}: the quote of {plain} is not closed; quote a whole path: "a b.png"')
+        fields.append(next(text for text in (double, single, plain) if text is not None))
+    if "" in fields:
+        raise DataError(f"{where}: an empty path in quotes; write `image label`")
+    return fields
+
+
+def _wrong_count(line: str, fields: list[str], needs_label: bool) -> str:
+    if len(fields) == 1:
+        hint = (
+            "separate the two by white space, not by a comma"
+            if "," in line
+            else 'write `image label` (only the split "test" may leave the label out)'
+        )
+        return f"1 field ({fields[0]}), where a picture and its label are wanted; {hint}"
+    wanted = "`image label`" if needs_label else "`image label` or `image`"
+    return f"{len(fields)} fields, where {wanted} is wanted; put a path with spaces in double quotes"
+
+
+def _refuse_repeated(pairs: Pairs, codes: np.ndarray) -> None:
+    """Refuse a list that names an image twice; codes: a hash of each image's path, (N,)."""
+    first: dict[str, int] = {}
+    for index in np.flatnonzero(repeated(codes)).tolist():
+        image = pairs[index][0]
+        if (before := first.setdefault(image, index)) != index:
+            line = pairs.where(before).rpartition(":")[2]
+            field = _fields(pairs.line(index).decode().strip(), "")[0]
+            raise DataError(
+                f"{pairs.where(index)}: the picture {field} stands on line {line} already; remove one of the two lines"
+            )
+
+
+def repeated(codes: np.ndarray) -> np.ndarray:
+    """Tell which whole numbers occur more than once, bool (N,)."""
+    ordered = np.sort(codes)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return np.zeros(len(codes), bool)
+    return twice[np.searchsorted(twice, codes).clip(max=len(twice) - 1)] == codes
+
+
+def _joined(root: Path, field: str) -> str:
+    return str(root / field)
+
+
+def _prefix(root: Path) -> str:
+    return _joined(root, "x")[:-1]
+
+
+def _found(path: str) -> str:
+    """Give the path of a file: as written, or with slashes, or in another Unicode form, where that one is there."""
+    if (path.isascii() and "\\" not in path) or os.path.exists(path):
         return path
+    return _same(path.replace("\\", "/"), _composed) or path
+
+
+def _why_missing(root: Path, field: str) -> str:
+    """Say why there is no such file, and name the one that differs in case alone; nothing where it is there."""
+    path = _joined(root, field)
+    if os.path.isfile(_found(path)):
+        return ""
     if os.path.exists(path):
-        raise FileNotFoundError(f"{where}: {field} is no ordinary file; correct the line")
-    slashed = str(root / field.replace("\\", "/"))
-    if (found := _same(slashed, _composed)) is not None and os.path.isfile(found):
-        return found
-    if (near := _same(slashed, _caseless)) is not None:
-        raise FileNotFoundError(f"{where}: {field} does not exist, but {near} does; write it with the same capitals")
+        return f"{field} is no ordinary file; correct the line"
+    if (near := _same(path.replace("\\", "/"), _caseless)) is not None:
+        return f"{field} does not exist, but {near} does; write it with the same capitals"
     hint = "; a backslash separates no folders here, and with slashes it does not exist either" if "\\" in field else ""
-    raise FileNotFoundError(
-        f"{where}: {field} does not exist (looked for {path}){hint}; correct the "
-        "line, or the data root that relative paths start from"
+    return (
+        f"{field} does not exist (looked for {path}){hint}; correct the line, or the data root that relative paths "
+        "start from"
     )
 
 
@@ -180,60 +344,6 @@ def _names_by(folder: str, form: Callable[[str], str]) -> dict[str, list[str]]:
     return names
 
 
-def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
-    """Give the numbers and the text of lines that are not blank."""
-    if os.path.isdir(list_file) or not os.path.exists(list_file):
-        where = "" if os.path.isabs(list_file) else f" in {os.getcwd()}"
-        raise FileNotFoundError(
-            f"{list_file}: no such list file{where}; write it, or for a known data set let "
-            "`python -m tool.prepare <dataset> --root DIR` write it"
-        )
-    data = read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(b"\xef\xbb\xbf")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{list_file}: not UTF-8 text, but UTF-16; save the list file as UTF-8")
-    for number, line in enumerate(io.BytesIO(data), start=1):
-        where = f"{list_file}:{number}"
-        if len(line) > MAX_LINE:
-            raise DataError(
-                f"{where}: a line of {len(line):,} bytes; a list file holds one line `image label` a sample"
-            )
-        if b"\0" in line:
-            raise DataError(f"{where}: holds a NUL byte; is this a list file, one line `image label` a sample?")
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line); a list "
-                "file holds one line `image label` a sample"
-            ) from None
-        if text:
-            yield number, text
-
-
-def _fields(line: str, where: str) -> list[str]:
-    fields = []
-    for match in _FIELD.finditer(line):
-        double, single, plain = match.groups()
-        if plain is not None and plain[0] in "\"'":
-            raise DataError(f'{where}: the quote of {plain} is not closed; quote a whole path: "a b.png"')
-        fields.append(next(text for text in (double, single, plain) if text is not None))
-    if "" in fields:
-        raise DataError(f"{where}: an empty path in quotes; write `image label`")
-    return fields
-
-
-def _wrong_count(line: str, fields: list[str], needs_label: bool) -> str:
-    if len(fields) == 1:
-        hint = (
-            "separate the two by white space, not by a comma"
-            if "," in line
-            else 'write `image label` (only the split "test" may leave the label out)'
-        )
-        return f"1 field ({fields[0]}), where a picture and its label are wanted; {hint}"
-    wanted = "`image label`" if needs_label else "`image label` or `image`"
-    return f"{len(fields)} fields, where {wanted} is wanted; put a path with spaces in double quotes"
-
-
 class Names(Sequence[str]):
     """Names of images that no other image of the list has.
 
@@ -247,9 +357,29 @@ class Names(Sequence[str]):
     def __init__(self, paths: Sequence[str], root: Path):
         self.paths, self.root = paths, root
         self.long: list[np.ndarray] = []  # bool (N,): whose path below the root is taken, whose number is added, ...
-        self.long.append(_repeated(map(_stem, paths)))
-        while (again := _repeated(self)).any():
-            self.long.append(again)
+        codes = np.empty(len(paths), np.int64)
+        changed = np.zeros(len(paths), bool)  # whose name is not the stem, or may not be
+        for index, stem in enumerate(map(_stem, paths)):
+            codes[index] = hash(stem)
+            if len(stem) > MAX_STEM_BYTES // 4 or not stem.replace("_", "").replace("-", "").isalnum():
+                changed[index] = True
+        self.long.append(self._collide(codes, lambda index: _stem(paths[index])))
+        changed |= self.long[0]
+        while changed.any():
+            for index in np.flatnonzero(changed).tolist():
+                codes[index] = hash(self[index])
+            changed = self._collide(codes, self.__getitem__)
+            if changed.any():
+                self.long.append(changed)
+
+    @staticmethod
+    def _collide(codes: np.ndarray, name: Callable[[int], str]) -> np.ndarray:
+        """Tell whose name occurs more than once, bool (N,); codes: of Python's hash, which differs in each process."""
+        again = repeated(codes)
+        suspects = np.flatnonzero(again).tolist()
+        digests = (blake2b(os.fsencode(name(index)), digest_size=8).digest() for index in suspects)
+        again[again] = repeated(np.frombuffer(b"".join(digests), np.int64))
+        return again
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -284,14 +414,6 @@ def _harmless(name: str, index: int) -> str:
         for part in parts
     ]
     return f"{'/'.join(cut)}_{index}"
-
-
-def _repeated(names: Iterable[str]) -> np.ndarray:
-    """Tell of each name whether it occurs more than once, bool (N,), by 8 byte digests that are sorted."""
-    codes = (blake2b(os.fsencode(name), digest_size=8).digest() for name in names)
-    digests = np.frombuffer(b"".join(codes), np.uint64)
-    _, where, counts = np.unique(digests, return_inverse=True, return_counts=True)
-    return counts[where] > 1
 
 
 def _below(path: str, root: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 from dataset.read import DataError
 from dataset.read.image import Limits, apply_rotation, read_header, read_image, read_stored, upright_size
 from dataset.read.labelmap import LabelMap
-from dataset.read.listfile import Pair
+from dataset.read.listfile import Samples
 
 
 class Source(Protocol):
@@ -37,11 +37,7 @@ class Files:
     """
 
     def __init__(
-        self,
-        samples: Sequence[Pair],
-        map_for: Callable[[str], LabelMap],
-        channels: int = 3,
-        limits: Limits | None = None,
+        self, samples: Samples, map_for: Callable[[str], LabelMap], channels: int = 3, limits: Limits | None = None
     ):
         self.samples, self.map_for = samples, map_for
         self.channels, self.limits = channels, limits
@@ -51,9 +47,15 @@ class Files:
 
         Raises:
             DataError: names the file: unreadable, sizes that differ, a value outside the label map.
-            OSError: it is missing, or the system does not give it.
+            FileNotFoundError: it is missing; names list file and line.
+            OSError: the system does not give it.
         """
-        image_path, label_path = self.samples[index]
+        try:
+            return self._read(*self.samples[index])
+        except (DataError, OSError) as error:
+            raise self.samples.missing(index) or error from None
+
+    def _read(self, image_path: str, label_path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         if label_path is None:
             return read_image(image_path, None, self.channels, self.limits), None
         label = read_mapped(label_path, self.map_for(label_path))

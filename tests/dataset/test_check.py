@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import yaml
 from PIL import Image
 
 from dataset import build_dataset
-from dataset.prepare.check import check_dataset, compare_splits
+from dataset.prepare import check
+from dataset.prepare.check import check_dataset, compare_splits, shared_images
 from dataset.read import DataError
+from dataset.read.header import Header
 from tests.paths import SHARED
 from tests.three_pictures import build, fails, picture, save, save_palette
 
@@ -175,6 +178,143 @@ def test_stamp_skips_the_reading_until_something_changes(tree, monkeypatch):
     stamp.write_text(stamp.read_text()[:40])
     assert not check_dataset(build(tree), stamp=stamp).cached
     assert json.loads(stamp.read_text())["report"]["images"] == 3
+
+
+def many(root, count=40, seed=0):
+    """A list of pictures of several sizes and depths, and labels of ids and palettes, all right."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for i in range(count):
+        height, width = rng.integers(2, 9, 2).tolist()
+        deep, alpha = i % 7 == 3, i % 5 == 2
+        image = rng.integers(0, 3000 if deep else 256, (height, width, 3 + alpha))
+        save(root / f"{i}.png", image.astype(np.uint8) if not deep or alpha else image[..., 0].astype(np.uint16))
+        ids = rng.integers(0, 3, (height, width)).astype(np.uint8)
+        if i % 3:
+            save(root / f"{i}_label.png", ids)
+        else:
+            save_palette(root / f"{i}_label.png", ids, np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8))
+        lines.append(f"{i}.png {i}_label.png\n")
+    (root / "train.txt").write_text("".join(lines))
+    return root
+
+
+def cut(monkeypatch, root, after, **options):
+    """Check until `after` samples were added, as if the process were killed then; return what was read."""
+    read = []
+
+    def inspect(dataset, index):
+        if len(read) == after:
+            raise KeyboardInterrupt
+        read.append(index)
+        return real(dataset, index)
+
+    real = check._inspect
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "_inspect", inspect)
+        patch.setattr(check, "SAVE_SECONDS", -1.0)
+        try:
+            return check_dataset(build(root), workers=1, **options), read
+        except KeyboardInterrupt:
+            return None, read
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [13], [5, 20], [39], [40]])
+def test_a_check_that_was_cut_continues(tmp_path, monkeypatch, cuts):
+    root = many(tmp_path / "data")
+    whole = check_dataset(build(root))
+    stamp, before = tmp_path / "check.json", []
+    for after in cuts:
+        _, read = cut(monkeypatch, root, after - len(before), stamp=stamp)
+        before += read
+    report, read = cut(monkeypatch, root, -1, stamp=stamp)
+    assert report == (whole if not cuts or cuts[-1] < 40 else report) and report.pixels == whole.pixels
+    assert before + read == list(range(40)), "no sample is read twice"
+    assert not os.path.exists(f"{stamp}.part") and check_dataset(build(root), stamp=stamp).cached
+
+
+def test_a_check_that_was_cut_reports_the_mistakes_of_both_parts(tmp_path, monkeypatch):
+    root = many(tmp_path / "data")
+    for i in (2, 9, 31, 32, 33, 34, 35):
+        save(root / f"{i}_label.png", np.full((3, 3), 7 if i < 34 else 9, np.uint8))
+        save(root / f"{i}.png", np.zeros((3, 3, 3), np.uint8))
+    for i in (0, 10, 20, 21, 22, 30, 36):
+        (root / f"{i}.png").unlink()
+    with pytest.raises(DataError) as whole:
+        check_dataset(build(root))
+    assert "14 of 40 samples cannot be used" in str(whole.value) and "and 2 more" in str(whole.value)
+    assert "and 1 more" not in str(whole.value) and "train.txt:1: 0.png does not exist" in str(whole.value)
+    stamp = tmp_path / "check.json"
+    cut(monkeypatch, root, 15, stamp=stamp)
+    with pytest.raises(DataError) as continued:
+        check_dataset(build(root), stamp=stamp)
+    assert str(continued.value) == str(whole.value) and not os.path.exists(f"{stamp}.part")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "[]",
+        "{",
+        '{"fingerprint": KEY, "tally": {"done": 41}}',
+        '{"fingerprint": KEY, "tally": {"done": -1}}',
+        '{"fingerprint": KEY, "tally": {"done": 3, "chosen": [99]}}',
+        '{"fingerprint": KEY, "tally": {"values": {"x": {"first": 40}}}}',
+        '{"fingerprint": KEY, "tally": {"values": {"x": {"first": 0, "pixels": {"65536": 1}}}}}',
+        '{"fingerprint": KEY, "tally": {"stride": 0}}',
+        '{"fingerprint": "other", "tally": {"done": 3}}',
+    ],
+)
+def test_a_record_that_does_not_fit_is_left_out(tmp_path, monkeypatch, wrong):
+    root, stamp = many(tmp_path / "data"), tmp_path / "check.json"
+    cut(monkeypatch, root, 5, stamp=stamp)
+    key = json.loads((tmp_path / "check.json.part").read_text())["fingerprint"]
+    (tmp_path / "check.json.part").write_text(wrong.replace("KEY", json.dumps(key)))
+    assert check_dataset(build(root), stamp=stamp) == check_dataset(build(root))
+
+
+def test_a_sample_of_the_list_is_checked(tmp_path, monkeypatch):
+    root, stamp = many(tmp_path / "data"), tmp_path / "check.json"
+    report, read = cut(monkeypatch, root, -1, stamp=stamp, sample=10)
+    assert len(set(read)) == report.images == 10 and read == sorted(read)
+    assert any(f"10 of 40 samples of {root}/train.txt were read" in warning for warning in report.warnings)
+    labels = np.concatenate([np.asarray(Image.open(root / f"{i}_label.png")).ravel() for i in read])
+    assert report.pixels == tuple(np.bincount(labels, minlength=3))
+    assert check_dataset(build(root), stamp=stamp, sample=10).cached
+    assert not check_dataset(build(root), stamp=stamp, sample=11).cached
+    assert check_dataset(build(root), sample=40) == check_dataset(build(root), sample=99) == check_dataset(build(root))
+    (root / f"{read[3]}.png").unlink()
+    fails("1 of 10 samples that were read cannot be used", check_dataset, build(root), sample=10)
+
+
+def test_what_the_check_keeps_does_not_grow_with_the_list(tree):
+    """Sums and a few examples: the record of 100,000 samples with mistakes of all kinds is a few kilobytes."""
+    header = Header("PNG", (4, 4), bands=4, dtype="uint16", alpha=True)
+    raw, mapped = (np.array([0, 2]), np.array([9, 7])), np.bincount([0] * 9 + [2] * 7, minlength=256)
+    dataset, sizes = build(tree), []
+    for count in (1_000, 100_000):
+        tally = check._Tally()
+        for i in range(count):
+            unknown = {3 + i % 50: 1} if i % 3 == 0 else {}
+            found = DataError(f"{i}") if i % 3 == 1 else check._Finding((4, 4), header, raw, mapped, unknown)
+            tally.add(dataset, i % 3, found)
+        sizes.append(len(json.dumps(asdict(tally))))
+        assert tally.failed == len(range(1, count, 3)) and tally.images == tally.deep == count - tally.failed
+        assert tally.bad == tally.failed + len(range(0, count, 3)) and tally.mapped[2] == 7 * tally.labelled
+        assert sum(each.count for each in tally.values[next(iter(tally.values))].unknown.values()) == len(
+            range(0, count, 3)
+        )
+    assert abs(sizes[0] - sizes[1]) < 2_000, sizes
+
+
+def test_images_of_both_lists_are_found_through_links(tree):
+    (tree / "linked").symlink_to(tree / "image")
+    (tree / "single").mkdir()
+    (tree / "single/c.png").symlink_to(tree / "image/c.png")
+    lines = "linked/a.png label/a.png\nsingle/c.png label/c.png\nlabel/b.png label/b.png\n"
+    (tree / "val.txt").write_text(lines)
+    assert shared_images(build(tree).samples, build(tree, split="val").samples) == [0, 1]
 
 
 @needs_camvid

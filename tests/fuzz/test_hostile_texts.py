@@ -31,8 +31,6 @@ from util.report.result import PredictionWriter, write_submission
         (b"a.png '\n", ":1: the quote"),
         (b"# a comment\n", ":1: 3 fields"),
         (b"a.png a.png\r\na.png a.png\r\n", ":2: the picture a.png stands on line 1"),
-        (b"/dev/zero a.png\n", ":1: /dev/zero is no ordinary file"),
-        (b"a.png ../none.png\n", ":1: ../none.png does not exist"),
         (b"\n" * 1_000_000, "empty"),
         (b"", "empty"),
     ],
@@ -46,12 +44,26 @@ def test_a_hostile_list_is_refused_by_line(tmp_path, content, reason):
     assert str(error.value).startswith(str(path)) and reason in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "line, reason",
+    [("/dev/zero a.png", "/dev/zero is no ordinary file"), ("a.png ../none.png", "../none.png does not")],
+)
+def test_a_file_that_is_none_is_told_by_line_when_it_is_read(tmp_path, line, reason):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 2), np.uint8))
+    (tmp_path / "train.txt").write_text(f"{line}\n")
+    with hostile.bounded(), pytest.raises(FileNotFoundError) as error:
+        SegDataset(tmp_path, classes=("a", "b"))[0]
+    assert str(error.value).startswith(f"{tmp_path}/train.txt:1: {reason}")
+
+
 def test_a_list_of_gigabytes_is_refused_unread(tmp_path):
     path = tmp_path / "train.txt"
-    with open(path, "wb") as file:
-        file.truncate(1 << 40)  # sparse
-    with hostile.bounded(), pytest.raises(ValueError, match=r"train\.txt: 1,099,511,627,776 bytes"):
-        read_list(path, tmp_path, True)
+    for start, reason in ((b"a.png b.png\n" * 1000, ": 1,099,511,627,776 bytes"), (b"", ":1: holds a NUL byte")):
+        path.write_bytes(start)
+        os.truncate(path, 1 << 40)  # sparse
+        with hostile.bounded(), pytest.raises(ValueError) as error:
+            read_list(path, tmp_path, True)
+        assert str(error.value).startswith(f"{path}{reason}")
 
 
 def test_pipes_and_devices_are_no_lists(tmp_path):

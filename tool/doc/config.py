@@ -3,7 +3,8 @@
 python -m tool.doc.config > docs/config.md
 """
 
-import re
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -21,10 +22,21 @@ key, a wrong type or a missing key stops the run before anything is built. This 
 
 def kind(field: FieldInfo) -> str:
     """Write the type of a key as a reader would."""
-    text = str(field.annotation).replace("typing.", "").replace("NoneType", "none").replace("None", "none")
-    text = re.sub(r"<class '(\w+)'>", r"\1", text)
-    text = re.sub(r"Annotated\[(.*), BeforeValidator.*\]", r"\1", text)
-    return text.replace("|", "\\|")
+    return written(field.annotation).replace("|", "\\|")
+
+
+def written(annotation: Any) -> str:
+    """Write a type, without what bounds or converts its values."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in (None, type(None)):
+        return "none"
+    if origin in (Union, UnionType):
+        return " | ".join(map(written, inner))
+    if origin is Annotated:
+        return written(inner[0])
+    if origin is None or origin is Literal:
+        return str(annotation).replace("typing.", "") if origin is Literal else getattr(annotation, "__name__", "...")
+    return f"{origin.__name__}[{', '.join(map(written, inner))}]"
 
 
 def default(field: FieldInfo) -> str:

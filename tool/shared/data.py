@@ -11,7 +11,7 @@ from dataset.augment.mix import Mixer
 from dataset.augment.transform import TrainTransform
 from dataset.base import Transform
 from dataset.load.uniform import ClassUniform, Points, find_points
-from dataset.prepare.check import check_dataset, compare_splits
+from dataset.prepare.check import Report, check_dataset, compare_splits
 from dataset.prepare.pack import pack_for_a_run
 from dataset.prepare.survey import median_frequency
 from dataset.read import DataError, packed
@@ -115,10 +115,9 @@ def build_data(config: Config, run: RunPaths):
     sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:
         log.info("%s: %d pictures of %s, %d classes", part.split, len(part), part.name, len(part.classes))
-    if config.data.check:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        for warning in dist.main_first(lambda: check_labels(sets, run)):
-            log.info("data: %s", warning)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for warning in dist.main_first(lambda: check_labels(config, sets, run)):
+        log.info("data: %s", warning)
     keep_in_memory(config, sets)
     train_set.mixer = mixer_of(config, train_set, run)
     return train_set, val_set
@@ -167,21 +166,41 @@ def plain_label_map(dataset: SegDataset) -> dict[str, int]:
     }
 
 
-def check_labels(sets: list, run: RunPaths) -> list[str]:
-    """Read every label once; return what looks wrong.
+def check_labels(config: Config, sets: list[SegDataset], run: RunPaths) -> list[str]:
+    """Read labels once, as `data.check` says; return what looks wrong.
 
     What was read is remembered in the run's folder.
 
     Raises:
         DataError: names the files that cannot be used.
     """
-    reports = [check_dataset(part, stamp=run.folder / f"check_{part.split}.json") for part in sets]
+    if config.data.check == "off":
+        return []
+    sample = config.data.check if isinstance(config.data.check, int) else None
+    reports = [checked(part, run, sample) for part in sets]
     warnings = []
     for part, report in zip(sets, reports, strict=True):
         warnings += [f"{part.split}: {text}" for text in report.warnings]
     if len(sets) == 2:
         warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
     return warnings
+
+
+def checked(dataset: SegDataset, run: RunPaths, sample: int | None = None) -> Report:
+    """Check a data set, or so many samples of it.
+
+    What was read is remembered in the run's folder.
+
+    Raises:
+        DataError: names the files that cannot be used.
+    """
+
+    def told(done: int, count: int) -> None:
+        if done:
+            log.info("data: check of %s: %d of %d samples are done", dataset.split, done, count)
+
+    name = f"check_{dataset.split}.json" if sample is None else f"check_{dataset.split}_{sample}.json"
+    return check_dataset(dataset, stamp=run.folder / name, sample=sample, progress=told)
 
 
 def with_class_weights(config: Config, train_set: SegDataset, run: RunPaths) -> Config:
@@ -191,7 +210,7 @@ def with_class_weights(config: Config, train_set: SegDataset, run: RunPaths) -> 
     """
     if config.loss.class_weights != "auto":
         return config
-    report = dist.main_first(lambda: check_dataset(train_set, stamp=run.folder / f"check_{train_set.split}.json"))
+    report = dist.main_first(lambda: checked(train_set, run))
     weights = tuple(median_frequency(report.pixels, report.around))
     shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(train_set.classes, weights, strict=True))
     log.info("loss.class_weights: %s", shown)

@@ -82,7 +82,16 @@ class DataConfig(Section):
         le=SIDE,
         description="long side of the images at scale 1, pixels, to which the protocols of semseg resize",
     )
-    check: bool = Field(True, description="read every label once before the first step (remembered afterwards)")
+    check: Literal["off", "full"] | Annotated[int, Field(ge=1, le=COUNT)] = Field(
+        "full",
+        description="labels that are read once before the first step (remembered afterwards): all, none, or a number "
+        "of samples, drawn at random",
+    )
+
+    @field_validator("check", mode="before")
+    @classmethod
+    def _how_many(cls, value):
+        return ("full" if value else "off") if isinstance(value, bool) else value
 
     @field_validator("label_map", mode="after")
     @classmethod

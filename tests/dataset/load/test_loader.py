@@ -199,7 +199,7 @@ def test_worker_errors_arrive_as_they_were_raised(tmp_path, workers):
     bad.unlink()
     with pytest.raises(FileNotFoundError) as caught:
         list(build_eval_loader(dataset, range(4), workers=workers))
-    assert str(caught.value) == f"{bad}: no such file"
+    assert str(caught.value).startswith(f"{tmp_path}/train.txt:3: 2_label.png does not exist")
 
 
 def test_training_needs_a_transform(root):
