@@ -24,6 +24,7 @@ EXTRAS = {
     "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
     "geo": ["rasterio>=1.3"],  # GeoTIFFs by windows, with their georeference
     "serve": ["fastapi>=0.110", "uvicorn>=0.27", "python-multipart>=0.0.9"],  # tool.serve
+    "trackers": ["wandb>=0.17", "mlflow>=2.14", "tensorboard>=2.14"],  # train.trackers, and to look at curves
     "docs": [  # the pages as a site, and the notebook
         "mkdocs>=1.6,<2",
         "mkdocs-material>=9.5",

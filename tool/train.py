@@ -8,13 +8,16 @@ and evaluates the result. Old YAML files (sections DATA, TRAIN, TEST) are read a
 A loss that is not finite leaves a record, and `python -m tool.replay RECORD` says where the first such number came up.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dataset import build_eval_loader
 from dataset.base import Sample, SegDataset
@@ -35,7 +38,9 @@ from util.record.files import write_text
 from util.record.log import log, open_log, write_json
 from util.record.machine import environment
 from util.record.memory import keep_memory
+from util.record.trackers import Tracker, Writer, Writers, check_installed
 from util.report.visual import triptych
+from util.score.curves import ProbabilityScores
 from util.score.evaluate import evaluate, shard
 from util.score.metric import ConfusionMatrix, Scores
 from util.train.loop import Training, train_epoch
@@ -55,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         experiment = load(args.config, args.overrides, args.exp)
         config, run = experiment.config, experiment.run
         device = dist.init(cli.lost)
+        check_installed(config.train.trackers)
         open_folder(run)
         for note in experiment.notes:
             log.info(note)
@@ -108,16 +114,21 @@ def with_replay(error: NotFinite, config: Config, run: RunPaths, checkpoints: Ch
     return dist.main_tells(FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}"))
 
 
-def open_run(experiment: Experiment, device: torch.device, step: int) -> Events:
-    """Write config.yaml and env.json into the run's folder; return TensorBoard's writer.
+def open_run(experiment: Experiment, device: torch.device, step: int) -> Writers:
+    """Write config.yaml and env.json into the run's folder; return what records it.
 
-    Off rank 0 it writes nothing. step: where the run continues; TensorBoard leaves out what was recorded after it.
+    That is TensorBoard's file, and `train.trackers`. Off rank 0 it writes nothing. step: where the run continues;
+    TensorBoard leaves out what was recorded after it.
     """
-    folder = experiment.run.folder
-    if dist.is_main():
-        write_text(folder / "config.yaml", describe(experiment))
-        write_json(folder / "env.json", environment(device) | {"command": experiment.command})
-    return Events(folder if dist.is_main() else None, purge_step=step + 1 if step else None)
+    folder, config = experiment.run.folder, experiment.config
+    if not dist.is_main():
+        return Writers()
+    write_text(folder / "config.yaml", describe(experiment))
+    write_json(folder / "env.json", environment(device) | {"command": experiment.command})
+    log.info("curves: tensorboard --logdir %s (python -m pip install tensorboard)", shlex.quote(str(folder)))
+    about = {"project": "segmentation", "title": experiment.name, "config": config.model_dump(mode="json")}
+    trackers = [Tracker(name, folder, about, continued=step > 0) for name in config.train.trackers]
+    return Writers(Events(folder, purge_step=step + 1 if step else None), *trackers)
 
 
 def fit(
@@ -126,7 +137,7 @@ def fit(
     val_set: SegDataset | None,
     checkpoints: CheckpointWriter,
     data: Data,
-    writer: Events,
+    writer: Writer,
     stop: signals.Stop,
 ) -> int:
     """Train, validate and save what is left; return the exit status."""
@@ -170,7 +181,7 @@ def end_epoch(
     val_set: SegDataset | None,
     checkpoints: CheckpointWriter,
     data: Data,
-    writer: Events,
+    writer: Writer,
     stop: signals.Stop,
 ) -> int:
     """Validate and save where it is due.
@@ -215,7 +226,7 @@ def any_size(compiled: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def validate(training: Training, val_set: SegDataset, epoch: int, writer: Events, stop: signals.Stop) -> Scores | None:
+def validate(training: Training, val_set: SegDataset, epoch: int, writer: Writer, stop: signals.Stop) -> Scores | None:
     """Score whole images at `train.val_scale`; None after a signal."""
     config = training.config
     dist.share_buffers(training.eval_model)  # every process has seen other pictures
@@ -230,6 +241,9 @@ def validate(training: Training, val_set: SegDataset, epoch: int, writer: Events
         config.train.channels_last,
     )
     confusion = ConfusionMatrix(len(val_set.classes), val_set.ignore_label, training.device)
+    curves = None
+    if config.train.val_curves:
+        curves = ProbabilityScores(len(val_set.classes), val_set.ignore_label, training.device)
     indices = shard(range(len(val_set)), dist.rank(), dist.world_size())
     shown = {val_set.sample_name(i) for i in indices[:PICTURES_SHOWN]} if dist.is_main() else set()
 
@@ -239,11 +253,18 @@ def validate(training: Training, val_set: SegDataset, epoch: int, writer: Events
             picture = triptych(image, truth, prediction, val_set.colors, val_set.classes)
             writer.add_image(f"val/{sample['name']}", picture, training.step)
 
+    def add_probabilities(sample: Sample, probabilities: Tensor) -> None:
+        if curves is not None:
+            curves.update(probabilities, sample["label"])
+
     samples = build_eval_loader(val_set, indices, loader_workers(config))
     with any_size(config.train.compile):
-        result, _ = evaluate(predictor, takewhile(lambda _: not stop.noted, samples), confusion, show)
+        seen = takewhile(lambda _: not stop.noted, samples)
+        result, _ = evaluate(predictor, seen, confusion, show, None if curves is None else add_probabilities)
     if stop.agree():
         return None
+    if curves is not None:
+        curves.reduce()
     log.info(
         "validation after epoch %d: mIoU %.4f mAcc %.4f allAcc %.4f%s",
         epoch + 1,
@@ -252,9 +273,24 @@ def validate(training: Training, val_set: SegDataset, epoch: int, writer: Events
         result.allAcc,
         " (best so far)" if result.mIoU > training.best else "",
     )
-    for name in ("mIoU", "mAcc", "allAcc"):
-        writer.add_scalar(f"val/{name}", getattr(result, name), training.step)
+    record_validation(writer, result, curves, val_set.classes, training.step)
     return result
+
+
+def record_validation(
+    writer: Writer, scores: Scores, curves: ProbabilityScores | None, classes: Sequence[str], step: int
+) -> None:
+    """Record means, IoU of each class, cross-entropy, precision over recall."""
+    values = {f"val/{name}": getattr(scores, name) for name in ("mIoU", "mAcc", "allAcc")}
+    values |= {f"IoU/{name}": iou for name, iou in zip(classes, scores.iou, strict=True) if not math.isnan(iou)}
+    if curves is not None and curves.pixels:
+        values["val/loss"] = curves.cross_entropy
+    for name, value in values.items():
+        writer.add_scalar(name, value, step)
+    for index, name in enumerate(classes):
+        curve = None if curves is None else curves.curve(index)
+        if curve is not None:
+            writer.add_curve(f"curve/{name}", curve, step)
 
 
 if __name__ == "__main__":

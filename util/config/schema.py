@@ -342,7 +342,13 @@ class TrainConfig(Section):
     keep_every: int = Field(
         0, ge=0, le=COUNT, description="each epoch whose number this divides stays as well; 0: none"
     )
+    val_curves: bool = Field(
+        True, description="in a validation also the cross-entropy, and for TensorBoard precision over recall by class"
+    )
     log_every: int = Field(10, ge=1, le=COUNT, description="optimiser steps between log lines")
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        (), description="where the run is sent, too: wandb, mlflow (pip install -e .[trackers])"
+    )
     resume: Literal["auto", "never", "force"] = Field(
         "auto", description="continue the run that is there; force: also if experiment or data changed"
     )

@@ -53,6 +53,10 @@ class Events:
         """Add a picture, uint8 (h, w, 3)."""
         self._write(Event(step=step, summary=summary.image(name, picture, dataformats="HWC")))
 
+    def add_curve(self, name: str, curve: np.ndarray, step: int) -> None:
+        """Add a curve of precision over recall, as `util.score.curves` gives it."""
+        self._write(Event(step=step, summary=summary.pr_curve_raw(name, *curve, num_thresholds=curve.shape[1])))
+
     def close(self) -> None:
         if self._number is not None:
             os.close(self._number)

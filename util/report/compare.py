@@ -22,6 +22,7 @@ LARGEST = 2**26
 # Keys that cannot move a score, so that runs which differ in them alone are runs of one experiment.
 IDLE = (
     *("loader.", "data.root", "data.check", "train.log_every", "train.save", "train.keep_", "train.resume"),
+    *("train.trackers", "train.val_curves"),
     *("test.report", "test.pictures", "test.save_", "test.keep_memory"),
 )
 

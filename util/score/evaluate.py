@@ -18,6 +18,7 @@ from util import UserError
 from util.dist import barrier, gather_objects
 from util.score.metric import ConfusionMatrix, Scores
 from util.score.predict import Predictor
+from util.score.window import first_argmax
 
 WRITERS = 2  # threads that take finished predictions; OpenCV encodes without holding the interpreter's lock
 WAITING = 8  # predictions that may wait for a writer before the next picture is predicted
@@ -50,6 +51,7 @@ def evaluate(
     samples: Iterable[dict],
     confusion: ConfusionMatrix | None = None,
     on_prediction: Callable[[dict, np.ndarray], None] | None = None,
+    on_probabilities: Callable[[dict, torch.Tensor], None] | None = None,
 ) -> tuple[Scores | None, Timing]:
     """Predict and score each sample; return scores and timing.
 
@@ -60,6 +62,8 @@ def evaluate(
     confusion: an empty matrix, filled and summed over the processes here; None if there are no labels.
     on_prediction: called with the sample and its prediction, uint8 (H, W), in a thread beside the next
         predictions and in any order (`result.PredictionWriter`, for example); its errors are raised here.
+    on_probabilities: called with the sample and its probabilities, float32 (C, H, W) on the predictor's device, one
+        after the other.
     Returns the scores (None without a matrix) and the time, the same on every process.
     UserError, naming the sample, if a label is of another size than its picture, or holds an
     unknown class.
@@ -69,10 +73,13 @@ def evaluate(
     with _background(on_prediction) as hand_on:
         for sample in samples:
             start = time.perf_counter()
-            prediction = predictor(sample["image"])
+            probabilities = None if on_probabilities is None else predictor.probabilities(sample["image"])
+            prediction = predictor(sample["image"]) if probabilities is None else first_argmax(probabilities)
             if prediction.is_cuda:
                 torch.cuda.synchronize(prediction.device)
             seconds.append(time.perf_counter() - start)
+            if on_probabilities is not None and probabilities is not None:
+                on_probabilities(sample, probabilities)
             if confusion is not None and "label" in sample:
                 _count(confusion, prediction, sample)
             if on_prediction is not None:

@@ -12,9 +12,9 @@ from util import dist
 from util.config.schema import Config
 from util.loss import SegLoss
 from util.record import status
-from util.record.events import Events
 from util.record.log import log
 from util.record.machine import peak_memory
+from util.record.trackers import Writer
 from util.train.losslog import LossLog
 from util.train.prefetch import Prefetch, Waits
 from util.train.progress import Progress
@@ -52,7 +52,7 @@ class Training:
         return self.model if self.ema is None else self.ema.module
 
 
-def train_epoch(training: Training, batches: Prefetch, epoch: int, progress: Progress, writer: Events) -> Iterator[int]:
+def train_epoch(training: Training, batches: Prefetch, epoch: int, progress: Progress, writer: Writer) -> Iterator[int]:
     """Train an epoch; yield the steps done at each boundary.
 
     epoch: from 0. What is left of it is trained, if the run continues inside of it.
@@ -74,7 +74,7 @@ def train_epoch(training: Training, batches: Prefetch, epoch: int, progress: Pro
         yield training.step
 
 
-def report(training: Training, epoch: int, progress: Progress, waits: Waits, writer: Events) -> None:
+def report(training: Training, epoch: int, progress: Progress, waits: Waits, writer: Writer) -> None:
     """Write a log line, the progress bar, the status and TensorBoard's scalars.
 
     The only place of a step where the host waits for the device.

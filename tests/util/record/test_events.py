@@ -50,6 +50,19 @@ def test_what_is_written_is_read_again(tmp_path):
     assert (picture.summary.value[0].image.height, picture.summary.value[0].image.width) == (2, 3)
 
 
+def test_a_curve_is_one_that_its_plugin_draws(tmp_path):
+    """Of TensorBoard's documentation: six rows over the thresholds, in float32, and their number for the plugin."""
+    curve = np.arange(6 * 127, dtype=float).reshape(6, 127)
+    writer = events.Events(tmp_path)
+    writer.add_curve("curve/sky", curve, 9)
+    writer.close()
+    value = read(tmp_path)[-1].summary.value[0]
+    assert value.tag == "curve/sky" and value.metadata.plugin_data.plugin_name == "pr_curves"
+    assert value.metadata.plugin_data.content == bytes((0x10, 127))  # field 2, num_thresholds
+    assert [side.size for side in value.tensor.tensor_shape.dim] == [6, 127]
+    assert np.array_equal(np.reshape(value.tensor.float_val, (6, 127)), curve)
+
+
 def test_a_full_disk_is_one_warning_and_the_record_goes_on_once_there_is_room(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(events.log, "propagate", True)
     writer, write, room = events.Events(tmp_path), os.write, [5, 0]
