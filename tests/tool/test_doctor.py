@@ -342,8 +342,11 @@ def test_two_classes_say_what_the_mean_means(tmp_path, clean, capsys):
 
 REAL_LABELS = {
     "ade20k": "annotations/validation/ADE_val_*.png",
-    "cityscapes": "gtFine/train/*/*_labelIds.png",
+    "cityscapes": "**/*_label*Ids.png",
+    "camvid": "val_labels/*.png",
+    "kitti_road": "training/gt_image_2/*.png",
     "voc": "SegmentationClass/*.png",
+    "voc_aug": "SegmentationClassAug/*.png",
     "coco_stuff": "val_label/*.png",
     "lip": "train_segmentations/*.png",
     "bdd100k": "labels/sem_seg/masks/*.png",
@@ -357,7 +360,8 @@ REAL_LABELS = {
 @pytest.mark.parametrize("name", REAL_LABELS)
 def test_real_labels_have_no_error(tmp_path, name):
     """Each label beside a noisy image of its size, read as its data set; the pixels are those of expected.json."""
-    labels = sorted((REAL / name).glob(REAL_LABELS[name]))
+    folder = {"camvid": "camvid_color", "voc_aug": "voc"}.get(name, name)
+    labels = sorted((REAL / folder).glob(REAL_LABELS[name]))
     assert labels
     rng, lines = np.random.default_rng(0), []
     for path in labels:
@@ -371,10 +375,10 @@ def test_real_labels_have_no_error(tmp_path, name):
     found = examine(doctor.files_of(_config(tmp_path, name), "train"))
     assert not [finding for finding in found.findings if finding.error]
     expected = json.loads((REAL.parent / "expected.json").read_text())["data"]
-    counts = [expected.get(f"data/{path.relative_to(REAL)}") for path in labels]
-    total = sum(sum(next(v for v in each.values() if isinstance(v, dict)).values()) for each in counts if each)
-    if all(counts):
-        assert sum(found.report.pixels) + found.report.ignored == total
+    entries = [expected[f"data/{path.relative_to(REAL)}"] for path in labels]
+    counts = [value for entry in entries for value in entry.values() if isinstance(value, dict)]
+    if len(counts) == len(labels):
+        assert sum(found.report.pixels) + found.report.ignored == sum(sum(each.values()) for each in counts)
 
 
 def _config(root: Path, name: str):

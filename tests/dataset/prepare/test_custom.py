@@ -61,6 +61,10 @@ def test_what_cannot_be_paired_is_said(tmp_path):
         pair_folders(tmp_path)
     with pytest.raises(ValueError, match="no masks in nowhere; there are: images, masks. Name the folder with --masks"):
         pair_folders(tmp_path, masks="nowhere")
+    with pytest.raises(
+        ValueError, match="1 pictures and 0 masks in images; a mask beside pictures is told by its name"
+    ):
+        pair_folders(tmp_path, "images", "images")
 
 
 def test_tables(tmp_path):
