@@ -97,8 +97,8 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
         found_images = {path: key for path, key in found_images.items() if path not in found_masks}
         if not found_images or not found_masks:
             raise DataError(
-                f"{root}: {len(found_images)} pictures and {len(found_masks)} masks in {images}; a mask beside pictures "
-                "is told by its name, as in 7_mask.png; else give a --table with a line `picture,mask` each"
+                f"{root}: {len(found_images)} pictures and {len(found_masks)} masks in {images}; a mask beside "
+                "pictures is told by its name, as in 7_mask.png; else give a --table with a line `picture,mask` each"
             )
     best: list[tuple[str, str]] = []
     for key in (str, _bare, bare_name):

@@ -167,7 +167,8 @@ def _survey_one(task: tuple[Path, Path, str], channels: int, limits: Limits | No
         return split, f"{mask_path}: {len(values)} different values, as in a picture; a mask has one for each class"
     colors: list[Key] = values
     if stored.palette is not None and label is stored.values:
-        colors = [tuple(stored.palette[value].tolist()) for value in values]
+        entries = [tuple(color) for color in stored.palette.tolist()]
+        colors = [entries[v] if isinstance(v, int) and v < len(entries) else v for v in values]
     mean, deviation = moments(image)
     area = image.shape[0] * image.shape[1]
     return split, (values, colors, counts, image.shape[:2], mean * area, (mean**2 + deviation**2) * area)

@@ -38,7 +38,15 @@ UNREADABLE += (Image.DecompressionBombError, Image.DecompressionBombWarning)
 ORIENTATION = 0x0112  # of EXIF 2.32, section 4.6.4, and of TIFF 6.0
 # TIFF 6.0: what the tags say in numbers.
 _PHOTOMETRIC = {0: "white is zero", 5: "CMYK", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "raw sensor"}
-_LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 50001: "WebP"}
+_LOSSY_TIFF = {
+    **dict.fromkeys((6, 7), "JPEG"),
+    **dict.fromkeys((33003, 33005, 34712), "JPEG 2000"),
+    34887: "LERC",
+    50001: "WebP",
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+}
+# None, CCITT, LZW, JPEG, Deflate, PackBits, LZMA, Zstandard; others are left to tifffile.
+_PILLOW_TIFF = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 _SAMPLES = {1: "uint", 2: "int", 3: "float"}
 # Pillow's modes, as (bands, NumPy type); those of 16 bits a channel are told from the file.
 _MODES = {
@@ -65,7 +73,14 @@ _OTHER_KINDS = (
     (b"\x89HDF", "an HDF5 file"),
     (b"%PDF", "a PDF file"),
     (b"PK", "a ZIP file"),
+    (b"version https://", "a pointer of Git LFS; fetch the file itself with: git lfs pull"),
+    (b"<", "text such as a web page, no picture; perhaps a download that asked for a login"),
 )
+# ISO/IEC 14496-12, section 4.3: the brand of a file behind "ftyp".
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "an AVIF file"),
+    **dict.fromkeys((b"heic", b"heix", b"mif1"), "a HEIC file"),
+}
 _TOO_LARGE = f"pictures of more than {MAX_PIXELS:,} pixels are not read; cut it into tiles"
 
 
@@ -143,7 +158,7 @@ def parse_header(path: str | Path, file: BinaryIO) -> Header:
     except Image.UnidentifiedImageError:
         reason = next((name for magic, name in _OTHER_KINDS if start.startswith(magic)), None)
         if start[4:8] == b"ftyp":
-            reason = "an AVIF, HEIC or video file"
+            reason = _BRANDS.get(start[8:12], "a video file")
         reason = reason or "its header is damaged, or of no known format"
         kinds = "PNG, JPEG, TIFF, BMP, WebP, PPM, GIF and NPY"
         raise DataError(f"{path}: not a readable picture ({reason}); known are {kinds}") from None
@@ -201,9 +216,14 @@ def _tiff(path: str | Path, file: BinaryIO) -> Header:
         raise DataError(f"{path}: a TIFF of {bands} bands of floats of {bits[0]} bits; save floats of 32 bits")
     extra = page.get(338, ())
     mode, palette = "", None
-    if _pillow_reads(photometric, bands, dtype):
+    compression = page.get(259, 1)
+    if _pillow_reads(photometric, bands, dtype, compression):
         with Image.open(file, formats=("TIFF",)) as picture:
             mode, palette = picture.mode, _palette(picture) if photometric == 3 else None
+    elif photometric == 3:
+        raise DataError(
+            f"{path}: a TIFF with a palette, of {bits[0]} bits and compression {compression}; save it as PNG"
+        )
     orientation = page.get(ORIENTATION, 1)
     return Header(
         "TIFF",
@@ -213,15 +233,19 @@ def _tiff(path: str | Path, file: BinaryIO) -> Header:
         dtype,
         palette,
         bool(extra) and extra[-1] in (1, 2),
-        _LOSSY_TIFF.get(page.get(259, 1), ""),
+        _LOSSY_TIFF.get(compression, ""),
         mode,
         photometric == 0,
     )
 
 
-def _pillow_reads(photometric: int, bands: int, dtype: str) -> bool:
+def _pillow_reads(photometric: int, bands: int, dtype: str, compression: int) -> bool:
     """Tell whether Pillow decodes a TIFF without loss of depth or bands."""
-    return bands in (1, 3) and (dtype in ("uint8", "bool") or (dtype == "uint16" and bands == 1 and photometric != 0))
+    return (
+        bands in (1, 3)
+        and compression in _PILLOW_TIFF
+        and (dtype in ("uint8", "bool") or (dtype == "uint16" and bands == 1 and photometric != 0))
+    )
 
 
 def _other(path: str | Path, file: BinaryIO) -> Header:
@@ -255,7 +279,8 @@ def _other(path: str | Path, file: BinaryIO) -> Header:
 
 def _palette(picture: Image.Image) -> np.ndarray:
     """Give the palette of an image that is not decoded, uint8 (256, 3) RGB."""
-    assert picture.palette is not None
+    if picture.palette is None:
+        raise SyntaxError("its palette is missing")  # as Pillow says that a file breaks the rules of its format
     rawmode, data = picture.palette.getdata()
     probe = Image.new("P", (1, 1))
     probe.putpalette(data, rawmode)

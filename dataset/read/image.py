@@ -189,7 +189,22 @@ def read_stored(path: str | Path) -> Stored:
         if low < 0 or high > 65535:
             raise DataError(f"{path}: holds numbers from {low} to {high}; save class ids as an 8 or 16 bit PNG")
         values = values.astype(np.uint16)
-    return Stored(np.ascontiguousarray(_turn(values, header.orientation)), header.palette)
+    palette = None if header.palette is None else _whole_palette(path, header.palette, values)
+    return Stored(np.ascontiguousarray(_turn(values, header.orientation)), palette)
+
+
+def _whole_palette(path: str | Path, palette: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Give a palette of greys that are their own indices the greys that it lacks; Pillow writes short ones.
+
+    Raises:
+        DataError: it has other greys, and none for an index that occurs.
+    """
+    count, highest = len(palette), int(values.max())
+    if highest < count or (palette != palette[:, :1]).any():
+        return palette
+    if (palette[:, 0] != np.arange(count)).any():
+        raise DataError(f"{path}: its palette has {count} greys, and none for the index {highest}; save the label anew")
+    return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
 def check_label(path: str | Path, header: Header) -> None:

@@ -73,7 +73,8 @@ class LabelMap:
         greys is read as these. The indices are ids where no colour of the palette says otherwise.
 
         Raises:
-            DataError: the palette holds colours of the map at other ids, and others that the map does not know.
+            DataError: the palette holds colours of the map at other ids, and others that the map does not know, or has
+                no colour for an index.
         """
         values, palette = stored
         if palette is None:
@@ -82,6 +83,11 @@ class LabelMap:
         entries = {int(i): tuple(palette[i].tolist()) for i in used if i < len(palette)}
         known = {i: self.colors[color] for i, color in entries.items() if color in self.colors}
         if self.colors and (not self.has_ids or len(known) == len(used)):
+            if len(entries) < len(used):
+                raise DataError(
+                    f"{path}: its palette has {len(palette)} colours, and none for the index {used[-1]}; save the "
+                    "label anew, or give label_map by ids"
+                )
             return palette[values]
         if stored.meant is not values:
             return stored.meant

@@ -41,6 +41,9 @@ def test_masks_whose_palettes_differ_are_counted_by_colour(tmp_path):
     by_color = {tuple(color): count for color, count in zip(colors.tolist(), counts, strict=True)}
     found = survey(tmp_path, pairs)
     assert found["train"].pixels == found["val"].pixels == by_color
+    ids[0] = 255
+    save_palette(tmp_path / "0.png", ids, np.resize(colors, (21, 3)))
+    assert survey(tmp_path, pairs[:1])["train"].pixels[255] == 12, "an index behind the palette is itself"
 
 
 def test_median_frequency():

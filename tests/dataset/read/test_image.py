@@ -171,6 +171,15 @@ def test_what_is_not_read_is_said_in_its_own_terms(tmp_path):
     fails("a TIFF in CMYK", read_facts, path)
     Image.new("RGB", (16, 12)).save(tmp_path / "a.png", format="JPEG2000")
     fails("a.png: not a readable picture (a JPEG 2000 file)", read_facts, tmp_path / "a.png")
+    for start, reason in (
+        (b"\0\0\0\x20ftypavif", "an AVIF file"),
+        (b"\0\0\0\x18ftypheic", "a HEIC file"),
+        (b"\0\0\0\x20ftypisom", "a video file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; fetch the file itself"),
+        (b"<!DOCTYPE html><title>Log in</title>", "text such as a web page"),
+    ):
+        (tmp_path / "b.jpg").write_bytes(start + bytes(99))
+        fails(f"b.jpg: not a readable picture ({reason}", read_facts, tmp_path / "b.jpg")
     (tmp_path / "._a.png").write_bytes(b"\x00\x05\x16\x07" + bytes(99))
     fails("what macOS leaves beside a file", read_facts, tmp_path / "._a.png")
 

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from dataset.read.header import read_facts
-from dataset.read.image import check_label, read_label
+from dataset.read.image import check_label, read_image, read_label
 from dataset.read.labelmap import LabelMap
 from dataset.read.source import read_mapped
 from tests.three_pictures import build, fails, save, save_palette
@@ -37,6 +37,26 @@ def test_palettes_mean_colours_greys_or_ids(tmp_path, suffix):
     assert np.array_equal(read_label(grey), IDS) and np.array_equal(read_mapped(grey, LabelMap(None, 3, "x")), IDS)
 
 
+def test_a_palette_may_end_before_255(tmp_path):
+    """Pillow writes as many entries as `putpalette` was given, and the ignored pixels have none."""
+    ids = np.where(np.arange(16) < 3, 255, IDS).astype(np.uint8)
+    path = save_palette(tmp_path / "a.png", ids, [*COLORS.tolist(), *[[9, i, 9] for i in range(18)]])
+    assert np.array_equal(read_mapped(path, LabelMap(None, 3, "x")), ids)
+    by_color = LabelMap({tuple(color): i for i, color in enumerate(COLORS.tolist())}, 3, "x")
+    fails("its palette has 21 colours, and none for the index 255", read_mapped, path, by_color)
+    save_palette(path, ids, [[i] * 3 for i in range(21)])
+    assert np.array_equal(read_label(path), ids)
+    save_palette(path, ids, [[20 - i] * 3 for i in range(21)])
+    fails("its palette has 21 greys, and none for the index 255", read_label, path)
+
+
+def test_a_png_without_its_palette_is_named(tmp_path):
+    data = save_palette(tmp_path / "a.png", IDS, COLORS).read_bytes()
+    start, end = data.index(b"PLTE") - 4, data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:start] + data[end:])
+    fails("a.png: not a readable picture (its palette is missing)", read_label, tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("palette", [False, True])
 def test_damage_of_a_label_is_seen(tmp_path, palette):
     """Any changed byte of the coded pixels: a PNG has a checksum of each chunk."""
@@ -58,6 +78,16 @@ def test_lossy_labels_are_refused_by_their_compression(tmp_path, name, colors):
     save(path, values, **options.get(name, {"format": "WEBP"}))
     fails(["label.png: a", "changes the ids along every edge"], read_label, path)
     fails("save labels as PNG", check_label, path, read_facts(path))
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "lerc", "webp", "jpegxl"])
+def test_lossy_compressions_of_a_tiff_are_named(tmp_path, compression):
+    """Also tiled, as satellites' pictures are, and those that Pillow does not know."""
+    pytest.importorskip("imagecodecs")
+    path, colors = tmp_path / "a.tif", np.tile(COLORS[IDS], (4, 4, 1))
+    tifffile.imwrite(path, colors, tile=(16, 16), compression=compression, photometric="rgb")
+    fails(["a.tif: a label in TIFF with ", "changes the ids"], read_label, path)
+    assert read_image(path).shape == colors.shape
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0"])
