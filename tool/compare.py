@@ -4,12 +4,16 @@
     python -m tool.compare exp/camvid/a/result/val-whole exp/camvid/b/result/val-whole --html comparison.html
 
 RUN is a run's folder with one result, or the folder of a result. The first one is what the others are compared with.
+The page shows the images on which they disagree most, where predictions (gray/) and data are still there.
 """
 
 import json
+import sys
 from pathlib import Path
 
-from tool.shared import cli
+from tool.shared import cli, plugins
+from tool.shared.disagreement import drawn
+from util.record.log import printable
 from util.report.compare import compare, read_result
 from util.report.comparison import text, write_csv, write_page
 
@@ -20,8 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="everything that is found, for programs")
     parser.add_argument("--csv", metavar="FILE", help="a line for each result")
     parser.add_argument("--html", metavar="FILE", help="one page without network access")
+    parser.add_argument("--root", metavar="DIR", help="where the data are now, for the pictures of the page")
+    plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)
-    comparison = compare([read_result(Path(run)) for run in args.runs])
+    plugins.use(args.plugin)
+    results = [read_result(Path(run)) for run in args.runs]
+    comparison = compare(results)
     print(text(comparison))
     if args.json:
         content = json.dumps(comparison, indent=1, allow_nan=False, default=str) + "\n"
@@ -29,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.csv:
         write_csv(Path(args.csv), comparison)
     if args.html:
-        write_page(Path(args.html), comparison)
+        pictures, problem = drawn(results, [row["name"] for row in comparison["images"]], args.root)
+        write_page(Path(args.html), comparison, pictures, problem)
+        if problem and comparison["images"]:
+            print(f"pictures: {printable(problem)}", file=sys.stderr)
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from util.record.files import write_bytes
 from util.record.log import printable
 from util.record.table import aligned, csv_bytes
+from util.report.disagreement import FIRST, NEITHER, OTHER
 from util.report.html import percent, render
 
 SHOWN = 10  # images in the terminal
@@ -80,9 +81,21 @@ def write_csv(file: Path, comparison: Mapping[str, Any]) -> None:
     write_bytes(file, csv_bytes(header + [f"IoU {entry['name']}" for entry in comparison["classes"]], rows))
 
 
-def write_page(file: Path, comparison: Mapping[str, Any]) -> None:
-    """Write a comparison as one page without network access."""
+def write_page(
+    file: Path,
+    comparison: Mapping[str, Any],
+    pictures: Mapping[str, Mapping[str, str]] | None = None,
+    problem: str = "",
+) -> None:
+    """Write a comparison as one page without network access.
+
+    Args:
+        pictures: data URIs by image and title, of `util.report.disagreement`.
+        problem: why there are none, or not all.
+    """
     spans = [bound for entry in comparison["differences"] for bound in entry["interval"] or ()]
     reach = max([abs(bound) for bound in spans] + [1e-6])
+    legend = {"the first is right": FIRST, "another is right": OTHER, "they differ, none is right": NEITHER}
     content = {"comparison": comparison, "signed": signed, "bounds": bounds, "reach": reach}
+    content |= {"pictures": pictures or {}, "problem": problem, "legend": legend}
     render(file, "compare.html", content)

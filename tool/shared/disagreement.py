@@ -1,0 +1,98 @@
+"""Images and predictions of results, for the pictures of a comparison."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from dataset import SegDataset
+from dataset.read import DataError
+from model.table import ModelError
+from tool.shared.data import files_of
+from tool.shared.published import BLACK
+from util import UserError
+from util.config.load import saved_config
+from util.record.files import read_text
+from util.report.compare import Result
+from util.report.disagreement import pictures
+from util.report.result import output_path
+
+SHOWN = 8  # images of which pictures are drawn
+LARGEST = 2**22  # bytes of a config.yaml
+
+
+def drawn(results: Sequence[Result], names: Sequence[str], root: str | None) -> tuple[dict[str, dict[str, str]], str]:
+    """Draw the images on which results disagree most.
+
+    Predictions are those that the evaluations have kept in gray/, images and labels those of the data set.
+
+    Args:
+        names: of images, in the order in which they are drawn.
+        root: the data's folder, where it is another now.
+
+    Returns:
+        data URIs by image and title; and why there are none, or fewer than asked for.
+    """
+    without = [result.name for result in results if not gray_of(result).is_dir()]
+    if without:
+        return {}, f"no predictions in {', '.join(without)} (gray/); evaluate with test.save_gray=true"
+    try:
+        data = data_of(results[0], root)
+    except (UserError, DataError, ModelError, OSError) as error:
+        return {}, f"the data of {results[0].name} cannot be read ({error}); --root says where they are now"
+    found, problem = {}, ""
+    colors = np.vstack([data.colors, [BLACK]]).astype(np.uint8)  # void, where a result has it
+    for name, each in _read(results, data, names[:SHOWN]):
+        if isinstance(each, str):
+            problem = problem or each
+        else:
+            found[name] = pictures(*each, colors=colors)
+    return found, problem
+
+
+def gray_of(result: Result) -> Path:
+    """Return the folder of a result's predictions."""
+    own = result.folder / "gray"
+    return own if own.is_dir() or not result.folder.name.startswith("part-") else result.folder.parent / "gray"
+
+
+def data_of(result: Result, root: str | None) -> SegDataset:
+    """Build the data set that a result is of.
+
+    Raises:
+        UserError, DataError, OSError: its experiment is missing or wrong, or the data are not there.
+    """
+    file = result.folder / "config.yaml"
+    try:
+        raw = yaml.safe_load(read_text(file, LARGEST))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: no experiment")
+    config = saved_config(raw, str(file), [f"data.root={root}"] if root else [])
+    return files_of(config, config.test.split)
+
+
+def _read(results: Sequence[Result], data: SegDataset, names: Sequence[str]) -> Iterator[tuple[str, tuple | str]]:
+    """Yield for each image its arrays, or what is wrong."""
+    place = {data.sample_name(index): index for index in range(len(data))}
+    for name in names:
+        if name not in place:
+            yield name, f"{name} is not in {data.list_file}"
+            continue
+        try:
+            sample = data[place[name]]
+            image, truth = sample["image"].permute(1, 2, 0).numpy(), sample["label"].numpy()
+            files = [output_path(gray_of(result), name) for result in results]
+            found = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files]
+        except (UserError, DataError, OSError) as error:
+            yield name, str(error)
+            continue
+        wrong = [
+            file
+            for file, each in zip(files, found, strict=True)
+            if each is None or each.shape != truth.shape or each.dtype != np.uint8 or each.max() > len(data.colors)
+        ]
+        yield name, f"{wrong[0]} is no prediction of {name}" if wrong else (image, truth, found)
