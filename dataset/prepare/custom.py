@@ -1,6 +1,7 @@
 """Your own pictures and masks: pairs, classes and splits."""
 
 import csv
+import io
 import re
 import unicodedata
 from collections import Counter
@@ -123,7 +124,8 @@ def pair_folders(root: Path, images: str | None = None, masks: str | None = None
     paired_images, paired_masks = {image for image, _ in best}, {mask for _, mask in best}
     return Pairs(
         best,
-        [split_of(image) for image, _ in best],
+        # Of a folder elsewhere, what it lies in says nothing.
+        [split_of(found_images[image] if PurePosixPath(image).is_absolute() else image) for image, _ in best],
         [path for path in found_images if path not in paired_images],
         [path for path in found_masks if path not in paired_masks],
     )
@@ -138,32 +140,51 @@ def pair_table(root: Path, table: Path) -> Pairs:
     Raises:
         DataError, FileNotFoundError: naming table and line.
     """
-    pairs, splits = [], []
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        sample = file.readline()
-        file.seek(0)
-        delimiter = max(",;\t", key=sample.count)
-        for number, row in enumerate(csv.reader(file, delimiter=delimiter), 1):
-            fields = [field.strip() for field in row]
-            if not any(fields) or (number == 1 and not (root / fields[0]).is_file()):
-                continue
-            if len(fields) not in (2, 3) or (len(fields) == 3 and fields[2].lower() not in SPLITS):
-                raise DataError(
-                    f"{table}:{number}: a line is `picture,mask` or `picture,mask,split` (train, val, test)"
-                )
-            for path in fields[:2]:
-                if not (root / path).is_file():
-                    raise FileNotFoundError(f"{table}:{number}: {root / path} is not there")
-            pairs.append((fields[0], fields[1]))
-            splits.append(SPLITS[fields[2].lower()] if len(fields) == 3 else split_of(fields[0]))
+    pairs, splits, skipped = [], [], ""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{table}: not UTF-8 text; save the table as CSV in UTF-8") from None
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), 1):
+        fields = [field.strip() for field in row]
+        if not any(fields):
+            continue
+        fields[:2] = [_existing(root, field) for field in fields[:2]]
+        if number == 1 and not (root / fields[0]).is_file():
+            skipped = f" (its first line is taken for names of columns, {fields[0]} is no file)"
+            continue
+        if len(fields) not in (2, 3) or (len(fields) == 3 and fields[2].lower() not in SPLITS):
+            raise DataError(f"{table}:{number}: a line is `picture,mask` or `picture,mask,split` (train, val, test)")
+        for path in fields[:2]:
+            if not (root / path).is_file():
+                raise FileNotFoundError(f"{table}:{number}: {root / path} is not there")
+        pairs.append((fields[0], fields[1]))
+        splits.append(SPLITS[fields[2].lower()] if len(fields) == 3 else split_of(fields[0]))
     if not pairs:
-        raise DataError(f"{table}: no pairs; a line is `picture,mask`, paths relative to {root}")
+        raise DataError(f"{table}: no pairs{skipped}; a line is `picture,mask`, paths relative to {root}")
+    twice = next((image for image, count in Counter(image for image, _ in pairs).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{table}: {twice} stands on two lines; remove one of them")
     return Pairs(pairs, splits, [], [])
 
 
+def _existing(root: Path, path: str) -> str:
+    """The path of a file that is there; with backslashes as slashes where it is written so."""
+    slashed = path.replace("\\", "/")
+    return slashed if not (root / path).exists() and (root / slashed).exists() else path
+
+
 def list_images(root: Path, images: str | None) -> dict[str, str]:
-    """Map pictures that `pair_folders` would look at to bare names."""
-    return _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
+    """Map pictures that `pair_folders` would look at to bare names.
+
+    Raises:
+        DataError: there are none, or they are not below `root`, where masks that are drawn for them go.
+    """
+    found = _select(root, images, IMAGE_FOLDERS, "pictures", "--images")
+    if PurePosixPath(next(iter(found))).is_absolute():
+        raise DataError(f"--images {images}: not below {root}, which masks are drawn for; give it as --root")
+    return found
 
 
 def split_of(image: str) -> str | None:
@@ -267,32 +288,51 @@ def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: st
 
 
 def _select(root: Path, wanted: str | None, usual: tuple[str, ...], what: str, option: str) -> dict[str, str]:
-    """The pictures below `root` that are meant, as path -> name to pair by, in the order of the paths."""
+    """The pictures that are meant, as path -> name to pair by, in the order of the paths.
+
+    Paths are relative to `root` where they are below it.
+    """
+    folder = root / wanted if wanted is not None else root  # an absolute path stays what it is
     if wanted is not None and any(sign in wanted for sign in "*?["):
+        pattern = PurePosixPath(wanted)
+        if pattern.is_absolute():
+            raise DataError(f"{option} {wanted}: a pattern goes below {root}; name a folder, or link it there")
         paths = [path.relative_to(root) for path in root.glob(wanted)]
-        folder = PurePosixPath(*(part for part in PurePosixPath(wanted).parts[:1] if "*" not in part))
-        chosen = {path: _without(path, folder.parts) for path in paths}
-    elif wanted is not None and (root / wanted).is_dir():
-        chosen = {path: path.relative_to(wanted) for path in _walk(root, root / wanted)}
+        parts = PurePosixPath(*(part for part in pattern.parts[:1] if "*" not in part)).parts
+        chosen = {path: _without(path, parts) for path in paths}
+    elif wanted is not None and folder.is_dir():
+        chosen = {_below(path, root): path.relative_to(folder) for path in _walk(folder)}
     else:
         folders = usual if wanted is None else (wanted,)
         lower = {name.lower() for name in folders}
-        paths = [path for path in _walk(root, root) if lower & {part.lower() for part in path.parts[:-1]}]
+        paths = [path.relative_to(root) for path in _walk(root)]
+        paths = [path for path in paths if lower & {part.lower() for part in path.parts[:-1]}]
         chosen = {path: _without(path, folders) for path in paths}
+    chosen = {path: name for path, name in sorted(chosen.items()) if not any(part[0] == "." for part in name.parts)}
     found = {
         path.as_posix(): unicodedata.normalize("NFC", name.with_suffix("").as_posix())
-        for path, name in sorted(chosen.items())
-        if path.suffix.lower() in PICTURES and not any(part.startswith(".") for part in path.parts)
+        for path, name in chosen.items()
+        if path.suffix.lower() in PICTURES
     }
     if not found:
         there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:8]) or "no folders"
         looked = f"in {wanted}" if wanted else f"in folders called {', '.join(usual[:4])}, ..."
+        if wanted is None and any(path.suffix.lower() in PICTURES for path in root.iterdir()):
+            raise DataError(f"{root}: no {what} {looked}; for those in {root} itself give --images . --masks .")
+        kinds = Counter(path.suffix.lower() or "no suffix" for path in chosen)
+        if kinds:
+            shown = ", ".join(f"{count} of {suffix}" for suffix, count in kinds.most_common(4))
+            raise DataError(f"{root}: no {what} {looked}, but files that are not read: {shown}; convert them")
         raise DataError(f"{root}: no {what} {looked}; there are: {there}. Name the folder with {option}")
     return found
 
 
-def _walk(root: Path, folder: Path) -> list[Path]:
-    return [path.relative_to(root) for path in folder.rglob("*") if path.is_file()]
+def _walk(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _below(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path.absolute()
 
 
 def _without(path: Path, folders: Sequence[str]) -> Path:
@@ -303,8 +343,9 @@ def _without(path: Path, folders: Sequence[str]) -> Path:
 
 
 def _bare(name: str) -> str:
-    """A name without what tools add to it: a/mask_7 and a/7_gtFine_labelIds are a/7."""
+    """A name without what tools add to it: a/mask_7, a/7_gtFine_labelIds and a/7.jpg (of 7.jpg.png) are a/7."""
     folder, slash, stem = name.lower().rpartition("/")
+    stem = stem.removesuffix(next((end for end in PICTURES if stem.endswith(end)), ""))
     while (shorter := _AFFIX.sub("", stem)) not in ("", stem):
         stem = shorter
     return folder + slash + stem

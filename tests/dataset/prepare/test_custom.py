@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset.prepare.custom import choose_classes, divide, pair_folders, pair_table
+from dataset.prepare.custom import choose_classes, divide, list_images, pair_folders, pair_table
 from tests.official_trees import save
 
 pytestmark = pytest.mark.fast
@@ -32,6 +32,7 @@ def test_folders_of_the_usual_names(tmp_path):
         ("leftImg8bit/val/x/x_0_leftImg8bit.png", "gtFine/val/x/x_0_gtFine_labelIds.png"),
         ("images/0016E5.png", "labels/0016E5_L.png"),
         ("Images/deep/er/a.jpg", "Masks/a.png"),
+        ("img/a.jpg", "masks/a.jpg.png"),
     ],
 )
 def test_names_that_belong_together(tmp_path, image, mask):
@@ -48,6 +49,34 @@ def test_named_folders_and_patterns(tmp_path):
         ("both/1.jpg", "both/1_mask.png"),
         ("both/2.jpg", "both/2_mask.png"),
     ]
+
+
+def test_folders_elsewhere(tmp_path):
+    """An absolute folder may lie outside of the root; what it lies in names no split."""
+    tree(tmp_path, "test/raw/a.jpg", "test/raw/train/b.jpg", "own/masks/a.png", "own/masks/train/b.png")
+    found = pair_folders(tmp_path / "own", str(tmp_path / "test/raw"), str(tmp_path / "own/masks"))
+    assert found.pairs == [
+        (f"{tmp_path}/test/raw/a.jpg", "masks/a.png"),
+        (f"{tmp_path}/test/raw/train/b.jpg", "masks/train/b.png"),
+    ]
+    assert found.splits == [None, "train"]
+    with pytest.raises(ValueError, match="not below .*own, which masks are drawn for"):
+        list_images(tmp_path / "own", str(tmp_path / "test/raw"))
+    with pytest.raises(ValueError, match="a pattern goes below"):
+        pair_folders(tmp_path / "own", f"{tmp_path}/test/raw/*.jpg")
+
+
+def test_folders_that_hold_something_else(tmp_path):
+    tree(tmp_path / "flat", "a.jpg", "a_mask.png")
+    with pytest.raises(ValueError, match=r"for those in .*flat itself give --images . --masks \."):
+        pair_folders(tmp_path / "flat")
+    assert pair_folders(tmp_path / "flat", ".", ".").pairs == [("a.jpg", "a_mask.png")]
+    tree(tmp_path / "phone", "masks/a.png")
+    (tmp_path / "phone/images").mkdir()
+    for name in ("a.heic", "b.HEIC", ".DS_Store"):
+        (tmp_path / "phone/images" / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match="files that are not read: 2 of .heic; convert them"):
+        pair_folders(tmp_path / "phone")
 
 
 def test_what_cannot_be_paired_is_said(tmp_path):
@@ -75,6 +104,18 @@ def test_tables(tmp_path):
     assert found.pairs == [("a.jpg", "1.png"), ("b b.jpg", "2.png")] and found.splits == ["train", "val"]
     table.write_text("a.jpg,1.png\na.jpg,9.png\n")
     with pytest.raises(FileNotFoundError, match=r"pairs.csv:2: .*9.png is not there"):
+        pair_table(tmp_path, table)
+    tree(tmp_path, "c/c.jpg")
+    table.write_bytes("\ufeffimage,mask\r\nc\\c.jpg,1.png\r\n".encode())
+    assert pair_table(tmp_path, table).pairs == [("c/c.jpg", "1.png")], "as Windows writes it"
+    table.write_text("a.jpg,1.png\na.jpg,2.png\n")
+    with pytest.raises(ValueError, match="a.jpg stands on two lines"):
+        pair_table(tmp_path, table)
+    table.write_text("0,a.jpg,1.png\n")
+    with pytest.raises(ValueError, match=r"no pairs \(its first line is taken for names of columns, 0 is no file\)"):
+        pair_table(tmp_path, table)
+    table.write_bytes("ä.jpg,1.png\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="not UTF-8 text; save the table as CSV in UTF-8"):
         pair_table(tmp_path, table)
     table.write_text("a.jpg,1.png,dev\n")
     with pytest.raises(ValueError, match=r"pairs.csv:1: a line is `picture,mask` or `picture,mask,split`"):
