@@ -1,6 +1,6 @@
 """Installs the folders under the names they have: python -m pip install -e ."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 REQUIRES = [
     "torch>=2.11",
@@ -70,8 +70,11 @@ setup(
     version="0.2.0",
     description="Semantic segmentation: train, evaluate and compare published networks",
     python_requires=">=3.10",
-    packages=find_packages(include=["model*", "dataset*", "util*", "tool*"]),
-    package_data={"util.report": ["template/*.html"], "tool.shared": ["*.html"]},
+    packages=[
+        *find_packages(include=["model*", "dataset*", "util*", "tool*"]),
+        *find_namespace_packages(include=["config*"]),  # experiments, which hold no code
+    ],
+    package_data={"": ["*.yaml"], "util.report": ["template/*.html"], "tool.shared": ["*.html"]},
     install_requires=REQUIRES + opencv(),
     extras_require=EXTRAS,
 )

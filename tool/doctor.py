@@ -27,7 +27,7 @@ from dataset.prepare.doctor import Examined, Finding, compare, examine
 from dataset.read import DataError
 from tool.shared import cli
 from tool.shared.data import files_of, loader_workers, train_transform
-from tool.shared.experiment import find_experiment
+from tool.shared.experiment import find_experiment, first_experiment
 from tool.shared.plugins import load
 from util import UserError
 from util.config.load import Experiment
@@ -284,9 +284,7 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     dataset, *experiments = names
     if experiments:
         return load(find_experiment(dataset, experiments[0]), overrides)
-    own = sorted(Path("config", dataset).glob(f"{dataset}_*.yaml"))
-    composed = Path("config/base/data", f"{dataset}.yaml").is_file()
-    return load(own[0] if own and not composed else find_experiment(dataset, "fcn18"), overrides)
+    return load(first_experiment(dataset), overrides)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

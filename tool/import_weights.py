@@ -19,6 +19,7 @@ from typing import Any
 from dataset import DATASETS
 from model.published import layout_of
 from tool.shared import cli
+from tool.shared.experiment import config_folders
 from tool.shared.plugins import load
 from tool.shared.published import Translated, is_void, translate
 from util import UserError, checkpoint
@@ -80,9 +81,9 @@ def read_classes(text: str | None) -> str | list[str] | None:
     return names
 
 
-def experiment_of_network(dataset: str, spec: Mapping[str, Any], root: Path = Path("config")) -> Path | None:
+def experiment_of_network(dataset: str, spec: Mapping[str, Any]) -> Path | None:
     """Find the experiment of a data set with this network."""
-    for path in sorted((root / dataset).glob(f"{dataset}_*.yaml")):
+    for path in (path for root in config_folders() for path in sorted((root / dataset).glob(f"{dataset}_*.yaml"))):
         model = load(path).config.model
         same = (model.name, model.backbone) == (spec["name"], spec["backbone"])
         if same and all(spec["options"].get(name) == value for name, value in model.options.items()):

@@ -2,6 +2,9 @@
 
 import collections
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,30 @@ def test_the_published_protocols_are_those_of_the_papers():
     flow = load("config/cityscapes/cityscapes_semflow18.yaml").config
     assert (flow.augment.crop, flow.train.batch_size, flow.train.epochs) == ((1024, 1024), 16, 300)
     assert flow.loss.options == {"threshold": 0.7, "min_kept": 10000} and flow.loader.uniform == 0.5
+
+
+def test_experiments_are_found_wherever_one_stands(tmp_path, monkeypatch):
+    """Those of config/ there, then the project's own."""
+    monkeypatch.chdir(tmp_path)
+    assert launch.find_experiment("street", "fcn18") == ROOT / "config" / "street" / "street_fcn18.yaml"
+    own = tmp_path / "config" / "street" / "street_fcn18.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("base: nowhere.yaml\n")
+    assert launch.find_experiment("street", "fcn18").samefile(own)
+    assert load(launch.find_experiment("camvid", "semflow50")).config.data.name == "camvid"
+    with pytest.raises(ValueError, match="did you mean 'fcn18'"):
+        launch.find_experiment("street", "fnc18")
+
+
+@pytest.mark.slow
+def test_an_installed_project_needs_no_folder(tmp_path):
+    """The wheel holds commands, experiments and templates."""
+    copy = tmp_path / "copy"  # setuptools leaves what it builds beside the sources
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True, timeout=60)
+    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(copy)]
+    subprocess.run(pip, check=True, timeout=300)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    shipped = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    parts = [f for f in shipped if f.split("/")[0] in ("config", "model", "dataset", "util", "tool")]
+    assert {f for f in parts if f.endswith((".py", ".yaml", ".html"))} <= names
