@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.conftest import make_experiment
 from tests.faults.runs import TOY, Run, final, same
+from tool import pack
 from util import dist
 
 # What a run may end with when it gets the signal, 0: it was done. A signal before the handlers are there kills it.
@@ -33,6 +34,8 @@ class Scenario:
         model = own if "name" in own else TOY | own
         self.experiment = make_experiment(folder, data, train=train, model=model, **sections)
         self.folder, self.world = folder, world
+        if "packed" in sections.get("loader", {}):
+            pack.main(["--config", str(self.experiment), "--split", "train", "val"])
         for name in ("whole", "again"):  # the second one's time is without that of the imports
             began = time.monotonic()
             run = self.start(folder / name)

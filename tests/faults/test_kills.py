@@ -34,6 +34,17 @@ SCENARIOS = {
         },
         "train": {"ema": 0.9, "amp": "bf16", "checkpointing": True, "epochs": 2},
     },
+    "fp16, packed, OHEM, uniform sampling, accumulation, EMA, jitter, two loader workers": {
+        "loss": {"name": "ohem", "options": {"min_kept": 500}},
+        "augment": {"jitter": [0.3, 0.3, 0.3, 0.1]},
+        "loader": {"uniform": 0.5, "workers": 2, "packed": "auto"},
+        "train": {"ema": 0.9, "accumulate": 2, "amp": "fp16"},
+    },
+    "compiled, packed, EMA, accumulation, jitter": {
+        "augment": {"jitter": [0.3, 0.3, 0.3, 0.1]},
+        "loader": {"packed": "auto"},
+        "train": {"ema": 0.9, "accumulate": 2, "compile": True},
+    },
 }
 
 
