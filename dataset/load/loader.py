@@ -3,16 +3,19 @@
 In training the order is that of `sampler.py`, in evaluation a given one.
 """
 
+import atexit
 import gc
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import torch
@@ -25,6 +28,8 @@ from dataset.read import DataError
 
 SHARED = Path("/dev/shm")  # what workers hand their batches over in (Linux)
 PREFETCHED = 2  # batches that each worker makes ahead
+GRACE = 5.0  # seconds between two looks for dead workers, and in which one ends whose connection is broken
+TIMEOUT = 600.0  # seconds that a batch may take (environment: LOADER_TIMEOUT)
 
 
 class Batch(TypedDict):
@@ -41,8 +46,16 @@ class Batch(TypedDict):
 class Loader(DataLoader):
     """DataLoader that raises the error of a sample as it was.
 
-    DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line.
+    DataLoader itself puts the worker's traceback into the message; sent as a value the error keeps its one line. A
+    worker that has ended, or gives nothing for LOADER_TIMEOUT seconds, raises `WorkerLost`.
     """
+
+    _persistent: list[BaseProcess] = []  # workers that are used by every iteration
+
+    def __init__(self, dataset: Dataset, num_workers: int = 0, **options: Any):
+        # PyTorch looks for dead workers each time that its timeout is over.
+        super().__init__(dataset, num_workers=num_workers, timeout=GRACE if num_workers else 0, **options)
+        self.patience = patience()
 
     def __iter__(self) -> Iterator:  # type: ignore[override]  # PyTorch names a private class
         others = multiprocessing.active_children()
@@ -53,39 +66,102 @@ class Loader(DataLoader):
         iterator = super().__iter__()
         if in_main:
             signal.signal(signal.SIGCHLD, before)
-        workers = [child for child in multiprocessing.active_children() if child not in others]
+        workers = [child for child in multiprocessing.active_children() if child not in others] or self._persistent
+        if self.persistent_workers:
+            self._persistent = workers
+        asked = time.monotonic()
         while True:
             try:
                 item = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, OSError, EOFError) as error:
+                if isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out"):
+                    if time.monotonic() - asked < self.patience:
+                        continue
+                    raise WorkerLost(workers, self.patience) from None
+                # A worker that dies while it hands a batch over is seen as a broken connection.
+                broken = not isinstance(error, RuntimeError) or str(error).startswith("DataLoader worker")
+                if not workers or not broken or not wait([worker.sentinel for worker in workers], GRACE):
                     raise
-                raise WorkerLost(error, [worker.exitcode for worker in workers if worker.exitcode]) from None
+                raise WorkerLost(workers) from None
             if isinstance(item, Exception):
                 try:
                     raise item
                 finally:
                     del item  # the traceback holds this frame: without the cycle the workers end with the error
             yield item
+            asked = time.monotonic()
 
 
 class WorkerLost(RuntimeError):
-    """A loader worker ended, mostly by the system.
+    """A loader worker ended, mostly by the system, or gave nothing for some seconds.
 
-    codes: the exit codes of those that ended, negative for a signal.
+    The other workers are ended: one that waits for a lost one, or is stopped, would not end by itself.
     """
 
-    def __init__(self, error: RuntimeError, codes: list[int]):
-        names = {signal.Signals(-code).name for code in codes if code < 0}
-        if "SIGBUS" in names:
-            why = "SIGBUS: /dev/shm is full. Give it more (docker run --shm-size=8g, or --ipc=host) or loader.workers=0"
-        elif "SIGKILL" in names:
-            why = "SIGKILL: by the system for lack of memory, or by somebody. Fewer loader.workers need less memory"
-        else:
-            why = ", ".join(sorted(names)) or f"exit codes {codes}"
-        super().__init__(f"{str(error).splitlines()[0]}, {why}; the same command continues from the last checkpoint")
+    def __init__(self, workers: list[BaseProcess], seconds: float | None = None):
+        reason = _ended(workers) if seconds is None else _stuck(workers, seconds)
+        super().__init__(f"DataLoader worker {reason}; the same command continues from the last checkpoint")
+        for worker in workers:
+            worker.kill()
+
+
+def _ended(workers: list[BaseProcess]) -> str:
+    """Say which workers ended, and why."""
+    ended = [worker for worker in workers if worker.exitcode is not None]
+    names = {signal.Signals(-worker.exitcode).name for worker in ended if worker.exitcode and worker.exitcode < 0}
+    if "SIGBUS" in names:
+        why = "SIGBUS: /dev/shm is full. Give it more (docker run --shm-size=8g, or --ipc=host) or loader.workers=0"
+    elif "SIGKILL" in names:
+        why = "SIGKILL: by the system for lack of memory, or by somebody. Fewer loader.workers need less memory"
+    else:
+        why = ", ".join(sorted(names)) or f"exit codes {[worker.exitcode for worker in ended]}"
+    numbers = ", ".join(str(worker.pid) for worker in ended)
+    return f"(process {numbers}) ended, {why}"
+
+
+def _stuck(workers: list[BaseProcess], seconds: float) -> str:
+    """Say which workers give nothing, and why."""
+    stopped = [str(worker.pid) for worker in workers if _is_stopped(worker.pid)]
+    if stopped:
+        why = f"process {', '.join(stopped)} was stopped (SIGSTOP)"
+    else:
+        why = "a disk or a file server does not answer, or a batch takes longer than LOADER_TIMEOUT"
+    return f"gave nothing for {seconds:g} s: {why}"
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Tell whether a process is stopped by a signal (Linux)."""
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return content.rpartition(")")[2].split()[:1] == ["T"]
+
+
+@atexit.register
+def _end_stopped() -> None:
+    """End children that are stopped: multiprocessing would wait for them without end."""
+    for child in multiprocessing.active_children():
+        if _is_stopped(child.pid):
+            child.kill()
+
+
+def patience() -> float:
+    """Return how many seconds a batch may take.
+
+    Raises:
+        DataError: LOADER_TIMEOUT is no positive number.
+    """
+    text = os.environ.get("LOADER_TIMEOUT", "")
+    try:
+        seconds = float(text or TIMEOUT)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise DataError(f"LOADER_TIMEOUT={text}: expected a number of seconds")
+    return seconds
 
 
 class ErrorsAsValues(Dataset):

@@ -1,8 +1,12 @@
 """The order of the samples and the loaders: nothing depends on workers, processes, or where a run began."""
 
+import gc
 import itertools
+import multiprocessing
+import os
 import pickle
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from dataset import build_dataset, build_eval_loader, build_loader
 from dataset.augment.transform import TrainTransform
@@ -200,6 +205,63 @@ def test_worker_errors_arrive_as_they_were_raised(tmp_path, workers):
     with pytest.raises(FileNotFoundError) as caught:
         list(build_eval_loader(dataset, range(4), workers=workers))
     assert str(caught.value).startswith(f"{tmp_path}/train.txt:3: 2_label.png does not exist")
+
+
+class Fatal(Dataset):
+    """Sends its own process a signal at the third sample."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __getitem__(self, index):
+        if index == 2:
+            os.kill(os.getpid(), self.number)
+        return torch.zeros(2**18)
+
+
+@pytest.mark.parametrize(
+    "number, message",
+    [
+        (signal.SIGKILL, r"worker \(process \d+\) ended, SIGKILL: by the system for lack of memory"),
+        (signal.SIGBUS, r"ended, SIGBUS: /dev/shm is full\. Give it more"),
+        (signal.SIGSTOP, r"worker gave nothing for 2 s: process \d+ was stopped \(SIGSTOP\); the same"),
+    ],
+    ids=["killed", "no memory", "stopped"],
+)
+def test_a_worker_that_ends_or_stops_is_told_and_leaves_no_process(monkeypatch, number, message):
+    monkeypatch.setenv("LOADER_TIMEOUT", "2")
+    monkeypatch.setattr(loader, "GRACE", 1.0)
+    others = multiprocessing.active_children()
+    with pytest.raises(loader.WorkerLost, match=message):
+        list(build_eval_loader(Fatal(number), range(8), workers=2))
+    gc.collect()
+    left = [child for child in multiprocessing.active_children() if child not in others]
+    for child in left:
+        child.join(20)
+    assert not any(child.is_alive() for child in left)
+
+
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_told_as_one_that_died(monkeypatch):
+    """What arrives then is a broken connection."""
+    iterate = DataLoader.__iter__
+
+    def broken(self):
+        return then_broken(iterate(self))
+
+    def then_broken(iterator):
+        yield from itertools.islice(iterator, 2)
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(DataLoader, "__iter__", broken)
+    with pytest.raises(loader.WorkerLost, match="ended, SIGKILL"):
+        list(build_eval_loader(Fatal(signal.SIGKILL), range(8), workers=1))
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "nan", "1e300"])
+def test_the_time_that_a_batch_may_take_is_a_number(dataset, monkeypatch, text):
+    monkeypatch.setenv("LOADER_TIMEOUT", text)
+    with pytest.raises(ValueError, match=f"LOADER_TIMEOUT={text}: expected a number of seconds"):
+        build_loader(dataset, 4, workers=1)
 
 
 def test_training_needs_a_transform(root):
