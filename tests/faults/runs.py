@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,7 +42,8 @@ class Run:
         """Sends a signal to the processes `ranks`, all if none is named; one that has ended gets none."""
         for rank in ranks or range(len(self.processes)):
             if self.processes[rank].is_alive():
-                os.kill(self.processes[rank].pid, number)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(self.processes[rank].pid, number)
 
     def signal_group(self, number: int) -> None:
         """Sends a signal to all processes and their loaders' workers, as a terminal or a scheduler does."""

@@ -71,7 +71,7 @@ def judge(reader: Reader, folder: Path, data: bytes) -> bool:
         return True
     except (ValueError, OSError) as error:
         text = f"{error} {getattr(error, 'filename', '')}"
-        own = f"'{data[:12].decode('utf-8', 'surrogateescape')}"  # an override is quoted itself
+        own = f"'{data.decode('utf-8', 'surrogateescape')[:12]}"  # an override is quoted itself
         assert path.name in text or own in text or "override" in text, f"unnamed {type(error).__name__}: {error}"
         return False
     finally:
