@@ -194,6 +194,7 @@ def _read(path: Path):
         ArithmeticError,
         AssertionError,
         MemoryError,
+        SystemError,
         struct.error,
     ) as error:
         if getattr(error, "filename", None) is not None:  # the operating system's word about the path
