@@ -10,7 +10,8 @@ FILE.result: report.html, metrics.json, metrics.csv, table.txt, confusion.png, p
 color/, and pictures/ photo | truth | prediction.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from dataset import build_eval_loader
+from dataset.base import Sample
 from model.inference.export import ExportedNetwork
 from model.inference.formats import ExportedFile
 from model.inference.optimize import optimize_for_inference
@@ -33,6 +35,8 @@ from tool.shared.trained import Trained, experiment_of, open_trained
 from util import UserError, dist
 from util.config.load import Experiment, RunPaths
 from util.config.schema import Config, TestConfig
+from util.dist import signals
+from util.record import lock, status
 from util.record.files import write_bytes
 from util.record.log import log, open_log, printable
 from util.record.memory import keep_memory
@@ -53,14 +57,29 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     open_log(None)
     plugins.use(args.plugin)
-    if args.config:
-        experiment = load(args.config, args.overrides, args.exp)
-    elif args.checkpoint:
-        experiment = experiment_of(args.checkpoint, args.overrides, args.exp)
-    else:
+    if not args.config and not args.checkpoint:
         parser.error("an experiment or a checkpoint is needed: --config FILE, or --checkpoint FILE data.root=FOLDER")
-    if args.checkpoint and not args.exp and Path(args.checkpoint).is_file():
-        experiment = replace(experiment, run=beside(args.checkpoint))
+    with signals.Stop():
+        state = None
+        if args.config:
+            experiment = load(args.config, args.overrides, args.exp)
+        else:
+            experiment, state = experiment_of(args.checkpoint, args.overrides, args.exp)
+            if any(override.startswith(("model.", "data.classes")) for override in args.overrides):
+                state = None  # a published network depends on them
+        if args.checkpoint and not args.exp and Path(args.checkpoint).is_file():
+            experiment = replace(experiment, run=beside(args.checkpoint))
+        score(experiment, Path(args.checkpoint) if args.checkpoint else None, state)
+    return 0
+
+
+def score(experiment: Experiment, given: Path | None, state: dict | None) -> None:
+    """Score a checkpoint, or the predictions that are there, on the data of the experiment.
+
+    Args:
+        given: the checkpoint; None for the run's own.
+        state: what was read of it already.
+    """
     config, run = experiment.config, experiment.run
     device = dist.init(cli.lost)
     open_log(run.folder / "test.log")
@@ -69,9 +88,11 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cpu" and config.test.keep_memory:
         keep_memory()
     data = dataset_of(config, config.test.split)
+    indices = selection(config, len(data))
+    place = place_of(experiment, indices, len(data))
+    open_result(experiment, place)
     for warning in dist.main_first(lambda: check_labels(config, [data], run)):
         log.info("data: %s", warning)
-    indices = selection(config, len(data))
     if config.test.submission:
         data.to_label_ids(np.zeros((1, 1), np.uint8))  # refused before anything is predicted
     labelled = [i for i in indices if data.samples[i][1] is not None]
@@ -79,18 +100,17 @@ def main(argv: list[str] | None = None) -> int:
         log.info("%d of %d pictures have no label: predicted, not scored", len(indices) - len(labelled), len(indices))
     matrix = VoidConfusion if config.test.void == "class" else ConfusionMatrix
     confusion = matrix(len(data.classes), data.ignore_label, device) if labelled else None
-    place = place_of(experiment, indices, len(data))
     record = Recorder(config, place, data, [data.sample_name(i) for i in indices], bool(labelled))
     if config.test.has_prediction:
         score_existing(experiment, place, data, indices, confusion, record)
-        return 0
-    file = find_checkpoint(Path(args.checkpoint) if args.checkpoint else None, config, run)
-    trained = open_trained(file, experiment, data)
+        return
+    file = find_checkpoint(given, config, run)
+    trained = open_trained(file, experiment, data, state)
     config, model = trained.config, made_ready(trained.network.to(device), trained.config.test)
     predictor = predictor_of(config, model, trained.num_outputs, device, trained.outputs)
     log.info("%s: %d pictures of %s %s; %s", file, len(indices), data.name, config.test.split, predictor)
     mine = shard(indices, dist.rank(), dist.world_size())
-    samples = build_eval_loader(data, mine, loader_workers(config))
+    samples = counted(build_eval_loader(data, mine, loader_workers(config)), len(indices))
     scores, timing = evaluate(predictor, samples, confusion, record)
     dist.barrier()  # every process has written its pictures
     protocol = predictor.describe() | trained.describe() | {"engine": engine_of(model)}
@@ -99,7 +119,28 @@ def main(argv: list[str] | None = None) -> int:
     measured = record.measured()
     if dist.is_main():
         conclude(experiment, place, data, indices, confusion, scores, timing, protocol, file, measured, record.colors)
-    return 0
+
+
+def open_result(experiment: Experiment, place: Place) -> None:
+    """Take the folder of a result, which no second evaluation may write to, and begin its status.json.
+
+    Raises:
+        UserError: another evaluation has it.
+    """
+    unguarded = dist.main_first(lambda: lock.take(place.scores, "evaluation"))
+    if unguarded and dist.is_main():
+        log.warning("%s: its file system has no locks (%s); start no second evaluation there", place.scores, unguarded)
+    status.start(place.scores, "test")
+    status.note(command=experiment.command)
+
+
+def counted(samples: Iterable[Sample], total: int) -> Iterator[Sample]:
+    """Yield the samples of this process, and note how far the `total` of all processes are."""
+    status.note(state="running", total=total)
+    for number, sample in enumerate(samples):
+        status.count(min(number * dist.world_size(), total))
+        yield sample
+    status.note(step=total)
 
 
 def made_ready(model: nn.Module, test: TestConfig) -> nn.Module:
@@ -262,6 +303,7 @@ def conclude(
         protocol = {"name": test.protocol, "split": test.split, **protocol} if protocol else None
         result = experiment, data, colors, confusion, scores, timing, protocol, file, measured
         print(printable(write(place, *result)), flush=True)
+        status.note(mIoU=None if math.isnan(scores.mIoU) else scores.mIoU)
         log.info(
             "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures, %.3f s a picture",
             data.name,
@@ -296,7 +338,7 @@ def score_existing(experiment: Experiment, place: Place, data, indices, confusio
     if not dist.is_main():
         return
     labelled = [i for i in indices if data.samples[i][1] is not None]
-    samples = build_eval_loader(data, labelled, loader_workers(config))
+    samples = counted(build_eval_loader(data, labelled, loader_workers(config)), len(labelled))
     number = score_predictions(place.predictions, samples, confusion, record)
     timing = Timing(number, float("nan"), float("nan"))
     measured, scores = record.measured(alone=True), confusion.result()

@@ -1,6 +1,8 @@
 """The command that scores: which checkpoint, which pictures, what it writes."""
 
 import json
+import os
+import signal
 import time
 import zipfile
 
@@ -12,8 +14,10 @@ from dataset.base import SegDataset
 from dataset.cityscapes import Cityscapes
 from model.inference.export import missing
 from tests.conftest import make_experiment, newest_metrics
-from tool import test, train
+from tool import status, test, train
+from tool.shared import cli
 from util import checkpoint
+from util.record import status as record
 from util.record.files import sha256
 from util.score.predict import Predictor
 
@@ -45,6 +49,40 @@ def test_ranges_written_one_by_one_are_scored_together(trained):
         score(*trained, f"test.index_start={start}", "test.index_step=1")
     together = score(*trained, "test.has_prediction=true")
     assert together["classes"] == whole["classes"] and together["checkpoint"] is None
+
+
+def listed(run):
+    """The newest evaluation of a run, as tool.status has it."""
+    (row,), damaged = status.collect(run)
+    assert not damaged
+    return row["evaluations"][-1]
+
+
+def test_the_list_of_runs_tells_of_the_evaluation(trained):
+    result = score(*trained)
+    row = listed(trained[1])
+    assert (row["state"], row["step"], row["total"], row["mIoU"]) == ("running", 5, 5, result["mIoU"])
+    record.end("finished")  # as a command does
+    assert listed(trained[1])["state"] == "finished"
+
+
+def test_an_evaluation_that_is_asked_to_stop_says_so_and_leaves_the_result_of_before(trained, monkeypatch, capsys):
+    experiment, run = trained
+    before = score(experiment, run)
+    predict, pictures = Predictor.__call__, iter(range(5))
+
+    def ending(predictor, image):
+        if next(pictures) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(predictor, image)
+
+    monkeypatch.setattr(Predictor, "__call__", ending)
+    with pytest.raises(SystemExit) as end:
+        cli.command(lambda: test.main(["--config", str(experiment), "--exp", str(run)]))
+    assert end.value.code == 75 and "stopped by SIGTERM" in capsys.readouterr().err
+    row = listed(run)
+    assert (row["state"], row["step"], row["total"], row["mIoU"]) == ("stopped", 2, 5, None)
+    assert json.loads(newest_metrics(run / "result").read_text()) == before
 
 
 def test_last_or_best(trained):

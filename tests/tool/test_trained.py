@@ -157,7 +157,7 @@ def test_without_an_experiment_a_checkpoint_is_scored_by_its_own(tmp_path, data,
     assert "--checkpoint FILE" in failure(capsys, test.main, [])
     foreign = write(tmp_path / "foreign.pth")
     assert "missing key 'data.root'" in failure(capsys, experiment_of, foreign, [])
-    assert experiment_of(foreign, [f"data.root={data}"], tmp_path).config.data.classes == CLASSES
+    assert experiment_of(foreign, [f"data.root={data}"], tmp_path)[0].config.data.classes == CLASSES
 
 
 def test_a_training_starts_from_what_fits(tmp_path, data):

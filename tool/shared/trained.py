@@ -64,14 +64,17 @@ class Trained:
         }
 
 
-def open_trained(file: str | Path, experiment: Experiment, data: SegDataset) -> Trained:
+def open_trained(file: str | Path, experiment: Experiment, data: SegDataset, state: dict | None = None) -> Trained:
     """Read the network of a checkpoint for the experiment and its data.
+
+    state: what `read_ours` has read of it, where that was before.
 
     Raises:
         FileNotFoundError, UserError: the file is missing or damaged, or the experiment says otherwise.
     """
     config = experiment.config
-    state = read_ours(file, config.model.name, config.model.options, data.classes)
+    if state is None:
+        state = read_ours(file, config.model.name, config.model.options, data.classes)
     facts, spec, told = facts_of(state), state["spec"], Told(str(file), experiment.sources)
     other = compare_network(spec, config, told)
     if other and "export" in state:
@@ -273,8 +276,10 @@ def check_init(experiment: Experiment, classes: Sequence[str]) -> None:
         log.warning("%s", line)
 
 
-def experiment_of(file: str | Path, overrides: Sequence[str], folder: str | Path | None = None) -> Experiment:
-    """Give the experiment that a checkpoint knows.
+def experiment_of(
+    file: str | Path, overrides: Sequence[str], folder: str | Path | None = None
+) -> tuple[Experiment, dict]:
+    """Give the experiment that a checkpoint knows, and what was read of it.
 
     Args:
         overrides: `section.key=value`; a checkpoint that no run of ours has written needs data.root.
@@ -303,7 +308,7 @@ def experiment_of(file: str | Path, overrides: Sequence[str], folder: str | Path
     sources = {override.partition("=")[0]: COMMAND_LINE for override in overrides}
     run = RunPaths(Path(folder), Path(folder) / "result") if folder else beside(file)
     note = f"the experiment that {file} knows: {spec['name']}, data set {config.data.name}"
-    return Experiment(config, run, (note,), sources, tuple(sys.argv))
+    return Experiment(config, run, (note,), sources, tuple(sys.argv)), state
 
 
 def _network(name: str, backbone: str | None) -> str:

@@ -1,6 +1,6 @@
-"""One training at a time in a run's folder.
+"""One training at a time in a run's folder, one evaluation in that of a result.
 
-Rank 0 holds a lock on run.lock.
+Rank 0 holds a lock on run.lock, or test.lock.
 
 The lock is the kernel's, not the file, which stays: a process that is killed gives it up at once. It is a record lock
 of POSIX, which file servers know, and which processes that this one forks, as a loader's, do not hold with it. A lock
@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]  # asked for before each use
 
-NAME = "run.lock"
+NAMES = {"training": "run.lock", "evaluation": "test.lock"}
 LARGEST = 4096
 # Seconds that a holder may need to be gone. One that was killed frees its memory first; of a machine that is lost, the
 # file server keeps the locks for a lease, 90 s with NFS 4.
@@ -44,10 +44,13 @@ class FolderLock:
         self._held: int | None = None
         self._guarded: Path | None = None
 
-    def take(self, folder: Path) -> str | None:
+    def take(self, folder: Path, what: str = "training") -> str | None:
         """Take `folder` for this process; return why it is unguarded.
 
         The process gives it up when it ends or takes another one.
+
+        Args:
+            what: a key of `NAMES`.
 
         Returns:
             The reason why the folder cannot be guarded, where its file system has no locks; else None.
@@ -63,18 +66,19 @@ class FolderLock:
             raise UserError(f"{error.filename}: not a folder; name another one for the run with --exp") from None
         if fcntl is None:
             return f"{os.name} has no record locks"
+        file = folder / NAMES[what]
         for _ in range(TRIES):
-            self._held = number = open_plain(folder / NAME, os.O_RDWR)
+            self._held = number = open_plain(file, os.O_RDWR)
             try:
-                _wait(number, folder)
+                _wait(number, folder, what)
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
                 return error.strerror
-            if _is_in(folder, number):
+            if _is(file, number):
                 os.ftruncate(number, 0)
                 os.pwrite(number, f"process {os.getpid()}{_here()} {time.strftime('%F %T %Z')}\n".encode(), 0)
-                self._guarded = folder
+                self._guarded = file
                 return None
             self._give_up()
         return "an open file has another number there than its name"
@@ -85,10 +89,10 @@ class FolderLock:
         Raises:
             UserError: run.lock was removed or replaced, so that another training can be in the folder.
         """
-        if self._guarded is not None and self._held is not None and not _is_in(self._guarded, self._held):
+        if self._guarded is not None and self._held is not None and not _is(self._guarded, self._held):
             status.leave()
             raise UserError(
-                f"{self._guarded / NAME} was removed or replaced under this training, so that another one may be in "
+                f"{self._guarded} was removed or replaced under this training, so that another one may be in "
                 "the folder: this one ends, and saves nothing more there. Start the same command again once no other "
                 "training runs in it"
             )
@@ -107,25 +111,25 @@ def _here() -> str:
     return f" on {socket.gethostname()}, since"
 
 
-def _is_in(folder: Path, number: int) -> bool:
-    """Tell whether the open file `number` is the folder's run.lock."""
+def _is(file: Path, number: int) -> bool:
+    """Tell whether the open file `number` still has this name."""
     try:
-        return os.path.samestat(os.stat(folder / NAME, follow_symlinks=False), os.fstat(number))
+        return os.path.samestat(os.stat(file, follow_symlinks=False), os.fstat(number))
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _wait(number: int, folder: Path) -> None:
+def _wait(number: int, folder: Path, what: str) -> None:
     """Wait until the lock is ours, as long as a holder that is ending may need."""
     began, logged = time.monotonic(), False
     while not _locked(number):
         holder = os.pread(number, LARGEST, 0).decode(errors="replace").strip() or "an unknown process"
         patience = HERE if _here() in holder else ELSEWHERE
         if time.monotonic() - began >= patience:
+            stop = " (kill PID: it saves and ends), then the same command continues it" if what == "training" else ""
             raise UserError(
-                f"{folder}: another training is under way in this folder: {holder}. Wait for its end, or stop it there "
-                "(kill PID: it saves and ends), then the same command continues it; or give this one a folder of its "
-                "own with --exp OTHER_FOLDER"
+                f"{folder}: another {what} is under way in this folder: {holder}. Wait for its end, or stop it "
+                f"there{stop}; or give this one a folder of its own with --exp OTHER_FOLDER"
             )
         if not logged:
             log.info("%s is in use: %s; waiting up to %.0f s for its end", folder, holder, patience)

@@ -1,12 +1,13 @@
-"""status.json: the state of a run.
+"""status.json: the state of a training or an evaluation.
 
-For people and programs that watch it.
+For people and programs that watch it. A training's is in the run's folder, an evaluation's in that of its result.
 
 Rank 0 writes it at every log line and, from a thread, every few seconds, so that a heartbeat that is old means that
 the process is gone and not that a step is slow. The file is at every moment whole: it is replaced, never rewritten.
 
-A run that is started again has the values of before until it has new ones. One that had finished keeps its file as it
-is until it trains again: that there is nothing to do, or that a start is refused, takes nothing from its numbers.
+A run that is started again has the values of before until it has new ones, but an evaluation, which begins anew. One
+that had finished keeps its file as it is until it runs again: that there is nothing to do, or that a start is refused,
+takes nothing from its numbers.
 """
 
 import json
@@ -25,25 +26,30 @@ from util.record.log import log, printable
 
 NAME = "status.json"
 EVERY = 10.0  # seconds between heartbeats
+KINDS = ("train", "test")
 STATES = ("starting", "running", "validating", "saving", "finished", "stopped", "failed")
 ENDED = ("finished", "stopped", "failed")
 LARGEST = 2**20
 SILENT = 6 * EVERY  # seconds after which a run was not heard of
 NUMBER, NUMBER_OR_NONE, TEXT_OR_NONE = (int, float), (int, float, type(None)), (str, type(None))
 # What `read` relies on; a number where another program wrote text would end a list of runs.
-KINDS: dict[str, Any] = {"heartbeat": NUMBER, "pid": int, "step": int, "checkpoint": (dict, type(None))}
-KINDS |= dict.fromkeys(("total", "loss", "best", "speed"), NUMBER_OR_NONE)
-KINDS |= dict.fromkeys(("host", "error", "machine"), TEXT_OR_NONE)
+TYPES: dict[str, Any] = {"heartbeat": NUMBER, "pid": int, "step": int, "checkpoint": (dict, type(None))}
+TYPES |= dict.fromkeys(("total", "loss", "best", "speed", "mIoU", "started"), NUMBER_OR_NONE)
+TYPES |= dict.fromkeys(("host", "error", "machine"), TEXT_OR_NONE)
 NEEDED = ("heartbeat", "pid", "step")
 CARRIED = ("step", "total", "epoch", "epochs", "loss", "best", "checkpoint")  # from before, where a run starts again
 
 
 class Status:
-    """Values of one run, and the thread that refreshes the file."""
+    """Values of one run, and the thread that refreshes the file.
 
-    def __init__(self, folder: Path, every: float = EVERY):
+    kind: one of `KINDS`.
+    """
+
+    def __init__(self, folder: Path, every: float = EVERY, kind: str = "train"):
         self.file = folder / NAME
         self.values: dict = {
+            "kind": kind,
             "state": "starting",
             "step": 0,
             "total": None,
@@ -55,6 +61,7 @@ class Status:
             "skipped": 0,
             "checkpoint": None,
             "best": None,
+            "mIoU": None,
             "error": None,
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -71,7 +78,8 @@ class Status:
             before = read(self.file)
         except (UserError, OSError):
             before = {}
-        self.values |= {key: before[key] for key in CARRIED if key in before}
+        if kind == "train":
+            self.values |= {key: before[key] for key in CARRIED if key in before}
         self._kept = before.get("state") == "finished"
         self.update()
         threading.Thread(target=self._beat, name="status", daemon=True).start()
@@ -87,6 +95,11 @@ class Status:
             self.values |= {**values, "progress": time.time()}
             self._kept = self._kept and values.get("state") in (None, "starting", *ENDED)
             self._write()
+
+    def count(self, step: int) -> None:
+        """Have the next heartbeat tell how far it is, where writing each time would cost more than the step."""
+        with self._lock:
+            self.values |= {"step": step, "progress": time.time()}
 
     def end(self, state: str, error: str | None = None) -> None:
         self._ended.set()
@@ -121,15 +134,22 @@ class _Process:
     status: Status | None = None
 
 
-def start(folder: Path) -> None:
-    """Record this process's run in `folder`, if it is rank 0."""
-    _Process.status = Status(folder) if dist.is_main() else None
+def start(folder: Path, kind: str = "train") -> None:
+    """Record this process's run in `folder`, if it is rank 0; kind: one of `KINDS`."""
+    leave()
+    _Process.status = Status(folder, kind=kind) if dist.is_main() else None
 
 
 def note(**values: Any) -> None:
     """Change values of the record, if there is one; see `Status`."""
     if _Process.status is not None:
         _Process.status.update(**values)
+
+
+def count(step: int) -> None:
+    """Note how far the run is; the next heartbeat tells it."""
+    if _Process.status is not None:
+        _Process.status.count(step)
 
 
 def saved(path: Path, step: int) -> None:
@@ -176,13 +196,13 @@ def read(file: Path, now: float | None = None) -> dict:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: damaged ({error})") from None
-    if not isinstance(values, dict) or values.get("state") not in STATES:
+    if not isinstance(values, dict) or values.get("state") not in STATES or values.get("kind", "train") not in KINDS:
         raise UserError(f"{file}: damaged (no state of a run)")
     saved = values.get("checkpoint")
-    numbers = [(key, values.get(key)) for key, kind in KINDS.items() if kind in (int, NUMBER, NUMBER_OR_NONE)]
+    numbers = [(key, values.get(key)) for key, kind in TYPES.items() if kind in (int, NUMBER, NUMBER_OR_NONE)]
     if isinstance(saved, dict):
         numbers += [(f"checkpoint.{key}", saved.get(key)) for key in ("step", "time")]
-    wrong = [key for key, kind in KINDS.items() if not isinstance(values.get(key), kind)]
+    wrong = [key for key, kind in TYPES.items() if not isinstance(values.get(key), kind)]
     wrong += [key for key in NEEDED if isinstance(values.get(key), bool)]
     wrong += [key for key, value in numbers if value is not None and not _is_number(value)]
     wrong += [key for key, value in numbers if value is None and key.startswith("checkpoint.")]

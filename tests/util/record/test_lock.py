@@ -17,6 +17,8 @@ from tool import test, train
 from util.dist import signals
 from util.record import lock
 
+NAME = lock.NAMES["training"]
+
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
@@ -90,12 +92,33 @@ def test_the_folder_is_free_once_its_holder_is_killed_whatever_it_has_forked(tmp
     os.kill(holder[0], signal.SIGKILL)
     assert lock.take(tmp_path) is None
     os.kill(holder[1], 0)  # is still there
-    assert f"process {os.getpid()} " in (tmp_path / lock.NAME).read_text()
+    assert f"process {os.getpid()} " in (tmp_path / NAME).read_text()
+
+
+def test_an_evaluation_in_a_folder_that_another_has_is_refused(tmp_path, monkeypatch):
+    first = CONTEXT.Process(target=hold_result, args=(tmp_path, ready := CONTEXT.Event()))
+    first.start()
+    assert ready.wait(60)
+    monkeypatch.setattr(lock, "HERE", 0.3)
+    try:
+        with pytest.raises(ValueError, match="another evaluation is under way .* --exp OTHER_FOLDER"):
+            lock.take(tmp_path, "evaluation")
+        assert lock.take(tmp_path) is None  # a training of the folder is another thing
+    finally:
+        first.kill()
+        first.join()
+    assert lock.take(tmp_path, "evaluation") is None
+
+
+def hold_result(folder, ready):
+    lock.take(folder, "evaluation")
+    ready.set()
+    time.sleep(60)
 
 
 def test_a_holder_on_another_machine_is_waited_for_longer(tmp_path, holder, monkeypatch):
     """A file server keeps the locks of a machine that is lost for a while."""
-    (tmp_path / lock.NAME).write_text("process 7 on another-host, since 2026-01-01 00:00:00 UTC\n")
+    (tmp_path / NAME).write_text("process 7 on another-host, since 2026-01-01 00:00:00 UTC\n")
     tries, locked = [], lock._locked
     monkeypatch.setattr(lock, "_locked", lambda number: tries.append(number) or locked(number))
     monkeypatch.setattr(lock, "HERE", 0.0)
@@ -138,7 +161,7 @@ def test_who_has_a_lock_that_is_no_longer_the_folders_ends_and_says_so(tmp_path,
     if how == "folder removed":
         shutil.rmtree(folder)
     else:
-        (folder / lock.NAME).unlink()
+        (folder / NAME).unlink()
     if how == "replaced":
         assert second.take(folder) is None
         second.check()
@@ -149,10 +172,10 @@ def test_who_has_a_lock_that_is_no_longer_the_folders_ends_and_says_so(tmp_path,
 def test_a_lock_that_is_replaced_while_it_is_waited_for_is_taken_anew(tmp_path, monkeypatch):
     wait, again = lock._wait, []
 
-    def replaced(number, folder):
-        wait(number, folder)
+    def replaced(number, folder, what):
+        wait(number, folder, what)
         if not again:
-            again.append((folder / lock.NAME).unlink())
+            again.append((folder / NAME).unlink())
 
     monkeypatch.setattr(lock, "_wait", replaced)
     mine = lock.FolderLock()
@@ -163,7 +186,7 @@ def test_a_lock_that_is_replaced_while_it_is_waited_for_is_taken_anew(tmp_path, 
 def test_no_lock_is_taken_through_a_link(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / lock.NAME).symlink_to(tmp_path / "precious")
+    (tmp_path / "run" / NAME).symlink_to(tmp_path / "precious")
     with pytest.raises(ValueError, match="run.lock: not a file"):
         lock.take(tmp_path / "run")
     assert (tmp_path / "precious").read_text() == "mine"
@@ -173,5 +196,5 @@ def test_a_training_whose_lock_is_removed_saves_nothing_more(tmp_path, data):
     experiment = make_experiment(tmp_path, data, train={"epochs": 99}, model=TOY)
     first = Run(experiment, tmp_path / "run")
     first.until((tmp_path / "run" / "model" / "epoch_0001.json").exists)
-    (tmp_path / "run" / lock.NAME).unlink()
+    (tmp_path / "run" / NAME).unlink()
     assert first.wait() == [2] and first.output().count("was removed or replaced") == 1, first.output()

@@ -155,6 +155,48 @@ def test_a_finished_run_that_is_started_again_stays_finished_with_its_numbers(tm
     assert values(tmp_path) == before
 
 
+def test_an_evaluation_begins_anew_and_counts_without_writing(tmp_path):
+    status.start(tmp_path, "test")
+    status.note(state="running", step=5, total=5)
+    status.note(mIoU=0.5)
+    status.end("finished")
+    before = values(tmp_path)
+    assert (before["kind"], before["mIoU"]) == ("test", 0.5)
+    status.start(tmp_path, "test")
+    assert values(tmp_path) == before, "nothing is lost where the checkpoint is refused"
+    status.note(state="running", total=5)
+    status.count(3)
+    assert [values(tmp_path)[key] for key in ("state", "step", "mIoU")] == ["running", 0, None]
+    status.note()
+    assert values(tmp_path)["step"] == 3
+    status.start(tmp_path / "next", "test")  # by a program that calls the command twice
+    assert values(tmp_path)["state"] == "running"
+
+
+def test_evaluations_stand_in_the_line_of_their_run(tmp_path, capsys):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    run, here = tmp_path / "run", status._machine()
+    write(run, state="finished")
+    write(run / "result" / "val-whole", kind="test", state="finished", mIoU=0.625, started=1)
+    write(run / "result" / "val-whole" / "part-0-1", kind="test", state="running", step=1, total=2, started=2)
+    write(run / "result" / "val-semseg", kind="test", step=3, total=5, pid=gone.pid, machine=here, started=3)
+    write(tmp_path / "file.result", kind="test", state="finished", mIoU=0.5, best=None, loss=None)
+    write(tmp_path / "file.result" / "val-semseg", kind="test", machine=f"{here}x", pid=2**22 + 1, step=4, total=5)
+    write(tmp_path / "other", state="failed", error="no data")
+    write(tmp_path / "other" / "result" / "val-whole", kind="test", heartbeat=time.time() + 1e6, state="finished")
+    write(run / "ablation")  # a run of its own
+    assert listing.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 4
+    assert "val-semseg lost 3/5 (60%)" in next(line for line in lines if line.startswith(f"{run} "))
+    assert "val-semseg running 4/5 (80%)" in next(line for line in lines if "file.result" in line)
+    assert "val-whole finished 6/12 (50%)  no data" in next(line for line in lines if "other" in line)
+    assert "none" in next(line for line in lines if "ablation" in line)
+    listed = {row["run"]: row for row in listing.collect(tmp_path)[0]}
+    assert [row["state"] for row in listed[str(run)]["evaluations"]] == ["finished", "running", "lost"]
+
+
 def test_a_run_that_goes_on_tells_the_values_of_before_until_it_has_new_ones(tmp_path):
     status.start(tmp_path)
     status.note(state="running", step=12, total=12, loss=0.5, best=0.75)
@@ -186,6 +228,8 @@ def test_text_of_a_status_file_moves_no_cursor_and_makes_no_second_line(tmp_path
         "{",
         "[]",
         '{"state": "flying"}',
+        '{"state": "finished", "kind": ["test"], "pid": 1, "heartbeat": 1, "step": 2}',
+        '{"state": "finished", "kind": "test", "pid": 1, "heartbeat": 1, "step": 2, "mIoU": "x"}',
         '{"state": "running"}',
         "\x00\xff",
         '{"state": "running", "pid": "x", "heartbeat": 1, "step": 2}',
