@@ -35,8 +35,8 @@ SHOWN = 5  # pictures that could not be read
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.Parser(
+        prog="python -m tool.demo", description=__doc__, example="python -m tool.demo photo.jpg --checkpoint FILE"
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture, or folder of pictures")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="of ours, or imported")

@@ -11,7 +11,6 @@ another data set, or the classes themselves: --classes road,car,sky. tool.test s
 model.init starts a training from it.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from util.record.log import log, open_log
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.import_weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.Parser(
+        prog="python -m tool.import_weights", description=__doc__, example="python -m tool.import_weights FILE.pth"
     )
     parser.add_argument("file", metavar="FILE", help="the published checkpoint")
     parser.add_argument("--out", metavar="FILE", help="what to write (default: FILE's name, _imported.pth)")

@@ -64,8 +64,10 @@ def _has_list(root: Path, split: str, config: Config | None) -> bool:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.Parser(
+        prog="python -m tool.pack",
+        description=__doc__,
+        example="python -m tool.pack cityscapes --root /data/cityscapes",
     )
     parser.add_argument("dataset", nargs="?", help="a known data set, with its lists in --root")
     parser.add_argument("--root", metavar="DIR", help="folder of the data set")

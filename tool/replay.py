@@ -8,7 +8,6 @@ The run left that file. The steps begin with the checkpoint beside it, or with t
 looked at on the way. Nothing of the run's folder is changed but replay.log.
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -27,8 +26,10 @@ from util.train.resume import restore
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.Parser(
+        prog="python -m tool.replay",
+        description=__doc__,
+        example="python -m tool.replay exp/street/fcn18/replay/step_00000123.json",
     )
     parser.add_argument("record", metavar="FILE", help="what a run left that stopped at a loss that is not finite")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes that are tried out")

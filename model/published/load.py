@@ -85,6 +85,9 @@ def load_published(model: Network, state_dict: Mapping[str, object], allow_missi
         raise ModelError(". ".join([fits, *problems]))
     _check_shapes(model, target, given)
     values = {name: value.to(target[name].dtype) for name, value in given.values.items()}
+    endless = [key for key, name in given.mapped.items() if name in values and not _is_finite(values[name])]
+    if endless:
+        raise ModelError(f"{len(endless)} tensors hold values that are not finite: {shorten(endless)}")
     model.load_state_dict(target | values | zeroed)
     return LoadReport(layout.source, given.mapped, tuple(given.dropped), tuple(missing), tuple(zeroed))
 
@@ -132,6 +135,10 @@ class Translation:
                 del self.mapped[key]
                 self.values.pop(name, None)
             self.dropped.extend(inside)
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    return value.is_meta or not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def _choose_layout(model: Network, tensors: Tensors) -> Layout:

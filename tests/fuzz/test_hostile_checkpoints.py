@@ -1,6 +1,7 @@
 """Checkpoints that would run code, claim petabytes or never end: refused by name, and nothing happens."""
 
 import io
+import math
 import os
 import pickle
 import struct
@@ -118,7 +119,7 @@ def test_petabytes_are_refused_before_they_are_asked_for(tmp_path):
         b"(K\x01t",
         b"\x89",
     )
-    refused(written(tmp_path / "meta.pth", program(meta)), "larger than the file")
+    refused(written(tmp_path / "meta.pth", program(meta)), "without values")
     for function in ("builtins bytearray", "torch FloatTensor", "torch UntypedStorage"):
         for count in (10**15, 2**63 - 1, -5):
             refused(written(tmp_path / "call.pth", program(call(function, number(count)))))
@@ -273,6 +274,7 @@ def test_what_trainers_save_is_read(tmp_path):
         ({"options": {"dropout": "x"}}, "cannot be built"),
         ({"options": {"dropout": 2.0}}, "cannot be built"),
         ({"options": {"dropout": []}}, "cannot be built"),
+        ({"options": {"dropout": math.nan}}, "dropout, which is not finite"),
         ({"model": {"w": 5}}, "no named tensor"),
         ({"model": {}}, "missing"),
         ({"model": {5: torch.zeros(1)}}, "no named tensor"),
@@ -282,6 +284,7 @@ def test_what_trainers_save_is_read(tmp_path):
         ({"colors": [[1, 2]] * 3}, "'colors'"),
         ({"colors": [[1, 2, 999]] * 3}, "'colors'"),
         ({"config": [5]}, "'config'"),
+        ({"config": {"data": {"mean": [1.0] * 5, "std": [1.0] * 5}}}, "mean and std of 5 channels"),
     ],
 )
 def test_a_checkpoint_of_ours_that_contradicts_itself_is_refused(tmp_path, small_network, change, reason):
@@ -298,6 +301,27 @@ def test_a_checkpoint_of_ours_that_contradicts_itself_is_refused(tmp_path, small
     checkpoint.save(tmp_path / "bad.pth", state)
     with hostile.bounded(), pytest.raises(ValueError, match=f"bad.pth.*{reason}"):
         rebuild(checkpoint.load(tmp_path / "bad.pth"), tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda w: w.to_sparse(), "sparse, quantised, nested or without values"),
+        (lambda w: w.to("meta"), "without values"),
+        (lambda w: w.to(torch.complex64), "1 of another type: backbone.layer1.0.conv1.weight complex64"),
+        (lambda w: w.to(torch.int8), "1 of another type: backbone.layer1.0.conv1.weight int8"),
+        (lambda w: w * math.nan, "1 tensors hold values that are not finite: backbone.layer1.0.conv1.weight"),
+        (lambda w: w.double() + 1e300, "not finite"),
+    ],
+    ids=["sparse", "meta", "complex", "whole numbers", "not a number", "too large"],
+)
+def test_weights_that_are_no_weights_are_refused(tmp_path, small_network, change, reason):
+    weights = dict(small_network.state_dict())
+    weights["backbone.layer1.0.conv1.weight"] = change(weights["backbone.layer1.0.conv1.weight"])
+    file = tmp_path / "bad.pth"
+    torch.save({"format": 1, "model": weights, "spec": dict(small_network.spec)}, file)
+    with pytest.raises(ValueError, match=f"bad.pth.*{reason}"):
+        rebuild(checkpoint.load(file), file)
 
 
 @pytest.fixture(scope="module")

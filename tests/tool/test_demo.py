@@ -8,7 +8,7 @@ import torch
 from model import build_model
 from model.layer.flow import warp
 from tests.conftest import CLASSES, COLORS, failure
-from tool import demo
+from tool import bench, demo, import_weights, pack, replay
 from util import checkpoint
 from util.report import panels
 from util.score.predict import Predictor
@@ -209,3 +209,11 @@ def test_mistakes_are_one_message(tmp_path, weights, capsys):
         ((photo, "--checkpoint", weights, "--longest", "0"), "at least one pixel"),
     ):
         assert expected in failure(capsys, run, *out, *arguments)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("command", [demo, import_weights, pack, replay, bench], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("arguments", [[], ["--unknown", "x"]], ids=["none", "unknown"])
+def test_wrong_arguments_are_one_line_with_an_example(command, arguments, capsys):
+    message = failure(capsys, command.main, arguments)
+    assert "for example: python -m tool." in message and "usage" not in message

@@ -10,7 +10,8 @@ import model
 from tests.conftest import make_experiment
 from tests.faults.runs import TOY, same
 from tool import test, train
-from tool.shared.network import load_initial_weights, load_network, network_of
+from tool.bench.infer import trained_network
+from tool.shared.network import load_initial_weights, network_of, rebuild
 from util import checkpoint
 from util.config.load import load
 from util.record.files import sha256
@@ -181,11 +182,14 @@ def test_a_mistake_is_told_before_the_first_step(tmp_path, experiment, overrides
 
 def test_a_checkpoint_alone_rebuilds_the_network(tmp_path, experiment):
     run(experiment, tmp_path / "run")
-    config = load(experiment, ["model.name=pspnet", "model.backbone=resnet34"]).config
-    model = load_network(tmp_path / "run" / "model" / "last.pth", config, 3)
-    assert type(model).__name__ == "FCN"
-    with pytest.raises(ValueError, match="trained for 3 classes"):
-        load_network(tmp_path / "run" / "model" / "last.pth", config, 7)
+    file = tmp_path / "run" / "model" / "last.pth"
+    assert type(rebuild(checkpoint.load(file), file)).__name__ == "FCN"
+    config = load(experiment, ["model.name=pspnet"]).config
+    with pytest.raises(ValueError, match="holds the network fcn on resnet18, the experiment says pspnet on resnet18"):
+        trained_network(str(file), config)
+    config = load(experiment, ["data.classes=[a, b]"]).config
+    with pytest.raises(ValueError, match="trained for 3 classes, the experiment has 2"):
+        trained_network(str(file), config)
 
 
 def test_a_run_can_start_from_another_run(tmp_path, data):

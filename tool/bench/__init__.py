@@ -18,17 +18,16 @@ the network against the ways of older repositories. `train` runs the training st
 writes the page of the measurements that --json left in docs/performance/.
 """
 
-import argparse
-
 from tool.bench import data, evaluate, infer, overfit, params, report, train
+from tool.shared import cli
 from util.record.log import open_log
 
 COMMANDS = (data, evaluate, infer, overfit, params, train, report)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tool.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.Parser(
+        prog="python -m tool.bench", description=__doc__, example="python -m tool.bench infer street sfnet_mobile"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

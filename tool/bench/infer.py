@@ -27,8 +27,11 @@ from tool.bench.experiment import (
 )
 from tool.bench.report import Report, Table
 from tool.bench.timing import alternate, summarise
-from tool.shared.network import load_network, network_of
+from tool.shared.network import network_of, rebuild
+from tool.shared.published import read_ours
+from tool.shared.trained import Told, compare_network
 from util import UserError
+from util.config.schema import Config
 from util.record.memory import keep_memory
 
 Contender = Callable[[Tensor], Tensor]
@@ -61,10 +64,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    if args.checkpoint:
-        network = load_network(Path(args.checkpoint), config, class_count(config))
-    else:
-        network = network_of(config, class_count(config))
+    network = trained_network(args.checkpoint, config) if args.checkpoint else network_of(config, class_count(config))
     network = network.eval().to(device)
     x = torch.randn(args.batch, 3, *size, device=device)
     notes = [
@@ -89,6 +89,22 @@ def run(args: argparse.Namespace) -> int:
         notes=tuple(notes),
     ).show(args.json)
     return 0
+
+
+def trained_network(file: str, config: Config) -> nn.Module:
+    """Return the network of a checkpoint, ours or published, that is the experiment's.
+
+    Raises:
+        FileNotFoundError, UserError: the file is missing, damaged, exported, or of another network or class count.
+    """
+    state = read_ours(file, config.model.name, config.model.options)
+    if "export" in state:
+        raise UserError(f"{file} is exported; name the checkpoint that it was made of")
+    compare_network(state["spec"], config, Told(file, {}))
+    number = state["spec"]["num_classes"]
+    if number != class_count(config):
+        raise UserError(f"{file}: trained for {number} classes, the experiment has {class_count(config)}")
+    return rebuild(state, file)
 
 
 def _method(device: torch.device, args: argparse.Namespace) -> str:

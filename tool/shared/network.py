@@ -121,29 +121,6 @@ def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None
     log.info("backbone from %s: %s", file, load_backbone_weights(model.backbone, checkpoint.load(file)))
 
 
-def load_network(path: Path, config: Config, num_classes: int) -> torch.nn.Module:
-    """Return the trained network of a checkpoint file.
-
-    One of ours, which rebuilds itself, or a published one.
-
-    Raises:
-        FileNotFoundError, UserError: the file is missing, damaged, or of another network or class count.
-    """
-    state = checkpoint.load(path)
-    if not checkpoint.is_ours(state):
-        model = network_of(config, num_classes)
-        log.info("published checkpoint %s: %s", path, load_published(model, state))
-        return model
-    checkpoint.check_ours(state, path)
-    spec = state["spec"]
-    if spec["num_classes"] != num_classes:
-        raise UserError(
-            f"{path}: trained for {spec['num_classes']} classes ({', '.join(state.get('classes', ())[:4])}, ...), "
-            f"but data set {config.data.name} has {num_classes}"
-        )
-    return rebuild(state, path)
-
-
 def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
     """Return the trained network of a checkpoint of ours.
 

@@ -279,7 +279,7 @@ def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tup
         The names that were skipped.
 
     Raises:
-        UserError: lists what is missing, left over, or of another shape.
+        UserError: lists what is missing, left over, of another shape or type, or not finite.
     """
     strange = [key for key, value in weights.items() if not isinstance(key, str) or not isinstance(value, torch.Tensor)]
     if strange:
@@ -294,9 +294,18 @@ def load_strictly(module: torch.nn.Module, weights: dict, source: str, skip: tup
         for k in weights
         if k in own and weights[k].shape != own[k].shape
     ]
-    problems = [("missing", missing), ("left over", extra), ("of another shape", shapes)]
-    if missing or extra or shapes:
+    kinds = [
+        f"{k} {weights[k].dtype}".replace("torch.", "")
+        for k in weights
+        if k in own and own[k].is_floating_point() and not weights[k].is_floating_point()
+    ]
+    problems = [("missing", missing), ("left over", extra), ("of another shape", shapes), ("of another type", kinds)]
+    if missing or extra or shapes or kinds:
         lines = [f"{len(names)} {what}: {', '.join(names[:6])}" for what, names in problems if names]
         raise UserError(f"{source} does not fit this network: " + "; ".join(lines))
+    floats = {k: v.to(own[k].dtype) for k, v in weights.items() if v.is_floating_point()}
+    endless = [k for k, v in floats.items() if not torch.isfinite(v).all()]
+    if endless:
+        raise UserError(f"{source}: {len(endless)} tensors hold values that are not finite: {', '.join(endless[:6])}")
     module.load_state_dict(weights, strict=not skipped)
     return skipped

@@ -4,6 +4,7 @@
 are larger than their records.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def check_content(content: Any, size: int) -> dict:
         value, depth = waiting.pop()
         seen += 1
         if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+                raise UserError("a tensor that is sparse, quantised, nested or without values")
             if value.numel() * value.element_size() > size:
                 raise UserError(f"a tensor of the shape {tuple(value.shape)}, larger than the file it comes from")
         elif isinstance(value, dict):
@@ -64,6 +67,9 @@ def check_network(state: dict) -> None:
         raise UserError(f"'spec' says {number!r} classes, where 1 to 255 are possible")
     if not all(isinstance(name, str) for name in spec["options"]):
         raise UserError("'spec' has options without a name")
+    endless = [name for name, value in spec["options"].items() if isinstance(value, float) and not math.isfinite(value)]
+    if endless:
+        raise UserError(f"'spec' has the option {endless[0]}, which is not finite")
     if classes is not None and not (_is_list(classes, number) and all(isinstance(name, str) for name in classes)):
         raise UserError(f"'classes' are not the names of {number} classes")
     if colors is not None and not (_is_list(colors, number) and all(map(_is_color, colors))):
@@ -72,6 +78,10 @@ def check_network(state: dict) -> None:
     if not isinstance(config, dict) or not all(isinstance(config.get(name, {}), dict) for name in ("data", "test")):
         raise UserError("'config' is no experiment")
     check_facts(state)
+    channels = spec["options"].get("in_channels", 3)
+    given = state.get("preprocessing") or config.get("data", {})
+    if "mean" in given and len(given["mean"]) != channels:
+        raise UserError(f"mean and std of {len(given['mean'])} channels, where the network sees {channels}")
 
 
 def _is_list(value: Any, length: int) -> bool:

@@ -1,5 +1,7 @@
 """Saves a run, and continues it where it stopped."""
 
+import math
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,14 +193,30 @@ def restore(training: Training, path: Path, data: Data) -> None:
         UserError: as `resume` does.
     """
     state = checkpoint.load(path)
-    refuse_changes(state, training.config, str(path), data)
+    if checkpoint.is_ours(state):
+        checkpoint.check_ours(state, path)
+    try:
+        refuse_changes(state, training.config, str(path), data)
+        _take_over(training, state, path, data)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        # whole by its checksums, but nothing that this program has written
+        raise UserError(f"{path}: what it says of its run cannot be continued ({error!r:.200})") from error
+
+
+def _take_over(training: Training, state: dict, path: Path, data: Data) -> None:
+    """Take over everything from a loaded checkpoint."""
     weights = state["model"] if training.ema is None else state["train_model"]
     checkpoint.load_strictly(training.model, weights, str(path))
     if training.ema is not None:
         checkpoint.load_strictly(training.ema.module, state["model"], str(path))
         training.ema.n_averaged.copy_(state["averaged"])
     training.losses.newest = dict(state.get("losses", {}))
-    training.step, training.epochs_done, training.best = state["step"], state["epoch"], state["best"]
+    training.step, training.epochs_done = (operator.index(state[key]) for key in ("step", "epoch"))
+    training.best = float(state["best"])
+    if not 0 <= training.epochs_done <= training.step < 2**53 or math.isnan(training.best):
+        raise ValueError(f"step {training.step}, epoch {training.epochs_done}, best {training.best}")
     if state["steps_per_epoch"] != training.steps_per_epoch:  # other data or batches, by force
         training.step = training.epochs_done * training.steps_per_epoch
     if "val" in _changed_data(state.get("data", {}), data.facts):

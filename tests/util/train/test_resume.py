@@ -228,3 +228,45 @@ def test_on_a_gpu_a_continued_run_has_the_same_streams_and_close_weights(tmp_pat
     assert same(resumed["ranks"][0]["random"], whole["ranks"][0]["random"])
     for name, value in whole["model"].items():
         assert torch.allclose(resumed["model"][name].float(), value.float(), atol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "x"},
+        {"step": 10**18},
+        {"epoch": -1},
+        {"epoch": 99},
+        {"best": float("nan")},
+        {"best": "x"},
+        {"optimizer": {"state": 5}},
+        {"scaler": [1]},
+        {"ranks": 5},
+        {"ranks": [{"random": 5, "window": []}]},
+        {"losses": 5},
+        {"data": [1]},
+        {"data": {"train": 5}},
+        {"classes": None},
+        {"config": {"data": [1]}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_without_manifest_that_contradicts_itself_is_refused_by_name(stopped, tmp_path, change):
+    """Its own checksums are right: somebody has written it so."""
+    experiment, state = stopped
+    file = tmp_path / "run" / "model" / "last.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(state | change, file)
+    with pytest.raises(ValueError, match=str(file)):
+        run(experiment, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, data):
+    """An experiment, and the state after the first of its two epochs."""
+    folder = tmp_path_factory.mktemp("stopped")
+    experiment = make_experiment(folder, data, model=TOY, train={"val_every": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.MODELS, "toy", "tests.faults.toy.Toy")
+        run(experiment, folder / "run", "train.epochs=1")
+    return experiment, checkpoint.load(folder / "run" / "model" / "last.pth")
