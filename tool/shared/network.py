@@ -4,7 +4,8 @@ Built, filled with weights, ready to train or to predict.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from model.inference.adapt import adapt
 from model.inference.formats import ExportedFile, Form
 from model.layer.shapes import shapes_only
 from model.published import imagenet_weights, load_backbone_weights, load_published
+from model.table import ModelError
 from tool.shared.plugins import refuse_unnamed
 from util import UserError, checkpoint, dist
 from util.config.schema import Config, Precision, TestConfig
@@ -60,7 +62,8 @@ def load_initial_weights(model: torch.nn.Module, config: Config, classes: Sequen
             if reordered:
                 log.info("%s", reordered)
         else:
-            log.info("network from %s: %s", init, load_published(model, state, config.model.init_skip))
+            with naming(init):
+                log.info("network from %s: %s", init, load_published(model, state, config.model.init_skip))
 
 
 def weights_in_order(state: dict, classes: Sequence[str]) -> tuple[dict, str | None]:
@@ -118,7 +121,17 @@ def _load_backbone(model: torch.nn.Module, weights: str, config: Config) -> None
             "from; put it there, have it fetched with model.weights=imagenet, or start from random weights with "
             "model.weights=none"
         )
-    log.info("backbone from %s: %s", file, load_backbone_weights(model.backbone, checkpoint.load(file)))
+    with naming(file):
+        log.info("backbone from %s: %s", file, load_backbone_weights(model.backbone, checkpoint.load(file)))
+
+
+@contextmanager
+def naming(file: str | Path) -> Iterator[None]:
+    """Put the file's name before what does not fit in it."""
+    try:
+        yield
+    except ModelError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
