@@ -296,6 +296,9 @@ def compare(network: nn.Module, file: ExportedFile, pictures: list[Tensor], num_
         expected, found = network(batch)["out"], file(batch)["out"]
         if found.shape != expected.shape:
             raise UserError(f"the file gives {tuple(found.shape)}, the network {tuple(expected.shape)}")
+        for whose, values in (("network", expected), ("file", found)):
+            if not torch.isfinite(values).all():
+                raise UserError(f"the {whose}'s output is not finite; check the weights, or another precision")
         difference = max(difference, float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
         confusion.update(found.argmax(1), expected.argmax(1))

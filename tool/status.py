@@ -1,4 +1,4 @@
-"""Lists the runs below a folder: state, progress, best score, newest evaluation, errors.
+"""Lists the runs below a folder: state, progress, scores, errors.
 
     python -m tool.status
     python -m tool.status exp/cityscapes --json

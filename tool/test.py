@@ -37,7 +37,7 @@ from util.config.load import Experiment, RunPaths
 from util.config.schema import Config, TestConfig
 from util.dist import signals
 from util.record import lock, status
-from util.record.files import write_bytes
+from util.record.files import refuse_links, write_bytes
 from util.record.log import log, open_log, printable
 from util.record.memory import keep_memory
 from util.report.details import Details, Measured
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def score(experiment: Experiment, given: Path | None, state: dict | None) -> None:
-    """Score a checkpoint, or the predictions that are there, on the data of the experiment.
+    """Score a checkpoint, or predictions, on the data of the experiment.
 
     Args:
         given: the checkpoint; None for the run's own.
@@ -122,11 +122,12 @@ def score(experiment: Experiment, given: Path | None, state: dict | None) -> Non
 
 
 def open_result(experiment: Experiment, place: Place) -> None:
-    """Take the folder of a result, which no second evaluation may write to, and begin its status.json.
+    """Take the folder of a result, and begin its status.json.
 
     Raises:
-        UserError: another evaluation has it.
+        UserError: another evaluation has it, or it is reached through a symbolic link.
     """
+    dist.main_first(lambda: refuse_links(place.predictions, experiment.run.folder))
     unguarded = dist.main_first(lambda: lock.take(place.scores, "evaluation"))
     if unguarded and dist.is_main():
         log.warning("%s: its file system has no locks (%s); start no second evaluation there", place.scores, unguarded)
@@ -135,7 +136,7 @@ def open_result(experiment: Experiment, place: Place) -> None:
 
 
 def counted(samples: Iterable[Sample], total: int) -> Iterator[Sample]:
-    """Yield the samples of this process, and note how far the `total` of all processes are."""
+    """Yield this process's samples; note how many of `total` are done."""
     status.note(state="running", total=total)
     for number, sample in enumerate(samples):
         status.count(min(number * dist.world_size(), total))

@@ -34,7 +34,7 @@ from util.config.schema import Config
 from util.dist import signals
 from util.record import history, lock, status
 from util.record.events import Events
-from util.record.files import write_text
+from util.record.files import refuse_links, write_text
 from util.record.log import log, open_log, write_json
 from util.record.machine import environment
 from util.record.memory import keep_memory
@@ -100,6 +100,8 @@ def open_folder(run: RunPaths) -> None:
         UserError: another training has it.
     """
     unguarded = dist.main_first(lambda: lock.take(run.folder))
+    for name in ("model", "replay"):
+        dist.main_first(lambda name=name: refuse_links(run.folder / name, run.folder))
     open_log(run.folder / "train.log")
     if unguarded and dist.is_main():
         log.warning("%s: its file system has no locks (%s); start no second training in it", run.folder, unguarded)

@@ -95,7 +95,7 @@ class Loader(DataLoader):
 
 
 class WorkerLost(RuntimeError):
-    """A loader worker ended, mostly by the system, or gave nothing for some seconds.
+    """A loader worker ended, or gave nothing for too long.
 
     The other workers are ended: one that waits for a lost one, or is stopped, would not end by itself.
     """

@@ -15,6 +15,7 @@ import torch
 from model import build_model
 from tests.fuzz import hostile
 from tool.shared.network import rebuild
+from tool.shared.segmenter import Segmenter
 from util import checkpoint
 
 
@@ -322,6 +323,26 @@ def test_weights_that_are_no_weights_are_refused(tmp_path, small_network, change
     torch.save({"format": 1, "model": weights, "spec": dict(small_network.spec)}, file)
     with pytest.raises(ValueError, match=f"bad.pth.*{reason}"):
         rebuild(checkpoint.load(file), file)
+
+
+@pytest.mark.parametrize(
+    "protocol, reason",
+    [
+        ({"scales": "abc"}, "scales"),
+        ({"scales": [math.nan]}, "a finite number is needed"),
+        ({"scales": [1e9]}, "scales"),
+        ({"window": [-1, -1]}, "window"),
+        ({"evil": 1}, "unknown key 'evil'"),
+        ({"flip": b"x"}, "bytes"),
+    ],
+    ids=["text", "not a number", "large", "window", "unknown", "bytes"],
+)
+def test_a_protocol_that_is_none_is_refused(tmp_path, small_network, protocol, reason):
+    file = tmp_path / "bad.pth"
+    state = {"model": small_network.state_dict(), "spec": dict(small_network.spec), "protocol": protocol}
+    torch.save({"format": 1, **state}, file)
+    with pytest.raises(ValueError, match=f"bad.pth: protocol: .*{reason}"):
+        Segmenter(file)
 
 
 @pytest.fixture(scope="module")

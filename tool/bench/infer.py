@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def trained_network(file: str, config: Config) -> nn.Module:
-    """Return the network of a checkpoint, ours or published, that is the experiment's.
+    """Return the trained network of a checkpoint, ours or published.
 
     Raises:
         FileNotFoundError, UserError: the file is missing, damaged, exported, or of another network or class count.

@@ -13,7 +13,7 @@ from util import UserError
 from util.config.load import COMMAND_LINE, Experiment, RunPaths, describe
 from util.config.schema import Config
 from util.record import history
-from util.record.files import write_text
+from util.record.files import refuse_links, write_text
 from util.record.log import log
 from util.record.machine import project_commit
 from util.report.compare import flat_config
@@ -44,8 +44,12 @@ def beside(file: str | Path) -> RunPaths:
     """Give the folder of a named checkpoint's results.
 
     It is FILE without suffix, and .result.
+
+    Raises:
+        UserError: a symbolic link has this name.
     """
     place = Path(file).with_suffix(".result")
+    refuse_links(place, place.parent)
     return RunPaths(place, place)
 
 

@@ -24,6 +24,7 @@ from tool.shared.published import read_ours, without_void
 from tool.shared.tiles import classes_in_tiles, probabilities_in_tiles
 from util import UserError
 from util.checkpoint.facts import Facts, facts_of
+from util.config.check import check_protocol
 from util.config.schema import TestConfig
 from util.report.visual import as_rgb, colorize
 from util.score.predict import Predictor
@@ -67,7 +68,8 @@ class Segmenter:
         state = read_ours(self.file)
         facts, network = facts_of(state), rebuild(state, self.file)
         protocol = {key: value for key, value in (facts.protocol or {}).items() if value is not None}
-        test = TestConfig(**protocol, amp=_half(self.device) if half else "off").resolved((1, 1), None)
+        given = protocol | {"amp": _half(self.device) if half else "off"}
+        test = check_protocol(given, f"{self.file}: protocol").resolved((1, 1), None)
         self.predictor = predictor_of(network, facts, test, self.device)
         count = self.predictor.num_classes
         self.classes = tuple((facts.classes or [f"class {index}" for index in range(count)])[:count])

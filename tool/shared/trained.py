@@ -279,7 +279,7 @@ def check_init(experiment: Experiment, classes: Sequence[str]) -> None:
 def experiment_of(
     file: str | Path, overrides: Sequence[str], folder: str | Path | None = None
 ) -> tuple[Experiment, dict]:
-    """Give the experiment that a checkpoint knows, and what was read of it.
+    """Give the experiment that a checkpoint knows, and its content.
 
     Args:
         overrides: `section.key=value`; a checkpoint that no run of ours has written needs data.root.

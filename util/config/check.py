@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from util.config.schema import Config
+from util.config.schema import Config, TestConfig
 from util.config.yamltext import ConfigError
 from util.record.log import printable
 
@@ -57,6 +57,25 @@ def check_config(raw: dict, name: str, sources: dict[str, str] | None = None) ->
         if len(lines) > SHOWN_ERRORS:
             lines[SHOWN_ERRORS:] = [f"{name}: and {len(lines) - SHOWN_ERRORS} more mistakes"]
         raise ConfigError("\n".join(lines)) from None
+
+
+def check_protocol(raw: dict, name: str) -> TestConfig:
+    """Check the protocol of a test that a checkpoint says.
+
+    Args:
+        name: what an error calls it.
+
+    Raises:
+        ConfigError: names the first mistake.
+    """
+    if strange := _strange(raw, ""):
+        raise ConfigError(f"{name}: {': '.join(strange)}")
+    try:
+        return TestConfig.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {_explain(error.errors()[0])[1]}") from None
+    except TypeError as error:  # bytes, or another value that no experiment has
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _strange(value: Any, key: str) -> tuple[str, str] | None:

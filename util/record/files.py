@@ -58,6 +58,26 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def refuse_links(folder: Path, inside: Path) -> None:
+    """Refuse a folder with a symbolic link above or below it.
+
+    Args:
+        inside: the folder that the user has named, which may be a link, or be reached through one.
+
+    Raises:
+        UserError: names the link.
+    """
+    parts = [part for part in (folder, *folder.parents) if inside in part.parents]
+    links = [part for part in parts if part.is_symlink()]
+    for place, folders, _ in [] if links else os.walk(folder):
+        links += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
+    if links:
+        raise UserError(
+            f"{links[0]}: a symbolic link, through which nothing is written; move it away, or name the folder that it "
+            "points to with --exp"
+        )
+
+
 def open_plain(path: str | Path, flags: int) -> int:
     """Open or make an ordinary file; return its descriptor.
 

@@ -1,6 +1,6 @@
-"""One training at a time in a run's folder, one evaluation in that of a result.
+"""One training at a time in a run's folder.
 
-Rank 0 holds a lock on run.lock, or test.lock.
+And one evaluation in that of a result. Rank 0 holds a lock on run.lock, or test.lock.
 
 The lock is the kernel's, not the file, which stays: a process that is killed gives it up at once. It is a record lock
 of POSIX, which file servers know, and which processes that this one forks, as a loader's, do not hold with it. A lock

@@ -97,7 +97,10 @@ class Status:
             self._write()
 
     def count(self, step: int) -> None:
-        """Have the next heartbeat tell how far it is, where writing each time would cost more than the step."""
+        """Have the next heartbeat tell how far it is.
+
+        Writing each time may cost more than the step.
+        """
         with self._lock:
             self.values |= {"step": step, "progress": time.time()}
 
@@ -135,7 +138,10 @@ class _Process:
 
 
 def start(folder: Path, kind: str = "train") -> None:
-    """Record this process's run in `folder`, if it is rank 0; kind: one of `KINDS`."""
+    """Record this process's run in `folder`, if it is rank 0.
+
+    kind: one of `KINDS`.
+    """
     leave()
     _Process.status = Status(folder, kind=kind) if dist.is_main() else None
 
