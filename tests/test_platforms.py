@@ -13,7 +13,9 @@ import torch
 from dataset.prepare import lock
 from dataset.read import DataError
 from tests.paths import ROOT
+from util import UserError, dist
 from util.record.machine import environment
+from util.score.window import widest
 
 FOLDERS = ("model", "dataset", "util", "tool")
 # What Windows has not, and what macOS has not of it (sigwaitinfo, sched_getaffinity).
@@ -86,6 +88,35 @@ def test_a_system_without_file_locks_is_told_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "fcntl", None)
     with open(tmp_path / "lock", "w") as file, pytest.raises(DataError, match="file locks.*loader.packed"):
         lock.lock(file.fileno())
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("asked", "there", "processes", "expected"),
+    [
+        ("mps", False, "1", "finds no GPU of Apple"),
+        ("cuda", True, "1", "DEVICE=cuda: it can be mps"),
+        ("mps", True, "2", "one process, not 2"),
+    ],
+)
+def test_an_apple_gpu_that_cannot_be_used_is_told(monkeypatch, asked, there, processes, expected):
+    monkeypatch.setenv("DEVICE", asked)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    with pytest.raises(UserError, match=expected):
+        dist.init()
+
+
+@pytest.mark.fast
+def test_an_apple_gpu_is_used_when_asked_for_alone(monkeypatch):
+    """It has no float64, so what is computed widely elsewhere is float32 there."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.delenv("DEVICE", raising=False)
+    monkeypatch.setenv("NGPU", "0")
+    assert dist.init().type == "cpu"
+    monkeypatch.setenv("DEVICE", "mps")
+    assert dist.init() == torch.device("mps")
+    assert (widest(torch.device("mps")), widest(torch.device("cuda"))) == (torch.float32, torch.float64)
 
 
 @pytest.mark.fast

@@ -94,13 +94,16 @@ def _watch(
 
 def _fold(conv: nn.Conv2d, norm: Any) -> None:
     """conv becomes norm(conv(x)); the factors are computed in float64, so that only one rounding is added."""
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    scale = scale if norm.weight is None else scale * norm.weight.double()
-    bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
-    bias = bias * scale if norm.bias is None else bias * scale + norm.bias.double()
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    conv.weight = _constant(weight.to(conv.weight.dtype))
-    conv.bias = _constant(bias.to(conv.weight.dtype))
+
+    def wide(value: torch.Tensor) -> torch.Tensor:
+        return (value.cpu() if value.device.type == "mps" else value).double()  # Apple's GPUs have no float64
+
+    scale = torch.rsqrt(wide(norm.running_var) + norm.eps)
+    scale = scale if norm.weight is None else scale * wide(norm.weight)
+    bias = -wide(norm.running_mean) if conv.bias is None else wide(conv.bias) - wide(norm.running_mean)
+    bias = bias * scale if norm.bias is None else bias * scale + wide(norm.bias)
+    weight = wide(conv.weight) * scale.view(-1, 1, 1, 1)
+    conv.weight, conv.bias = (_constant(value.to(conv.weight)) for value in (weight, bias))
 
 
 def _constant(value: torch.Tensor) -> nn.Parameter:

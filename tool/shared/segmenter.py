@@ -43,7 +43,7 @@ class Segmenter:
 
     Args:
         file: a checkpoint of ours, or a published one of a known family; hf://owner/name is fetched from the Hub.
-        device: "cpu", "cuda", ...; None for the GPU where there is one.
+        device: "cpu", "cuda", "mps", ...; None for the NVIDIA GPU where there is one, else the CPU.
         half: compute in half precision: float16 on a GPU, bfloat16 on a CPU.
         tile: "auto" predicts pictures of more than 8 megapixels in tiles of 2049 pixels, so that memory is bounded;
             a number is the tiles' side for every larger picture; None predicts each picture at once.
@@ -200,7 +200,7 @@ def predictor_of(network: nn.Module, facts: Facts, test: TestConfig, device: tor
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments from which `from_arguments` builds a segmenter."""
     parser.add_argument("checkpoint", help="of ours, or a published one of a known family; hf://OWNER/NAME")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... (default: the NVIDIA GPU where there is one)")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
     parser.add_argument("--tile", default="auto", help="side of the tiles of large pictures, none, or auto")
     own_code.add_argument(parser)
@@ -240,7 +240,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _half(device: torch.device) -> Any:
-    return "fp16" if device.type == "cuda" else "bf16"
+    return "bf16" if device.type == "cpu" else "fp16"
 
 
 def _array_of(picture: Image.Image) -> np.ndarray:

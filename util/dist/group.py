@@ -1,7 +1,7 @@
 """Joins and leaves the process group; does nothing on one process.
 
 Environment, in seconds: DIST_TIMEOUT (600), how long a collective operation waits for the slowest process;
-PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. Where the processes' work differs, as
+PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. DEVICE=mps asks for Apple's GPU. Where the processes' work differs, as
 in a validation, or one works for all, they wait for each other up to `UNEQUAL` times DIST_TIMEOUT.
 """
 
@@ -95,6 +95,8 @@ def init(lost: Callable[[str], None] | None = None) -> torch.device:
     """
     end_with_launcher()
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    if asked := os.environ.get("DEVICE", ""):
+        return _apple(asked, world)
     use_gpu = torch.cuda.is_available() and os.environ.get("NGPU") != "0"
     if use_gpu and local >= torch.cuda.device_count():
         raise UserError(f"process {local} has no GPU: {torch.cuda.device_count()} are visible. Set NGPU.")
@@ -115,6 +117,17 @@ def init(lost: Callable[[str], None] | None = None) -> torch.device:
             ) from None
         _watch(lost)
     return device
+
+
+def _apple(asked: str, world: int) -> torch.device:
+    """The device of DEVICE=mps. It is not the default, since PyTorch lacks there what some networks compute."""
+    if asked != "mps":
+        raise UserError(f"DEVICE={asked}: it can be mps, for Apple's GPU; NGPU=0 asks for the CPU")
+    if not torch.backends.mps.is_available():
+        raise UserError("DEVICE=mps: PyTorch finds no GPU of Apple here; leave DEVICE unset")
+    if world > 1:
+        raise UserError(f"DEVICE=mps: one process, not {world}; set NGPU=1")
+    return torch.device("mps")
 
 
 def _timeout() -> timedelta:

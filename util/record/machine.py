@@ -36,6 +36,7 @@ def environment(device: torch.device) -> dict:
     """Say where a number comes from: versions, hardware, commit, command."""
     commit, dirty = project_commit()
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    hardware += " (mps)" if device.type == "mps" else ""
     return {
         "versions": versions(),
         "device": hardware,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from util import UserError
 from util.score.predict import NOT_FINITE, Predictor
-from util.score.window import WindowSums, bands, first_argmax, snap
+from util.score.window import WindowSums, bands, first_argmax, snap, widest
 
 LARGEST_STRIDE = 64  # of a network's coarse grid; every usual stride divides it
 
@@ -109,7 +109,7 @@ def _taps(inside: slice, pitch: int, points: int, new: int, device: torch.device
     lie on every `pitch`-th pixel of the canvas. Made on the device: for a copy the host would wait.
     """
     old = inside.stop - inside.start
-    pixel = (torch.arange(new, dtype=torch.float64, device=device) + 0.5) * (old / new) - 0.5
+    pixel = (torch.arange(new, dtype=widest(device), device=device) + 0.5) * (old / new) - 0.5
     position = (pixel.clamp(0, old - 1) + inside.start) / pitch
     before = position.long().clamp(max=max(points - 2, 0))
     return before, (before + 1).clamp(max=points - 1), (position - before).clamp(0, 1).float()

@@ -77,6 +77,8 @@ def evaluate(
             prediction = predictor(sample["image"]) if probabilities is None else first_argmax(probabilities)
             if prediction.is_cuda:
                 torch.cuda.synchronize(prediction.device)
+            elif prediction.device.type == "mps":
+                torch.mps.synchronize()
             seconds.append(time.perf_counter() - start)
             if on_probabilities is not None and probabilities is not None:
                 on_probabilities(sample, probabilities)

@@ -63,10 +63,16 @@ def enlarged_rows(maps: Tensor, height: int, rows: slice) -> Tensor:
     last = maps.shape[2] - 1
     if last == height - 1:
         return maps[:, :, rows]
-    position = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=maps.device) * (last / (height - 1))
+    position = torch.arange(rows.start, rows.stop, dtype=widest(maps.device), device=maps.device)
+    position = position * (last / (height - 1))
     before = position.long().clamp(max=max(last - 1, 0))
     share = (position - before).to(maps.dtype)[:, None]
     return maps.index_select(2, before).lerp_(maps.index_select(2, (before + 1).clamp(max=last)), share)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the widest floating-point type; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def window_starts(length: int, window: int, stride_rate: float) -> list[int]:
