@@ -22,6 +22,7 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18", "openvino>=2024.2"],  # engines for inference
     "fast": ["kornia-rs>=0.1.8"],  # decodes PNG twice as fast as OpenCV, with the same pixels
     "data": ["scipy>=1.11", "imagecodecs>=2023.9.18"],  # SBD's labels are MATLAB files; deep TIFFs with LZW
+    "remote": ["fsspec>=2024.2", "aiohttp>=3.9"],  # data behind URLs; s3:// needs s3fs as well, gs:// gcsfs
     "geo": ["rasterio>=1.3"],  # GeoTIFFs by windows, with their georeference
     "serve": ["fastapi>=0.110", "uvicorn>=0.27", "python-multipart>=0.0.9"],  # tool.serve
     "trackers": ["wandb>=0.17", "mlflow>=2.14", "tensorboard>=2.14"],  # train.trackers, and to look at curves
@@ -48,6 +49,8 @@ EXTRAS = {
         "fastapi>=0.110",
         "uvicorn>=0.27",
         "python-multipart>=0.0.9",
+        "fsspec>=2024.2",
+        "aiohttp>=3.9",
     ],
 }
 

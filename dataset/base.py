@@ -12,7 +12,9 @@ from torch.utils.data import Dataset
 from dataset.read import DataError
 from dataset.read.image import Limits
 from dataset.read.labelmap import IGNORE, MAX_CLASSES, LabelMap
-from dataset.read.listfile import Images, Names, Samples, read_list
+from dataset.read.listfile import Images, Names, Samples
+from dataset.read.remote import Url, place
+from dataset.read.shard import read_samples
 from dataset.read.source import Files, Source
 
 if TYPE_CHECKING:
@@ -91,8 +93,8 @@ class SegDataset(Dataset):
     set: `name`, `classes`, `colors`, `label_map`. `source` is where decoded samples come from: the files at first.
 
     Args:
-        root: the folder that relative paths of the list start from.
-        list_file: None for `root/<split>.txt`.
+        root: the folder that relative paths of the list start from, or its URL.
+        list_file: None for `root/<split>.txt`; or tar shards, see `dataset.read.shard`.
         split: "train", "val", "test" or another name; lines of "test" may name an image without a label.
         transform: None, or what augments the samples that have a label.
         seed: of the augmentation.
@@ -125,22 +127,22 @@ class SegDataset(Dataset):
         channels: int = 3,
         limits: Limits | None = None,
     ):
-        self.root = Path(root).expanduser()
+        self.root = place(root)
         self.split = split
         self.transform = transform
         self.seed = seed
         self.channels, self.limits = channels, limits
         self.mixer: Mix | None = None  # of the augmented crops; set by whoever knows the classes' places
         self._set_facts(classes, colors, label_map)
-        self.list_file = Path(list_file).expanduser() if list_file else self.default_list(self.root, split)
-        self.samples: Samples = read_list(self.list_file, self.root, needs_label=split != "test")
+        self.list_file = place(list_file) if list_file else self.default_list(self.root, split)
+        self.samples: Samples = read_samples(self.list_file, self.root, needs_label=split != "test")
         self._names = Names(Images(self.samples), self.root)
         self.source: Source = Files(self.samples, self.map_for, channels, limits)
 
     @classmethod
-    def default_list(cls, root: Path, split: str) -> Path:
+    def default_list(cls, root: Path | Url, split: str) -> Path | Url:
         """Give the list file that is read when none is named."""
-        return Path(root) / f"{split}.txt"
+        return root / f"{split}.txt"
 
     def _set_facts(
         self, classes: Sequence[str] | None, colors: Sequence | np.ndarray | None, label_map: Mapping | None

@@ -16,6 +16,7 @@ from dataset.base import SegDataset
 from dataset.prepare.annotations import draw_polygons
 from dataset.prepare.layout import Drawn, Files, Layout
 from dataset.read.labelmap import IGNORE, LabelMap
+from dataset.read.remote import Url
 
 # Name, id on disk in *_labelIds.png, colour; the position is the training id.
 TABLE = (
@@ -119,6 +120,6 @@ class CityscapesCoarse(Cityscapes):
     )
 
     @classmethod
-    def default_list(cls, root: Path, split: str) -> Path:
+    def default_list(cls, root: Path | Url, split: str) -> Path | Url:
         """Return this data set's own list in the folder of `cityscapes`."""
-        return Path(root) / f"{cls.name}_{split}.txt"
+        return root / f"{cls.name}_{split}.txt"

@@ -21,6 +21,7 @@ from dataset.prepare.layout import Archive, Drawn, Files, Layout, renamed
 from dataset.prepare.raster import coco_mask
 from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
+from dataset.read.remote import Url
 from dataset.voc import VOC
 
 # COCO's category for each VOC class, from aeroplane to tvmonitor.
@@ -157,6 +158,6 @@ class COCOStuff(SegDataset):
     )
 
     @classmethod
-    def default_list(cls, root: Path, split: str) -> Path:
+    def default_list(cls, root: Path | Url, split: str) -> Path | Url:
         """Return this data set's own list in the folder of `coco`."""
-        return Path(root) / f"{cls.name}_{split}.txt"
+        return root / f"{cls.name}_{split}.txt"

@@ -13,6 +13,7 @@ import numpy as np
 from dataset.base import SegDataset
 from dataset.prepare.layout import Files, Layout, renamed
 from dataset.read.labelmap import IGNORE
+from dataset.read.remote import Url
 
 # Release 1.2; the position is the id.
 TABLE = (
@@ -247,6 +248,6 @@ class Mapillary2(SegDataset):
     layout = _layout("v2.0")
 
     @classmethod
-    def default_list(cls, root: Path, split: str) -> Path:
+    def default_list(cls, root: Path | Url, split: str) -> Path | Url:
         """Return this data set's own list in the folder of `mapillary`."""
-        return Path(root) / f"{cls.name}_{split}.txt"
+        return root / f"{cls.name}_{split}.txt"

@@ -16,6 +16,7 @@ from dataset.base import SegDataset
 from dataset.prepare.layout import Archive, Drawn, Files, Layout, Listed, MissingFiles
 from dataset.read import DataError
 from dataset.read.image import read_label
+from dataset.read.remote import Url
 
 TABLE = (
     ("background", (0, 0, 0)),
@@ -139,6 +140,6 @@ class VOCAug(VOC):
     )
 
     @classmethod
-    def default_list(cls, root: Path, split: str) -> Path:
+    def default_list(cls, root: Path | Url, split: str) -> Path | Url:
         """Return this data set's own list in the folder of `voc`."""
-        return Path(root) / f"{cls.name}_{split}.txt"
+        return root / f"{cls.name}_{split}.txt"

@@ -6,7 +6,7 @@
 # fast: before a commit, under 90 seconds; all, the default: what CI runs. CONTRIBUTING.md says what each tier holds.
 cd "$(dirname "$0")/.." || exit 1
 . tool/env.sh
-install_env "[test]" "pytest ruff mypy sklearn hypothesis psutil xdist cityscapesscripts"
+install_env "[test]" "pytest ruff mypy sklearn hypothesis psutil xdist cityscapesscripts aiohttp"
 case "${1:-}" in
     fast | slow | faults | gpu) tier=$1; shift ;;
     all) tier=; shift ;;

@@ -25,6 +25,8 @@ from dataset.base import Key
 from dataset.load.loader import PREFETCHED
 from dataset.prepare.doctor import Examined, Finding, compare, examine
 from dataset.read import DataError
+from dataset.read.files import exists
+from dataset.read.remote import place
 from tool.shared import cli
 from tool.shared.data import files_of, loader_workers, train_transform
 from tool.shared.experiment import find_experiment, first_experiment
@@ -268,8 +270,8 @@ def _size(count: float) -> str:
 
 def _splits(config: Config) -> list[str]:
     """List the splits to look at: what a training reads, and the test list where there is one."""
-    test_list = config.data.test_list or Path(config.data.root).expanduser() / "test.txt"
-    return ["train", *(["val"] if config.train.val_every else []), *(["test"] if Path(test_list).is_file() else [])]
+    tested = config.data.test_list is not None or exists(place(config.data.root) / "test.txt")
+    return ["train", *(["val"] if config.train.val_every else []), *(["test"] if tested else [])]
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:

@@ -22,9 +22,12 @@ from tqdm import tqdm
 from dataset import SegDataset, build_dataset
 from dataset.prepare.check import check_dataset
 from dataset.prepare.pack import pack, verify
+from dataset.read.files import exists
+from dataset.read.remote import Url, place
 from tool.shared import cli
 from tool.shared.data import files_of
 from tool.shared.plugins import load
+from util import UserError
 from util.config.schema import Config
 
 SPLITS = ("train", "val", "test")
@@ -33,8 +36,10 @@ SPLITS = ("train", "val", "test")
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     config = None if args.config is None else load(args.config).config
-    root = Path(args.root if config is None else config.data.root).expanduser()
-    folder = Path(args.out).expanduser() if args.out else root / "packed"
+    root = place(args.root if config is None else config.data.root)
+    if args.out is None and isinstance(root, Url):
+        raise UserError(f"{root} is not on this machine: say where the packed data go with --out DIR")
+    folder = Path(args.out or root / "packed").expanduser()
     splits = args.split or [split for split in SPLITS if _has_list(root, split, config)]
     if not splits:
         raise FileNotFoundError(
@@ -58,9 +63,9 @@ def _pack(dataset: SegDataset, folder: Path, workers: int) -> None:
     print(f"{dataset.split}: {len(dataset)} images, {size / 1e9:.2f} GB: {folder / dataset.split}", flush=True)
 
 
-def _has_list(root: Path, split: str, config: Config | None) -> bool:
+def _has_list(root: Path | Url, split: str, config: Config | None) -> bool:
     named = config is not None and getattr(config.data, f"{split}_list") is not None
-    return named or (root / f"{split}.txt").is_file()
+    return named or exists(root / f"{split}.txt")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -27,6 +27,7 @@ from dataset.read.identity import fingerprint, map_digest
 from dataset.read.image import apply_rotation, check_bands, read_bands, read_image, read_stored
 from dataset.read.labelmap import IGNORE, Key, LabelMap
 from dataset.read.listfile import Images, Samples
+from dataset.read.remote import is_url
 from dataset.read.source import check_sizes
 
 SHOWN_ERRORS = 5
@@ -34,6 +35,7 @@ MAX_UNKNOWN = 256  # colours of one label, above which it is no label
 MAX_VALUES = 4096  # unknown values of a map that are told apart
 MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
 MAX_STAMP_BYTES = 1 << 24
+THREADS, NETWORK_THREADS = 4, 16
 AHEAD = 32  # samples in flight for each thread
 SAVE_SECONDS = 20.0  # from one record of a check to the next
 SAMPLE_STREAM = 5  # of the samples that are drawn
@@ -198,7 +200,7 @@ class _Tally:
 
 def check_dataset(
     dataset: SegDataset,
-    workers: int = 4,
+    workers: int | None = None,
     stamp: str | Path | None = None,
     sample: int | None = None,
     progress: Callable[[int, int], None] = lambda done, count: None,
@@ -207,7 +209,7 @@ def check_dataset(
 
     Args:
         dataset: its files are read.
-        workers: threads.
+        workers: threads; None: 4, or 16 where files come over a network.
         stamp: a JSON file that remembers the result; as long as the list, the label map, and the size and time of
             the files (see `fingerprint`) are unchanged, the next call returns the remembered report. A check that was
             cut continues from its record, STAMP.part.
@@ -234,6 +236,8 @@ def check_dataset(
     tally = tally if _fits(tally, count, len(dataset)) else _Tally()
     progress(tally.done, count)
 
+    if workers is None:
+        workers = NETWORK_THREADS if is_url(dataset.samples[0][0]) else THREADS
     saved = time.monotonic()
     for index, found in _inspected(dataset, indices[tally.done :], workers):
         tally.add(dataset, index, found)

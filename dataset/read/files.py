@@ -1,24 +1,30 @@
 """Reads files that may be anything, and replaces files in one step."""
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from dataset.read import DataError
+from dataset.read.remote import BLOCK, Member, Part, is_url, read_part, read_remote, size_of
 
 
 def require_file(path: str | Path, what: str = "file") -> int:
     """Return the size in bytes of an ordinary file.
 
-    It is not opened, which may block at a pipe.
+    It may be in a shard or behind a URL. It is not opened, which may block at a pipe.
 
     Raises:
         FileNotFoundError: it is missing.
         OSError, DataError: a name or a kind of file that cannot be read.
     """
+    if isinstance(path, Member):
+        return path.size
+    if is_url(path):
+        return size_of(str(path))
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -31,17 +37,43 @@ def require_file(path: str | Path, what: str = "file") -> int:
     return status.st_size
 
 
+def exists(path: str | Path) -> bool:
+    """Tell whether an ordinary file is there; see `require_file`."""
+    try:
+        return require_file(path) >= 0
+    except (FileNotFoundError, DataError):
+        return False
+
+
 def read_bytes(path: str | Path, limit: int, what: str = "file") -> bytes:
     """Read an ordinary file of at most `limit` bytes.
 
     Raises:
         FileNotFoundError, OSError, DataError: as `require_file`, or the file is larger, of which nothing is read.
     """
-    size = require_file(path, what)
+    data = read_remote(str(path)) if is_url(path) and not isinstance(path, Member) else None
+    size = require_file(path, what) if data is None else len(data)
     if size > limit:
         raise DataError(f"{path}: {size:,} bytes; a {what} of more than {limit:,} is not read")
+    if data is not None:
+        return data
+    if isinstance(path, Member):
+        return read_part(path.shard, path.offset, path.offset + size)
     with open(path, "rb") as file:
         return file.read(size)  # asking for `limit` would take that much memory first
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file, or a shard's member, or a URL.
+
+    Raises:
+        FileNotFoundError, OSError, DataError: as `require_file`.
+    """
+    if isinstance(path, Member):
+        return cast(BinaryIO, io.BufferedReader(Part(path.shard, path.offset, path.size), BLOCK))
+    if is_url(path):
+        return cast(BinaryIO, io.BufferedReader(Part(str(path), 0, size_of(str(path))), BLOCK))
+    return open(path, "rb")
 
 
 @contextmanager

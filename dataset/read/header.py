@@ -16,7 +16,7 @@ from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as TiffDirectory
 
 from dataset.read import DataError
-from dataset.read.files import require_file
+from dataset.read.files import open_file, require_file
 
 # The most pixels of an image, 16384 x 8192: 384 MiB as RGB. Each sample decodes its whole image, so a larger one
 # would be too slow to train on as well.
@@ -130,7 +130,7 @@ def read_facts(path: str | Path) -> Header:
     """
     if not require_file(path, "picture"):
         raise DataError(f"{path}: the file is empty; fetch it again")
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return parse_header(path, file)
 
 

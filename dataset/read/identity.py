@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dataset.read.remote import Member, Url, is_url
+
 if TYPE_CHECKING:
     from dataset.base import SegDataset
     from dataset.read.labelmap import LabelMap
@@ -49,8 +51,12 @@ def map_digest(map_: "LabelMap") -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _file_facts(path: str, root: Path) -> list:
+def _file_facts(path: str, root: Path | Url) -> list:
     relative = below(path, root)
+    if isinstance(path, Member):
+        return [relative or path, path.size, f"{path.version} {path.offset}"]
+    if is_url(path):
+        return [relative or path, None, None]  # to ask for each would take hours: it is taken as unchanged
     relative = Path(os.path.relpath(path, root)).as_posix() if relative is None else relative
     try:
         status = os.stat(path)
@@ -59,7 +65,7 @@ def _file_facts(path: str, root: Path) -> list:
     return [relative, status.st_size, status.st_mtime_ns]
 
 
-def below(path: str, root: Path) -> str | None:
+def below(path: str, root: Path | Url) -> str | None:
     """Cut the root off a path; None where that is not enough."""
     prefix = f"{root}/"
     rest = path[len(prefix) :]
@@ -91,7 +97,7 @@ def facts(dataset: "SegDataset") -> dict[str, object]:
         if path is None:
             return None
         short = below(path, dataset.root)
-        return os.path.abspath(path).removeprefix(above) if short is None else short
+        return (path if is_url(path) else os.path.abspath(path).removeprefix(above)) if short is None else short
 
     digest, pairs, separator = hashlib.sha256(b"["), iter(dataset.samples), ""
     while some := list(islice(pairs, _TOGETHER)):

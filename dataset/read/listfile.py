@@ -11,13 +11,14 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import overload
 
 import numpy as np
 
 from dataset.read import DataError
 from dataset.read.files import read_bytes, require_file
+from dataset.read.remote import Url, is_url, place, size_of
 
 Pair = tuple[str, str | None]  # paths of a picture and its label
 
@@ -45,6 +46,9 @@ _MARKS = [
     b"\r.",
     *map(bytes, zip(b"\0\x0b\x0c\x1c\x1d\x1e\x1f")),
 ]
+
+
+_BOM = b"\xef\xbb\xbf"
 
 
 class Samples(Sequence[Pair]):
@@ -76,10 +80,6 @@ class Samples(Sequence[Pair]):
     def pair(self, index: int) -> Pair:
         """Return the paths of one sample; index: 0 and up."""
 
-    @abstractmethod
-    def where(self, index: int) -> str:
-        """Say where a sample stands, for errors."""
-
     def missing(self, index: int) -> FileNotFoundError | None:
         """Return the error of a missing file of one sample, if any."""
         return None
@@ -97,7 +97,7 @@ class Pairs(Samples):
         starts: of each sample's line, in bytes.
     """
 
-    def __init__(self, list_file: Path, root: Path, text: bytes, starts: np.ndarray, unlabelled: int = 0):
+    def __init__(self, list_file: Path | Url, root: Path | Url, text: bytes, starts: np.ndarray, unlabelled: int = 0):
         self.list_file, self.root, self.text, self.starts = list_file, root, text, starts
         self.unlabelled = unlabelled
         self.prefix = _prefix(root)
@@ -154,7 +154,7 @@ class Images(Sequence[str]):
         return [image for image, _ in self.pairs[index]] if isinstance(index, slice) else self.pairs[index][0]
 
 
-def read_list(list_file: Path, root: Path, needs_label: bool) -> Pairs:
+def read_list(list_file: Path | Url, root: Path | Url, needs_label: bool) -> Pairs:
     """Read the (image, label) paths of a list file in order.
 
     label is None where a line has only an image. That the files are there is not tested.
@@ -193,8 +193,10 @@ def read_list(list_file: Path, root: Path, needs_label: bool) -> Pairs:
     return pairs
 
 
-def _text(list_file: Path) -> bytes:
+def _text(list_file: Path | Url) -> bytes:
     """Read a list file; of one that holds NUL bytes only the start."""
+    if is_url(list_file):
+        return read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(_BOM)
     if os.path.isdir(list_file) or not os.path.exists(list_file):
         where = "" if os.path.isabs(list_file) else f" in {os.getcwd()}"
         raise FileNotFoundError(
@@ -205,7 +207,7 @@ def _text(list_file: Path) -> bytes:
     with open(list_file, "rb") as file:
         text = file.read(MAX_LINE)
     if b"\0" not in text:
-        text = read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(b"\xef\xbb\xbf")
+        text = read_bytes(list_file, MAX_LIST_BYTES, "list file").removeprefix(_BOM)
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{list_file}: not UTF-8 text, but UTF-16; save the list file as UTF-8")
     return text
@@ -284,35 +286,46 @@ def repeated(codes: np.ndarray) -> np.ndarray:
     return twice[np.searchsorted(twice, codes).clip(max=len(twice) - 1)] == codes
 
 
-def _joined(root: Path, field: str) -> str:
+def _joined(root: Path | Url, field: str) -> str:
+    if "://" in field or (isinstance(root, Url) and field.startswith("/")):
+        return str(place(field))
     return str(root / field)
 
 
-def _prefix(root: Path) -> str:
+def _prefix(root: Path | Url) -> str:
     return _joined(root, "x")[:-1]
 
 
 def _found(path: str) -> str:
     """Give the path of a file: as written, or with slashes, or in another Unicode form, where that one is there."""
-    if (path.isascii() and "\\" not in path) or os.path.exists(path):
+    if (path.isascii() and "\\" not in path) or is_url(path) or os.path.exists(path):
         return path
     return _same(path.replace("\\", "/"), _composed) or path
 
 
-def _why_missing(root: Path, field: str) -> str:
+def _why_missing(root: Path | Url, field: str) -> str:
     """Say why there is no such file, and name the one that differs in case alone; nothing where it is there."""
     path = _joined(root, field)
-    if os.path.isfile(_found(path)):
+    if _is_there(path):
         return ""
-    if os.path.exists(path):
+    if not is_url(path) and os.path.exists(path):
         return f"{field} is no ordinary file; correct the line"
-    if (near := _same(path.replace("\\", "/"), _caseless)) is not None:
+    if not is_url(path) and (near := _same(path.replace("\\", "/"), _caseless)) is not None:
         return f"{field} does not exist, but {near} does; write it with the same capitals"
     hint = "; a backslash separates no folders here, and with slashes it does not exist either" if "\\" in field else ""
     return (
         f"{field} does not exist (looked for {path}){hint}; correct the line, or the data root that relative paths "
         "start from"
     )
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return size_of(path) >= 0 if is_url(path) else os.path.isfile(_found(path))
+    except FileNotFoundError:
+        return False
+    except (DataError, OSError):
+        return True  # it is not reached, which is another error
 
 
 def _composed(name: str) -> str:
@@ -354,7 +367,7 @@ class Names(Sequence[str]):
     each.
     """
 
-    def __init__(self, paths: Sequence[str], root: Path):
+    def __init__(self, paths: Sequence[str], root: Path | Url):
         self.paths, self.root = paths, root
         self.long: list[np.ndarray] = []  # bool (N,): whose path below the root is taken, whose number is added, ...
         codes = np.empty(len(paths), np.int64)
@@ -416,8 +429,11 @@ def _harmless(name: str, index: int) -> str:
     return f"{'/'.join(cut)}_{index}"
 
 
-def _below(path: str, root: Path) -> Path:
+def _below(path: str, root: Path | Url) -> Path:
     """`path` relative to `root`; a picture outside of it keeps its path without anchor and without `..`."""
+    if is_url(path):
+        inside = PurePosixPath(path.removeprefix(f"{root}/").rpartition("://")[2])
+        return Path(*[part for part in inside.parts if part not in ("/", "..")])
     relative = Path(os.path.relpath(path, root))
     if ".." in relative.parts:
         absolute = Path(os.path.abspath(path))

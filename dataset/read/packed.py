@@ -103,5 +103,6 @@ def pack_command(folder: str | Path, dataset: "SegDataset") -> str:
     """Give the command that packs a data set into `folder`."""
     own = dataset.name == "custom" or "label_map" in vars(dataset)  # facts that only an experiment knows
     what = "--config EXPERIMENT.yaml" if own else f"{dataset.name} --root {dataset.root}"
-    where = "" if Path(folder).expanduser() == dataset.root / "packed" else f" --out {folder}"
+    usual = str(Path(folder).expanduser()) == str(dataset.root / "packed")
+    where = "" if usual else f" --out {folder}"
     return f"python -m tool.pack {what} --split {dataset.split}{where}"

@@ -16,6 +16,7 @@ from dataset.prepare.pack import pack_for_a_run
 from dataset.prepare.survey import median_frequency
 from dataset.read import DataError, packed
 from dataset.read.identity import facts
+from dataset.read.remote import Url
 from util import dist
 from util.config.load import RunPaths
 from util.config.schema import Config
@@ -57,7 +58,9 @@ def dataset_of(config: Config, split: str, transform: Transform | None = None) -
     dataset, folder = files_of(config, split, transform), config.loader.packed
     if folder is None:
         return dataset
-    place = dataset.root / "packed" if folder == "auto" else Path(folder)
+    if folder == "auto" and isinstance(dataset.root, Url):
+        raise DataError(f"loader.packed: auto looks in data.root, {dataset.root}; name a folder of this machine")
+    place = Path(dataset.root / "packed" if folder == "auto" else folder)
     there = packed.manifest_file(place, split).is_file() or packed.is_older(place, split)
     if there or (folder != "auto" and split == "train"):
         dataset.source = packed.Packed(place, dataset)

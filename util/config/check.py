@@ -144,7 +144,8 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
         return key, f"missing key '{key}'"
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
-        message = f"{key}.{message}" if key else message
+        above = path[:-1] if path and message.startswith(f"{path[-1]}: ") else path
+        message = ".".join([*above, message])
         return message.partition(":")[0], message
     found = repr(error["input"])
     found = found if len(found) <= SHOWN_LETTERS else f"{found[:SHOWN_LETTERS]}..."

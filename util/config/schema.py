@@ -52,10 +52,12 @@ class DataConfig(Section):
     name: str = Field(
         description="data set: an entry of dataset.DATASETS, 'custom' for your own pictures, or a class's dotted path"
     )
-    root: str = Field(description="folder that the paths in the list files are relative to")
-    train_list: str | None = Field(None, description="list file; default: ROOT/train.txt")
-    val_list: str | None = Field(None, description="list file; default: ROOT/val.txt")
-    test_list: str | None = Field(None, description="list file; default: ROOT/test.txt")
+    root: str = Field(description="folder that the paths in the list files are relative to, or its URL")
+    train_list: str | None = Field(
+        None, description="list file, or tar shards (FOLDER/train-{000..009}.tar); default: ROOT/train.txt"
+    )
+    val_list: str | None = Field(None, description="the same of the split val; default: ROOT/val.txt")
+    test_list: str | None = Field(None, description="the same of the split test; default: ROOT/test.txt")
     classes: tuple[str, ...] | None = Field(None, description="class names of your own data")
     colors: tuple[tuple[int, int, int], ...] | None = Field(
         None, description="RGB colour per class, of drawings and of labels drawn in colours"
@@ -91,7 +93,10 @@ class DataConfig(Section):
     @field_validator("check", mode="before")
     @classmethod
     def _how_many(cls, value):
-        return ("full" if value else "off") if isinstance(value, bool) else value
+        value = ("full" if value else "off") if isinstance(value, bool) else value
+        if value in ("full", "off") or (isinstance(value, int) and 1 <= value <= COUNT):
+            return value
+        raise ValueError(f"check: {value!r} is neither full nor off, nor a number of samples")
 
     @field_validator("label_map", mode="after")
     @classmethod

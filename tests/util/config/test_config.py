@@ -45,6 +45,9 @@ def test_defaults_fill_what_the_file_does_not_say(small):
         ("model.weights=none", "model", "weights", "none"),
         ("optim.clip_grad=", "optim", "clip_grad", None),
         ("test.window=[5, 6]", "test", "window", (5, 6)),
+        ("data.check=off", "data", "check", "off"),
+        ("data.check=true", "data", "check", "full"),
+        ("data.check=1000", "data", "check", 1000),
     ],
 )
 def test_overrides_are_read_as_yaml(small, override, section, key, value):
@@ -77,6 +80,8 @@ def test_overrides_are_read_as_yaml(small, override, section, key, value):
         ("augment.crop=[1,", ["augment.crop=[1,", "cut off", "quotes"]),
         ("data.std=[0.229, 0.224, 0.225]", ["data.std", "scale 0..1", "std: [58.395, 57.12, 57.375]"]),
         ("data.channel_order=gbr", ["data.channel_order", "'rgb' or 'bgr'"]),
+        ("data.check=0", ["data.check: 0 is neither full nor off, nor a number of samples"]),
+        ("data.check=some", ["data.check: 'some' is neither"]),
         ("seed=010", ["'010' can be read in two ways"]),
         ("test.protocol=semseg", ["test.protocol", "semseg needs test.base_size or data.long_side"]),
     ],
