@@ -26,6 +26,7 @@ from util.record.log import log
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = 2**25  # bytes that may wait for a tracker
+ENDING = 5.0  # seconds that one which reads no more has to end, while a training waits
 PATIENCE = 60.0  # seconds that the end of a run waits for a tracker to have sent everything
 WIDTH = 1024  # of a picture, pixels
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow"}
@@ -179,7 +180,11 @@ class Tracker:
             process, self._process = self._process, None
             assert process.stdin is not None
             process.stdin.close()
-            self._warn_of_end(process.wait())
+            try:
+                self._warn_of_end(process.wait(ENDING))
+            except subprocess.TimeoutExpired:  # it reads no more, and does not end either
+                process.kill()
+                self._warn_of_end(process.wait())
 
     def _warn_of_end(self, status: int) -> None:
         lines = self.log.read_bytes()[-4096:].decode("utf-8", "replace").split("\n")

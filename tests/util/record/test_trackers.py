@@ -116,6 +116,18 @@ def test_a_tracker_that_fails_is_one_warning(tmp_path, stand_in, warnings, body)
     assert ("RuntimeError: no such server" in told) == ("raise" in body)
 
 
+def test_a_tracker_that_reads_no_more_and_stays_is_ended(tmp_path, stand_in, warnings, monkeypatch):
+    stand_in("os.close(0); time.sleep(600)")
+    monkeypatch.setattr(trackers, "ENDING", 0.2)
+    tracker = Tracker("mlflow", tmp_path, ABOUT)
+    while tracker._process:
+        tracker.add_scalar("loss", 1.0, 0)
+        time.sleep(0.02)
+    tracker.close()
+    (told,) = warnings()
+    assert told.startswith("train.trackers: mlflow ended (") and "goes on without it" in told
+
+
 def test_a_tracker_that_hangs_holds_up_nothing(tmp_path, stand_in, warnings, monkeypatch):
     """What waits is bounded, one warning tells of gaps, and the end waits only so long."""
     notes = stand_in("time.sleep(1000)")
