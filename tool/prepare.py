@@ -19,6 +19,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -34,13 +35,14 @@ from dataset.prepare.custom import (
     list_images,
     pair_folders,
     pair_table,
+    refuse_smoothed,
     report,
     split_of,
 )
 from dataset.prepare.download import fetch, is_unpacked, unpack
 from dataset.prepare.exports import draw, read_export
 from dataset.prepare.layout import Drawn, Found, Layout, MissingFiles, collect, either
-from dataset.prepare.survey import Survey, measure, survey
+from dataset.prepare.survey import Key, Survey, measure, survey
 from tool.shared.cli import Parser, command
 from util import UserError
 from util.record.files import replacing
@@ -286,8 +288,12 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
             root, chosen, min(options.workers, max(1, len(chosen) // 32)), bar.update, options.channels, limits
         )
     sums = {split: found[split] for split in ("train", "val", "test") if split in found}
-    values = {value for each in sums.values() for value in each.pixels}
-    classes = choose_classes(values, names, [_value(text) for text in options.ignore])
+    pixels: Counter[Key] = Counter()
+    for each in sums.values():
+        pixels.update(each.pixels)
+    if names is None:
+        refuse_smoothed(pixels)
+    classes = choose_classes(pixels, names, [_value(text) for text in options.ignore])
 
     lists = {split: out / f"{split}.txt" for split in sums}
     texts = {s: list_text([(image, mask) for image, mask, split in chosen if split == s]) for s in lists}
@@ -300,7 +306,13 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
             _write(path, contents)
     head = f"{options.name}: {len(pairs.pairs)} pictures with masks in {root}"
     drawn = "as the folders say" if pairs.are_divided else f"drawn with --seed {options.seed}"
-    end = [f"Experiment: {config}", "Train, with further keys as section.key=value:", f"  {_command(config, options)}"]
+    train = _command(config, options)
+    test = (
+        "Train and score"
+        if train.startswith("sh ")
+        else f"Score afterwards: python -m tool.test --config {config}\nTrain"
+    )
+    end = [f"Experiment: {config}", f"{test}, with further keys as section.key=value:", f"  {train}"]
     return [head, *report(pairs, classes, sums, drawn), *end]
 
 

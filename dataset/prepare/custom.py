@@ -43,6 +43,10 @@ _WORDS = (
 _AFFIX = re.compile(rf"^(?:{_WORDS})[ _.-]+|[ _.-]+(?:{_WORDS})$")
 
 
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+SMOOTHED = 8  # values between 0 and 255, from which on masks may be smoothed
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Pictures with their masks, and what has found no partner.
@@ -233,27 +237,59 @@ def choose_classes(values: Iterable[Key], names: Sequence[str] | None, ignored: 
     if len({isinstance(value, tuple) for value in found}) > 1:
         raise DataError("some masks hold ids and others colours; convert them to one kind")
     colours = any(isinstance(value, tuple) for value in found)
-    if found - dropped == {0, 255} and (names is None or len(names) == 2):
-        names = tuple(names or ("background", "foreground"))
-        note = "masks of 0 and 255: binary, 255 is the foreground; mIoU is the mean over both classes"
-        return Classes(names, {0: 0, 255: 1, **dict.fromkeys(dropped, IGNORE)}, note)
+    for low, high in ((0, 255), (BLACK, WHITE)):
+        if found - dropped == {low, high} and (names is None or len(names) == 2):
+            note = "masks of 0 and 255: binary, 255 is the foreground; mIoU is the mean over both classes"
+            label_map = {low: 0, high: 1, **dict.fromkeys(dropped, IGNORE)}
+            return Classes(tuple(names or ("background", "foreground")), label_map, note)
     kept = sorted(found - dropped - ({IGNORE} if not colours else set()))
     if not kept:
         raise DataError("the masks hold no class: every value is ignored")
+    if len(kept) == 1 and names is None:
+        raise DataError(
+            f"the masks hold one value alone, {kept[0]}, so nothing can be learnt; are these the right files "
+            "(transparency is not read)? Name the classes with --classes if others are to come"
+        )
     count = len(kept) if names is None else len(names)
     if count > MAX_CLASSES:
         raise DataError(
             f"{count} different values, and at most {MAX_CLASSES} classes are possible; are these masks, and were they "
             "saved without loss?"
         )
+    note = "" if names else "names in this order: --classes A,B,...; what is no class: --ignore VALUE"
     ids = not colours and not dropped - {IGNORE}
     if ids and (kept == list(range(len(kept))) if names is None else kept[-1] < len(names)):
-        return Classes(tuple(names or (f"class_{value}" for value in kept)), None)
+        return Classes(tuple(names or (f"class_{value}" for value in kept)), None, note)
     if names is not None and len(names) != len(kept):
         raise DataError(f"{len(names)} names of classes, but the masks hold {len(kept)} values: {_shown(kept)}")
-    names = tuple(names or (f"class_{'_'.join(map(str, v)) if colours else v}" for v in kept))
+    grey = colours and all(len(set(color)) == 1 for color in kept)
+    shown = [color[0] if grey else "_".join(map(str, color)) for color in kept] if colours else kept
     label_map = {value: place for place, value in enumerate(kept)}
-    return Classes(names, label_map | dict.fromkeys(sorted(dropped), IGNORE))
+    names = tuple(names or (f"class_{value}" for value in shown))
+    return Classes(names, label_map | dict.fromkeys(sorted(dropped), IGNORE), note)
+
+
+def refuse_smoothed(pixels: Mapping[Key, int]) -> None:
+    """Refuse masks of 0 and 255 that were smoothed.
+
+    Smoothed edges hold a few values all over the range, on few pixels.
+
+    Args:
+        pixels: of each value on disk.
+
+    Raises:
+        DataError: they look as if they were.
+    """
+    between = {value: count for value, count in pixels.items() if value not in (0, IGNORE)}
+    if isinstance(next(iter(pixels), ()), tuple) or not {0, IGNORE} <= pixels.keys() or len(between) < SMOOTHED:
+        return
+    share = sum(between.values()) / sum(pixels.values())
+    values = sorted(value for value in between if isinstance(value, int))
+    if share < 0.25 and values[-1] < IGNORE and values[-1] - values[0] > 128:
+        raise DataError(
+            f"the masks hold 0, 255, and {len(between)} values between on {share:.1%} of the pixels, as smoothed edges "
+            "do; save them without smoothing, or name every value with --classes"
+        )
 
 
 def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: str) -> list[str]:
@@ -274,7 +310,7 @@ def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: st
     for each in sums.values():
         whole.update(each.pixels)
     of_value = {value: classes.names[i] for i, values in enumerate(classes.values(Survey(whole))) for value in values}
-    for value, pixels in whole.most_common():
+    for value, pixels in sorted(whole.items()):
         name = of_value.get(value, "ignored")
         lines.append(f"  {value!s:>15} on disk: {name}, {pixels / whole.total():.2%} of the pixels")
     lines += [f"  {classes.note}"] if classes.note else []

@@ -48,9 +48,9 @@ def test_binary_masks(tmp_path, capsys):
     )
     assert "left out: 1 pictures without a mask (images/lone.jpg)" in printed
     assert "train 8, val 2 pictures, drawn with --seed 0" in printed
-    assert (
-        printed.rstrip().splitlines()[-1].strip() == f"python -m tool.train --config {tmp_path}/config/mine_fcn18.yaml"
-    )
+    config = f"--config {tmp_path}/config/mine_fcn18.yaml"
+    assert printed.rstrip().splitlines()[-1].strip() == f"python -m tool.train {config}"
+    assert f"Score afterwards: python -m tool.test {config}" in printed
     found = experiment(tmp_path)
     assert found["data"]["label_map"] == {0: 0, 255: 1} and found["augment"]["crop"] == [64, 96]
     resolved = load(tmp_path / "config/mine_fcn18.yaml", ["train.epochs=3"]).config
@@ -65,6 +65,8 @@ def test_binary_masks(tmp_path, capsys):
 
 def test_names_and_ignored_values(tmp_path, capsys):
     folders(tmp_path, (3, 7))
+    assert main(tmp_path, "--config", str(tmp_path / "other")) == 0
+    assert "names in this order: --classes A,B,...; what is no class: --ignore VALUE" in capsys.readouterr().out
     assert main(tmp_path, "--classes", "sea,sky") == 0
     assert experiment(tmp_path)["data"]["label_map"] == {3: 0, 7: 1}
     assert experiment(tmp_path)["data"]["classes"] == ["sea", "sky"]

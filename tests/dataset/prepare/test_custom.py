@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset.prepare.custom import choose_classes, divide, list_images, pair_folders, pair_table
+from dataset.prepare.custom import choose_classes, divide, list_images, pair_folders, pair_table, refuse_smoothed
 from tests.official_trees import save
 
 pytestmark = pytest.mark.fast
@@ -149,6 +149,9 @@ def test_classes_of_ids():
         choose_classes(range(1000, 1256), None)
     with pytest.raises(ValueError, match="every value is ignored"):
         choose_classes([255], None)
+    with pytest.raises(ValueError, match=r"one value alone, 0, .* \(transparency is not read\)"):
+        choose_classes([0], None)
+    assert choose_classes([0], ["background", "leaf"]).names == ("background", "leaf"), "leaves are to come"
 
 
 def test_classes_of_colours():
@@ -158,3 +161,17 @@ def test_classes_of_colours():
     assert choose_classes([red, black], None).names == ("class_0_0_0", "class_255_0_0")
     with pytest.raises(ValueError, match="some masks hold ids and others colours"):
         choose_classes([red, 3], None)
+    binary = choose_classes([white, black], None)
+    assert binary.names == ("background", "foreground") and binary.label_map == {black: 0, white: 1}
+    assert choose_classes([black, (7, 7, 7)], None).names == ("class_0", "class_7"), "ids in three equal channels"
+
+
+def test_smoothed_masks_are_refused():
+    """Values all over the range on few pixels; ids that lie together are classes."""
+    edges = dict.fromkeys(range(20, 250, 10), 2)
+    with pytest.raises(ValueError, match="0, 255, and 23 values between on 4.4% of the pixels, as smoothed edges do"):
+        refuse_smoothed({0: 700, 255: 300, **edges})
+    refuse_smoothed({0: 700, 255: 300, **dict.fromkeys(range(1, 21), 2)})  # VOC
+    refuse_smoothed({0: 200, 255: 300, **dict.fromkeys(edges, 40)})
+    refuse_smoothed({(0, 0, 0): 1, (255, 255, 255): 9})
+    refuse_smoothed({0: 1, 255: 9, 128: 1})
