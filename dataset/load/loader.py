@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dataset.base import Key, Sample, SegDataset
+from dataset.load.modules import Modules
 from dataset.load.sampler import StepSampler
 from dataset.load.uniform import ClassUniform
 from dataset.read import DataError
@@ -175,6 +176,13 @@ class ErrorsAsValues(Dataset):
             return self.dataset[key]
         except (ValueError, OSError) as error:
             return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (Modules(), self.dataset)  # in this order: the data set may be of such a module
+
+
+def _unpickled(imported: None, dataset: Dataset) -> ErrorsAsValues:
+    return ErrorsAsValues(dataset)
 
 
 def stack(samples: list[Sample | Exception]) -> Batch | Exception:

@@ -16,6 +16,8 @@ from typing import Any
 
 import cv2
 
+from dataset.load.modules import FROM_FILES, import_modules
+
 AHEAD = 8  # tasks in flight per worker: enough to keep it busy, few enough for any number of tasks
 
 
@@ -39,7 +41,7 @@ def map_ordered(function: Callable[[Any], Any], tasks: Iterable, workers: int) -
     # they are held. The server imports PyTorch once, for all workers.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(dict(FROM_FILES),))
     running: deque = deque()
     try:
         for task in tasks:
@@ -71,7 +73,8 @@ def _result(running: deque) -> Any:
     return result
 
 
-def _start_worker() -> None:
+def _start_worker(modules: dict[str, str]) -> None:
+    import_modules(modules)
     # Ctrl-C reaches the whole process group: the parent alone answers it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)

@@ -196,6 +196,52 @@ def test_a_file_beside_the_experiment_adds_to_the_tables(name, tmp_path, data, c
     assert train.main(run(path, tmp_path / "run", "train.epochs=2")) == 0
 
 
+DATA_PLUGIN = '''
+from dataset import AUGMENTATIONS, DATASETS
+from dataset.base import SegDataset
+
+class Quarry(SegDataset):
+    """The pictures of the tests."""
+
+    name = "quarry"
+
+def dark(image, label, rng):
+    return (image * rng.uniform(0.5, 1)).astype(image.dtype), label
+
+DATASETS["quarry"] = Quarry
+AUGMENTATIONS["dark"] = dark
+'''
+STARTED_ANEW = """
+import multiprocessing, sys
+from tool import train
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_started_anew_find_a_files_data_set_and_augmentation(method, tmp_path, data):
+    """As on macOS and Windows, and with Python 3.14; training and validation have a worker each."""
+    (tmp_path / "mydata.py").write_text(DATA_PLUGIN)
+    (tmp_path / "start.py").write_text(STARTED_ANEW)
+    path = make_experiment(
+        tmp_path,
+        data,
+        data={"name": "quarry"},
+        augment={"own": ["dark"]},
+        loader={"workers": 1},
+        model={"name": "tests.faults.toy.Toy", "backbone": None},
+        train={"epochs": 1},
+        plugins=["mydata.py"],
+    )
+    command = [sys.executable, str(tmp_path / "start.py"), method, *run(path, tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "model" / "last.pth").is_file()
+
+
 def test_the_launcher_hands_own_code_to_its_processes(tmp_path, data, package):
     path = experiment_of(tmp_path, data, package)
     folder = tmp_path / "config" / "mine"

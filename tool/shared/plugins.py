@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset import AUGMENTATIONS, DATASETS
+from dataset.load.modules import FROM_FILES
 from model import BACKBONES, MODELS
 from model.backbone import TIMM_PREFIX
 from util import UserError
@@ -185,6 +186,7 @@ def import_file(file: str, folder: Path, asker: str) -> Path:
     done = False
     try:
         _imported(lambda: loader.exec_module(module), f"{asker}: {path}")
+        FROM_FILES[name] = str(path)  # which loader workers that are not forked import first
         done = True
     finally:
         if not done:
