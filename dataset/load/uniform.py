@@ -18,7 +18,6 @@ import lzma
 import struct
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +32,7 @@ from dataset.read.files import replacing
 from dataset.read.identity import fingerprint
 from dataset.read.labelmap import IGNORE
 from dataset.read.source import read_mapped
+from dataset.read.threads import map_threads
 
 # A part of the key: raise it when the points are found in another way, so that old files no longer count.
 VERSION = 1
@@ -146,9 +146,10 @@ def find_points(dataset: SegDataset, tile: int, workers: int = 4, file: str | Pa
     key = hashlib.sha256(repr((VERSION, tile, fingerprint(dataset))).encode()).hexdigest() if file else ""
     table = _read(file, key, len(dataset))
     if table is None:
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            found = list(pool.map(lambda index: _points_of(dataset, index, tile), range(len(dataset))))
-        table = np.concatenate(found)
+        rows = bytearray()  # one array a sample would take several times the memory
+        for found in map_threads(lambda index: _points_of(dataset, index, tile), range(len(dataset)), workers):
+            rows += found.tobytes()
+        table = np.frombuffer(rows, np.int32).reshape(-1, 4)
         table = table[np.argsort(table[:, 0], kind="stable")]
         if file is not None:
             _write(Path(file), key, table)
@@ -159,7 +160,8 @@ def _points_of(dataset: SegDataset, index: int, tile: int) -> np.ndarray:
     path = dataset.samples[index][1]
     if path is None:
         return np.zeros((0, 4), np.int32)
-    label = read_mapped(path, dataset.map_for(path))
+    with dataset.samples.naming(index):
+        label = read_mapped(path, dataset.map_for(path))
     rows, columns = (_cuts(side, tile) for side in label.shape)
     found = [
         (number, index, top + row, left + column)

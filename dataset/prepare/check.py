@@ -7,9 +7,7 @@ few examples of each mistake; they are written down as the check goes on, so tha
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +27,7 @@ from dataset.read.labelmap import IGNORE, Key, LabelMap
 from dataset.read.listfile import Images, Samples
 from dataset.read.remote import is_url
 from dataset.read.source import check_sizes
+from dataset.read.threads import map_threads
 
 SHOWN_ERRORS = 5
 MAX_UNKNOWN = 256  # colours of one label, above which it is no label
@@ -36,7 +35,6 @@ MAX_VALUES = 4096  # unknown values of a map that are told apart
 MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
 MAX_STAMP_BYTES = 1 << 24
 THREADS, NETWORK_THREADS = 4, 16
-AHEAD = 32  # samples in flight for each thread
 SAVE_SECONDS = 20.0  # from one record of a check to the next
 SAMPLE_STREAM = 5  # of the samples that are drawn
 # Up to this size float32, in which OpenCV counts, holds every whole number.
@@ -236,10 +234,15 @@ def check_dataset(
     tally = tally if _fits(tally, count, len(dataset)) else _Tally()
     progress(tally.done, count)
 
-    if workers is None:
-        workers = NETWORK_THREADS if is_url(dataset.samples[0][0]) else THREADS
+    def inspect(index: int) -> tuple[int, _Finding | Exception]:
+        try:
+            return index, _inspect(dataset, index)
+        except (ValueError, OSError) as error:  # as a value, so that one bad file does not hide the next
+            return index, dataset.samples.missing(index) or error
+
     saved = time.monotonic()
-    for index, found in _inspected(dataset, indices[tally.done :], workers):
+    usual = NETWORK_THREADS if is_url(dataset.samples[0][0]) else THREADS
+    for index, found in map_threads(inspect, indices[tally.done :], workers or usual):
         tally.add(dataset, index, found)
         if part is not None and time.monotonic() - saved > SAVE_SECONDS:
             _remember(part, key, "tally", tally)
@@ -253,28 +256,6 @@ def check_dataset(
     if stamp is not None:
         _remember(Path(stamp), key, "report", report)
     return report
-
-
-def _inspected(dataset: SegDataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, _Finding | Exception]]:
-    """Inspect samples by threads; few are in flight, so that any number of them takes the same memory."""
-
-    def inspect(index: int) -> tuple[int, _Finding | Exception]:
-        try:
-            return index, _inspect(dataset, index)
-        except (ValueError, OSError) as error:  # as a value, so that one bad file does not hide the next
-            return index, dataset.samples.missing(index) or error
-
-    running: deque[Future] = deque()
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        for index in indices:
-            running.append(pool.submit(inspect, index))
-            if len(running) > AHEAD * workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val_report: Report) -> list[str]:

@@ -23,7 +23,7 @@ from dataset.prepare.room import check_room
 from dataset.read import DataError
 from dataset.read.files import replacing
 from dataset.read.identity import facts
-from dataset.read.packed import FORMAT, IMAGE, LABEL, Packed, manifest_file, packed_stems
+from dataset.read.packed import FORMAT, IMAGE, LABEL, Packed, Stems, manifest_file
 from dataset.read.source import Source, sample_size
 
 
@@ -48,7 +48,7 @@ def pack(
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with open(manifest.with_name("lock"), "w", encoding="ascii") as guard:
         lock(guard.fileno())
-        stems = packed_stems(folder, dataset)
+        stems = Stems(folder, dataset)
         missing = [index for index, stem in enumerate(stems) if not os.path.isfile(stem + IMAGE)]
         check_room(manifest.parent, sum(_bytes(dataset, index) for index in missing), "packing")
         for _ in range(len(dataset) - len(missing)):
@@ -70,7 +70,7 @@ def pack(
 class PackedWhenRead(Dataset):
     """Data set that packs a sample when asked; gives its index."""
 
-    def __init__(self, source: Source, stems: list[str]):
+    def __init__(self, source: Source, stems: Sequence[str]):
         self.source, self.stems = source, stems
 
     def __getitem__(self, index: int) -> int:
@@ -85,7 +85,8 @@ class PackedWhenRead(Dataset):
 
 
 def _bytes(dataset: SegDataset, index: int) -> int:
-    height, width = sample_size(*dataset.samples[index])
+    with dataset.samples.naming(index):
+        height, width = sample_size(*dataset.samples[index])
     return height * width * (dataset.channels + (dataset.samples[index][1] is not None))
 
 

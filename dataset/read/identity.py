@@ -90,6 +90,14 @@ def facts(dataset: "SegDataset") -> dict[str, object]:
     JSON values that stay when the root folder moves. pictures: how many. list: SHA-256 of the samples in their order,
     below the root. classes: names. label_map: SHA-256 of the maps from the values on disk to classes.
     """
+    if dataset.samples.digests is None:
+        dataset.samples.digests = _digests(dataset)
+    paths, maps = dataset.samples.digests
+    return {"pictures": len(dataset), "list": paths, "classes": list(dataset.classes), "label_map": maps}
+
+
+def _digests(dataset: "SegDataset") -> tuple[str, str]:
+    """Digest all paths, and the label maps that read them."""
     above = os.path.abspath(dataset.root) + os.sep
     maps: dict[int, LabelMap] = {}
 
@@ -110,9 +118,4 @@ def facts(dataset: "SegDataset") -> dict[str, object]:
         separator = ", "
     digest.update(b"]")
     known = repr([(map_.ids, map_.colors) for map_ in maps.values()])
-    return {
-        "pictures": len(dataset),
-        "list": digest.hexdigest(),
-        "classes": list(dataset.classes),
-        "label_map": hashlib.sha256(known.encode()).hexdigest(),
-    }
+    return digest.hexdigest(), hashlib.sha256(known.encode()).hexdigest()

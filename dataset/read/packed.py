@@ -10,9 +10,10 @@ all of a split is packed, tells a reader whose data they are. `dataset.prepare.p
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dataset.base import SegDataset
 
 FORMAT = 2  # a part of every name: files of another form are not found
+DIGEST = 12  # bytes
 IMAGE, LABEL = ".image.npy", ".label.npy"
 
 
@@ -34,13 +36,32 @@ def manifest_file(folder: str | Path, split: str) -> Path:
     return Path(folder).expanduser() / split / "manifest.json"
 
 
-def packed_stems(folder: str | Path, dataset: "SegDataset") -> list[str]:
-    """Return the path of each sample's packed files, without ends.
+class Stems(Sequence[str]):
+    """Paths of each sample's packed files, without ends.
 
-    The ends are `IMAGE` and `LABEL`.
+    The ends are `IMAGE` and `LABEL`. Kept are the digests alone; a path is made when asked for.
     """
-    names = (hashlib.sha256(json.dumps([FORMAT, *entry]).encode()).hexdigest()[:24] for entry in describe(dataset))
-    return [f"{Path(folder).expanduser() / dataset.split}/{name[:2]}/{name}" for name in names]
+
+    def __init__(self, folder: str | Path, dataset: "SegDataset"):
+        self.folder = Path(folder).expanduser() / dataset.split
+        known = (json.dumps([FORMAT, *entry]).encode() for entry in describe(dataset))
+        self.digests = b"".join(hashlib.sha256(each).digest()[:DIGEST] for each in known)
+
+    def __len__(self) -> int:
+        return len(self.digests) // DIGEST
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return the path of one sample, or of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        name = self.digests[DIGEST * index : DIGEST * (index + 1)].hex()
+        return f"{self.folder}/{name[:2]}/{name}"
 
 
 class Packed:
@@ -56,7 +77,7 @@ class Packed:
 
     def __init__(self, folder: str | Path, dataset: "SegDataset"):
         self.advice = f"pack it again ({pack_command(folder, dataset)}), or set loader.packed to null"
-        self.labelled = [label is not None for _, label in dataset.samples]
+        self.samples = dataset.samples
         manifest = manifest_file(folder, dataset.split)
         if not manifest.is_file():
             older = is_older(folder, dataset.split)
@@ -64,7 +85,7 @@ class Packed:
                 "the packed data there are of an older form" if older else "the split is not packed, or not all of it"
             )
             raise FileNotFoundError(f"{manifest}: {reason}; {self.advice}")
-        self.stems = packed_stems(folder, dataset)
+        self.stems = Stems(folder, dataset)
         for (image, _), stem in zip(dataset.samples, self.stems, strict=True):
             if not os.path.isfile(stem + IMAGE):
                 reason = f"not packed, or its files or the label map of {dataset.name} have changed since"
@@ -77,7 +98,7 @@ class Packed:
             DataError: names a file that is missing, damaged or cut short.
         """
         image = self._map(self.stems[index] + IMAGE, 3)
-        return image, self._map(self.stems[index] + LABEL, 2) if self.labelled[index] else None
+        return image, self._map(self.stems[index] + LABEL, 2) if self.samples[index][1] is not None else None
 
     def _map(self, path: str, dimensions: int) -> np.ndarray:
         try:

@@ -50,16 +50,12 @@ class Files:
             FileNotFoundError: it is missing; names list file and line.
             OSError: the system does not give it.
         """
-        try:
-            return self._read(*self.samples[index])
-        except (DataError, OSError) as error:
-            raise self.samples.missing(index) or error from None
-
-    def _read(self, image_path: str, label_path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-        if label_path is None:
-            return read_image(image_path, None, self.channels, self.limits), None
-        label = read_mapped(label_path, self.map_for(label_path))
-        image = read_image(image_path, label.shape, self.channels, self.limits)
+        image_path, label_path = self.samples[index]
+        with self.samples.naming(index):
+            if label_path is None:
+                return read_image(image_path, None, self.channels, self.limits), None
+            label = read_mapped(label_path, self.map_for(label_path))
+            image = read_image(image_path, label.shape, self.channels, self.limits)
         check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return image, label
 

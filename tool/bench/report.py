@@ -21,7 +21,7 @@ from util.record.machine import cores, versions
 from util.record.table import aligned
 
 FOLDER = Path("docs/performance")
-ORDER = ("data", "eval", "infer", "train")
+ORDER = ("data", "lists", "eval", "infer", "train")
 HEAD = """# Performance, measured side by side
 
 Made by `python -m tool.bench page` from the files in `docs/performance/`. Every table is one run in which the

@@ -93,7 +93,12 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def peak_memory_added(function: Callable[[], object]) -> float:
-    """Return the MiB that `function` adds at its peak.
+    """Return the MiB that `function` adds at its peak, see `memory_added`."""
+    return memory_added(function)[0]
+
+
+def memory_added(function: Callable[[], object]) -> tuple[float, float]:
+    """Return the MiB that `function` adds, at its peak and afterwards.
 
     Resident memory, measured in a forked process of its own.
 
@@ -102,7 +107,7 @@ def peak_memory_added(function: Callable[[], object]) -> float:
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send_peak, args=(function, sender))
+    child = context.Process(target=_send_memory, args=(function, sender))
     child.start()
     sender.close()
     added = None
@@ -114,11 +119,12 @@ def peak_memory_added(function: Callable[[], object]) -> float:
     return added
 
 
-def _send_peak(function: Callable[[], object], sender: Connection) -> None:
+def _send_memory(function: Callable[[], object], sender: Connection) -> None:
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     before = _resident()
-    function()
-    sender.send(max(peak_resident() / 2**20 - before, 0.0))
+    result = function()
+    sender.send((max(peak_resident() / 2**20 - before, 0.0), max(_resident() - before, 0.0)))
+    del result
     sender.close()
 
 

@@ -47,15 +47,23 @@ def write(file: Path, pairs: list[tuple[str, str | None]], root: Path, seed: int
 
 def slow_names(paths: list[str], root: Path) -> list[str]:
     """The rule as it is told: the stem; else the path below the root; else with the number, until all differ."""
-    from dataset.read.listfile import _below, _harmless
+    from dataset.read.listfile import _UNSAFE, MAX_STEM_BYTES
+
+    def below(path: str) -> Path:
+        relative = Path(os.path.relpath(path, root))
+        return relative if ".." not in relative.parts else Path(os.path.abspath(path)).relative_to("/")
+
+    def harmless(name: str, index: int) -> str:
+        parts = [_UNSAFE.sub("_", part).encode()[:MAX_STEM_BYTES].decode("utf-8", "ignore") for part in name.split("/")]
+        return name if "/".join(parts) == name else f"{'/'.join(part or '_' for part in parts)}_{index}"
 
     stems = [Path(path).stem for path in paths]
     count = Counter(stems)
     names = [
-        _below(path, root).with_suffix("").as_posix() if count[stem] > 1 else stem
+        below(path).with_suffix("").as_posix() if count[stem] > 1 else stem
         for path, stem in zip(paths, stems, strict=True)
     ]
-    names = [_harmless(name, i) for i, name in enumerate(names)]
+    names = [harmless(name, i) for i, name in enumerate(names)]
     while len(set(names)) < len(names):
         count = Counter(names)
         names = [f"{name}_{i}" if count[name] > 1 else name for i, name in enumerate(names)]
