@@ -6,7 +6,9 @@ smaller ones lie on larger ones.
 """
 
 import base64
+import io
 import math
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ import yaml
 from dataset.prepare.annotations import read_json, stream_json
 from dataset.prepare.raster import coco_mask
 from dataset.read import DataError
+from dataset.read.header import MAX_PIXELS, parse_header
 from dataset.read.image import read_header, upright_size
 from dataset.read.labelmap import MAX_CLASSES
 
@@ -29,6 +32,9 @@ BACKGROUND = ("background", "_background_", "__background__")
 # Label Studio puts eight hexadecimal digits before the names of uploaded pictures.
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 CORNERS_OF_A_CIRCLE = 64
+
+# What a value of another kind than expected leads to.
+_WRONG = (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError)
 
 Size = tuple[int, int]
 Shape = tuple[str, str, Any]  # class, kind (a key of `_MASKS`, or "nothing"), contents
@@ -60,7 +66,7 @@ class Export:
 
     def items(self) -> Iterator[Item]:
         """Yield its pictures, one at a time."""
-        return _READERS[self.kind](self.path)
+        return _read(self.path, self.kind)
 
     def tasks(self, root: Path, images: dict[str, str]) -> Iterator[tuple[str, tuple[str, Size, list]]]:
         """Yield (picture, argument of `draw`) for the pictures that are there.
@@ -89,14 +95,14 @@ def read_export(path: Path) -> Export:
         DataError: none of these, or damaged.
     """
     kind = _kind(path)
-    names: dict[str, None] = dict.fromkeys(_declared(path, kind))
-    skipped = 0
     try:
-        for item in _READERS[kind](path):
-            names.update(dict.fromkeys(name for name, _, _ in item.shapes))
-            skipped += sum(shape == "nothing" for _, shape, _ in item.shapes)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: not a valid {kind} export ({type(error).__name__}: {error})") from None
+        names: dict[str, None] = dict.fromkeys(_declared(path, kind))
+    except _WRONG as error:
+        raise _invalid(path, kind, error) from None
+    skipped = 0
+    for item in _read(path, kind):
+        names.update(dict.fromkeys(name for name, _, _ in item.shapes))
+        skipped += sum(shape == "nothing" for _, shape, _ in item.shapes)
     classes = [name for name in names if name not in BACKGROUND]
     if not 0 < len(classes) < MAX_CLASSES:
         raise DataError(f"{path}: a {kind} export of {len(classes)} classes; 1 to {MAX_CLASSES - 1} are possible")
@@ -104,6 +110,37 @@ def read_export(path: Path) -> Export:
     return Export(
         path, kind, ("background", *(classes if kind in ("COCO", "CVAT", "YOLO") else sorted(classes))), skipped
     )
+
+
+def _read(path: Path, kind: str) -> Iterator[Item]:
+    """Yield the pictures of an export.
+
+    Raises:
+        DataError: something in it is missing, or of another kind than the tool writes.
+    """
+    try:
+        for item in _READERS[kind](path):
+            if not isinstance(item.image, str) or not item.image:
+                raise DataError(f"{path}: a picture whose name is {item.image!r}")
+            if item.size is not None and not _is_size(item.size):
+                raise DataError(f"{path}: {item.image} has the size {item.size} (height, width), which is none")
+            wrong = next((name for name, _, _ in item.shapes if not isinstance(name, str)), None)
+            if wrong is not None or any(name is None for name, _, _ in item.shapes):
+                raise DataError(f"{path}: {item.image} has a shape of the class {wrong!r}, which is no name")
+            yield item
+    except DataError:
+        raise
+    except _WRONG as error:
+        raise _invalid(path, kind, error) from None
+
+
+def _is_size(size: tuple[Any, Any]) -> bool:
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size)
+    return whole and size[0] * size[1] <= MAX_PIXELS
+
+
+def _invalid(path: Path, kind: str, error: Exception) -> DataError:
+    return DataError(f"{path}: not a valid {kind} export ({type(error).__name__}: {error})")
 
 
 def draw(task: tuple[str, Size, list[tuple[int, str, Any]]]) -> np.ndarray:
@@ -115,6 +152,8 @@ def draw(task: tuple[str, Size, list[tuple[int, str, Any]]]) -> np.ndarray:
             label[_MASKS[kind](data, size)] = value
         except DataError as error:
             raise DataError(f"the annotations of {image}: {error}") from None
+        except _WRONG as error:
+            raise DataError(f"the annotations of {image}: a shape that cannot be drawn ({error})") from None
     return label
 
 
@@ -239,7 +278,9 @@ def _label_studio(path: Path) -> Iterator[Item]:
         done = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
         if not done:
             continue
-        source = next(value for key, value in task["data"].items() if isinstance(value, str) and _is_picture(value))
+        source = next((value for value in task["data"].values() if isinstance(value, str) and _is_picture(value)), None)
+        if source is None:
+            raise DataError(f"{path}: a task whose data name no picture")
         size, shapes = None, []
         for result in done[0]["result"]:
             if "original_width" in result:
@@ -261,7 +302,7 @@ def _label_studio_shapes(kind: str, value: dict, size: Size) -> list[Shape]:
         rx, ry = value["radiusX"] * size[1] / 100, value["radiusY"] * size[0] / 100
         shape = "outline", _rotated(_ellipse(x, y, rx, ry), x, y, value.get("rotation", 0))
     elif kind == "brushlabels":
-        shape = "brush", bytes(value["rle"])
+        shape = "brush", bytes([*value["rle"]])  # of a number, `bytes` would take as many zeros
     else:
         shape = "nothing", None
     return [(str(name), *shape) for name in names]
@@ -281,6 +322,8 @@ def _yolo(path: Path) -> Iterator[Item]:
             try:
                 index, *numbers = line.split()
                 points = [float(value) for value in numbers]
+                if int(index) < 0:
+                    raise ValueError("counted from 0")
                 name = names[int(index)] if names else f"class_{int(index)}"
             except (ValueError, IndexError):
                 if line.strip():
@@ -306,9 +349,9 @@ def _yolo_names(path: Path) -> list[str]:
         if (folder / "data.yaml").is_file():
             try:
                 names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8-sig"))["names"]
-            except (yaml.YAMLError, KeyError, TypeError):
-                raise DataError(f"{folder / 'data.yaml'}: no `names` of classes") from None
-            return [str(names[i]) for i in range(len(names))]
+                return [str(names[i]) for i in range(len(names))]
+            except (yaml.YAMLError, *_WRONG):
+                raise DataError(f"{folder / 'data.yaml'}: no `names` of the classes 0, 1, ...") from None
     return []
 
 
@@ -330,13 +373,20 @@ def _outline_mask(corners: list | np.ndarray, size: Size) -> np.ndarray:
 
 def _share_mask(points: list[float], size: Size) -> np.ndarray:
     """An outline in shares of width and height."""
-    return _outline_mask(np.array(points).reshape(-1, 2) * [size[1], size[0]], size)
+    shares = np.array(points).reshape(-1, 2)
+    if not (np.abs(shares) < 2).all():
+        raise DataError(
+            f"an outline in shares of the picture, 0 to 1, with {np.abs(shares).max():g}; are these pixels?"
+        )
+    return _outline_mask(shares * [size[1], size[0]], size)
 
 
 def _png_mask(data: tuple[float, float, str], size: Size) -> np.ndarray:
     """A mask as a PNG in base64, at (x, y) of the picture."""
     x, y, text = data
-    part = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_GRAYSCALE)
+    content = base64.b64decode(text)
+    parse_header("a mask", io.BytesIO(content))  # its size, before it is decoded
+    part = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     if part is None:
         raise DataError("a mask whose PNG cannot be read")
     return _pasted(np.asarray(part) > 0, int(y), int(x), size)
@@ -345,16 +395,18 @@ def _png_mask(data: tuple[float, float, str], size: Size) -> np.ndarray:
 def _runs_mask(data: tuple[int, int, int, int, list[int]], size: Size) -> np.ndarray:
     """Run lengths along the rows of a box, beginning with pixels outside."""
     left, top, width, height, counts = data
-    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    if flat.size != width * height:
+    if min(counts) < 0 or sum(counts) != width * height or not _is_size((height, width)):
         raise DataError(f"run lengths that do not add up to the {width} x {height} pixels of their box")
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return _pasted(flat.reshape(height, width), top, left, size)
 
 
 def _pasted(part: np.ndarray, top: int, left: int, size: Size) -> np.ndarray:
+    """A part of a picture at its place; what lies outside of the picture is left out."""
     mask = np.zeros(size, bool)
-    rows, columns = min(part.shape[0], size[0] - top), min(part.shape[1], size[1] - left)
-    mask[top : top + rows, left : left + columns] = part[:rows, :columns]
+    inside = part[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
+    top, left = max(0, top), max(0, left)
+    mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return mask
 
 
@@ -415,11 +467,9 @@ class _Names:
         self.stems = {PurePosixPath(path).stem: path for path in images if stems[PurePosixPath(path).stem] == 1}
 
     def find(self, name: str) -> str | None:
-        place = PurePosixPath(name)
+        name = name if name in self.paths else name.replace("\\", "/")
         if name in self.paths:
             return name
-        return (
-            self.short.get(place.with_suffix("").as_posix())
-            or self.stems.get(place.stem)
-            or self.stems.get(_UPLOADED.sub("", place.stem))
-        )
+        bare = posixpath.splitext(name)[0]
+        stem = posixpath.basename(bare)
+        return self.short.get(bare) or self.stems.get(stem) or self.stems.get(_UPLOADED.sub("", stem))

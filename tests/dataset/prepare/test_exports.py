@@ -155,6 +155,12 @@ def test_yolo(tmp_path):
     assert export.kind == "YOLO" and export.classes == ("background", "stem", "leaf") and export.skipped == 1
     labels = drawn(tmp_path, tmp_path / "labels")
     assert (labels["images/one.jpg"] == expected(2)).all() and not labels["images/two.jpg"].any()
+    (tmp_path / "labels/one.txt").write_text("1 2 2 10 2 10 10\n")
+    with pytest.raises(ValueError, match="annotations of images/one.jpg: .* 0 to 1, with 10; are these pixels"):
+        drawn(tmp_path, tmp_path / "labels")
+    (tmp_path / "labels/one.txt").write_text("-1 0.1 0.1 0.2 0.1 0.2 0.2\n")
+    with pytest.raises(ValueError, match="one.txt:1: a line is a class's number"):
+        read_export(tmp_path / "labels")
     (tmp_path / "labels/one.txt").write_text("1 0.1 x\n")
     with pytest.raises(ValueError, match="one.txt:1: a line is a class's number and the corners"):
         read_export(tmp_path / "labels")
