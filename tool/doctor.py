@@ -28,7 +28,7 @@ from dataset.read import DataError
 from dataset.read.files import exists
 from dataset.read.remote import place
 from tool.shared import cli
-from tool.shared.data import files_of, loader_workers, train_transform
+from tool.shared.data import files_of, loader_workers, small_images, train_transform
 from tool.shared.experiment import find_experiment, first_experiment
 from tool.shared.plugins import load
 from util import UserError
@@ -44,7 +44,6 @@ PANEL = 360  # pixels of a picture's width on the page
 QUALITY = 82  # of it as JPEG
 SAMPLES = 12
 OVERLAY = 0.55  # share of the class's colour
-MIXED = 0.5  # share of the images that are smaller than the crop, from which on it looks wrong
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,7 +82,8 @@ def fits(
     """List what the experiment asks for and data or machine lack."""
     findings = []
     if "train" in found:
-        findings += _crop_findings(config, found["train"])
+        if small := small_images(config.augment.crop, found["train"].sizes):
+            findings.append(Finding(False, "train", small[0], count=small[1]))
         classes = sets["train"].classes
         unknown = [name for name in config.augment.copy_paste_classes if name not in classes]
         if unknown:
@@ -113,24 +113,6 @@ def fits(
                 )
             )
     return findings
-
-
-def _crop_findings(config: Config, train: Examined) -> list[Finding]:
-    height, width = config.augment.crop
-    small = sum(count for h, w, count in train.sizes if h < height or w < width)
-    total = sum(count for *_, count in train.sizes)
-    if not total or small < MIXED * total:
-        return []
-    h, w, _ = train.sizes[0]
-    return [
-        Finding(
-            False,
-            "train",
-            f"{small} of {total} images are smaller than augment.crop {height}x{width} (most are {h}x{w}, height x "
-            f"width), and are padded with ignored pixels: augment.crop=[{min(h, height)},{min(w, width)}]",
-            count=small,
-        )
-    ]
 
 
 def batch_bytes(config: Config) -> int:

@@ -18,6 +18,7 @@ import pydantic
 from pydantic import TypeAdapter, ValidationError
 
 from dataset.base import SegDataset
+from dataset.prepare.hints import misnamed, sharing, unknown_hint
 from dataset.read import DataError
 from dataset.read.files import read_bytes, replacing
 from dataset.read.header import Header, read_facts
@@ -32,6 +33,7 @@ from dataset.read.threads import map_threads
 SHOWN_ERRORS = 5
 MAX_UNKNOWN = 256  # colours of one label, above which it is no label
 MAX_VALUES = 4096  # unknown values of a map that are told apart
+MAX_SIZES = 1000  # different sizes of images that are told apart
 MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
 MAX_STAMP_BYTES = 1 << 24
 THREADS, NETWORK_THREADS = 4, 16
@@ -42,6 +44,7 @@ _EXACT_COUNT = 1 << 24
 
 Index = Annotated[int, pydantic.Field(ge=0)]
 Id = Annotated[int, pydantic.Field(ge=0, le=65535)]
+SizeText = Annotated[str, pydantic.Field(pattern=r"^\d{1,9}x\d{1,9}$")]  # height and width
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Report:
     images: those that were read. pixels: labelled pixels of each class. around: pixels of all labels that hold it.
     ignored: ignored pixels. smallest, largest: (height, width) of the pictures of the fewest and the most pixels.
     warnings: what is allowed but looks wrong. palette: the colours (index, red, green, blue) of the ids that were read
-    from palettes. cached: read from the stamp.
+    from palettes. sizes: (height, width, pictures), the most frequent first, at most `MAX_SIZES`. cached: read from the
+    stamp.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Report:
     warnings: tuple[str, ...]
     palette: tuple[tuple[int, int, int, int], ...] = ()
     around: tuple[int, ...] = ()
+    sizes: tuple[tuple[int, int, int], ...] = ()
     cached: bool = False
 
 
@@ -116,8 +121,9 @@ class _Tally:
 
     done: samples. bad: those that cannot be used; failed: those of an error, errors: the first. mapped, around: pixels
     of each training id, and of all labels that hold it. values: by the digest of a label map. palette: colour of each
-    index, and the label that has it first; conflict: of two. clear: images with a band of transparency; deep: images of
-    more than 8 bits; chosen: every `stride`-th of them.
+    index, and the label that has it first; conflict: of two. sizes: images of each "HEIGHTxWIDTH". blank: labels in
+    which everything is ignored. clear: images with a band of transparency; deep: images of more than 8 bits; chosen:
+    every `stride`-th of them.
     """
 
     done: int = 0
@@ -133,6 +139,9 @@ class _Tally:
     values: dict[str, _Values] = field(default_factory=dict)
     palette: dict[int, tuple[tuple[int, int, int], str]] = field(default_factory=dict)
     conflict: str = ""
+    sizes: dict[SizeText, int] = field(default_factory=dict)
+    blank: int = 0
+    first_blank: str = ""
     clear: int = 0
     first_clear: str = ""
     deep: int = 0
@@ -165,6 +174,9 @@ class _Tally:
         if area >= self.largest[0] * self.largest[1]:
             self.largest = found.size
         self.images += 1
+        size = f"{found.size[0]}x{found.size[1]}"
+        if size in self.sizes or len(self.sizes) < MAX_SIZES:
+            self.sizes[size] = self.sizes.get(size, 0) + 1
         if found.header.alpha and found.header.bands > channels:
             self.clear += 1
             self.first_clear = self.first_clear or path
@@ -191,6 +203,9 @@ class _Tally:
         if found.mapped is not None:
             self.labelled += 1
             total = int(found.mapped.sum())
+            if found.mapped[IGNORE] == total:
+                self.blank += 1
+                self.first_blank = self.first_blank or path
             for number in np.flatnonzero(found.mapped).tolist():
                 self.mapped[number] = self.mapped.get(number, 0) + int(found.mapped[number])
                 self.around[number] = self.around.get(number, 0) + total
@@ -355,6 +370,10 @@ def _unknown_values(dataset: SegDataset, tally: _Tally) -> list[str]:
         if rest:
             lines.append(f"and the values {_names(rest[:10], len(rest))}")
         if values:
+            counts = np.zeros(65536, np.int64)
+            counts[list(each.pixels)] = list(each.pixels.values())
+            hint = unknown_hint(map_, list(values), counts, len(dataset.classes))
+            lines += [hint.removeprefix("; ")] if hint else []
             lines.append(
                 f"to ignore these values, paste into the section data: {map_.to_paste(sorted(values, key=str)[:64])}"
             )
@@ -397,6 +416,7 @@ def _report(dataset: SegDataset, tally: _Tally) -> Report:
         warnings=(),
         around=tuple(tally.around.get(number, 0) for number in numbers),
         palette=tuple((index, *color) for index, (color, _) in sorted(tally.palette.items())),
+        sizes=tuple(sorted((_size(text, count) for text, count in tally.sizes.items()), key=lambda size: -size[2])),
     )
     warnings = _band_warnings(dataset, tally)
     if tally.images < len(dataset):
@@ -404,9 +424,16 @@ def _report(dataset: SegDataset, tally: _Tally) -> Report:
             f"{tally.images} of {len(dataset)} samples of {dataset.list_file} were read, drawn at random; the others "
             "are read for the first time when it is their turn (data.check: full reads all)"
         )
+    else:
+        warnings += _pair_warnings(dataset)
     if not tally.labelled:
         return replace(report, warnings=tuple(warnings))
     warnings += class_warnings(dataset, report)
+    if tally.blank:
+        warnings.append(
+            f"{tally.blank} labels in which every pixel is ignored, so that nothing is learnt from them (first: "
+            f"{tally.first_blank})"
+        )
     for map_, each in _maps(dataset, tally):
         counts = np.zeros(65536, np.int64)
         counts[list(each.pixels)] = list(each.pixels.values())
@@ -419,6 +446,30 @@ def _report(dataset: SegDataset, tally: _Tally) -> Report:
                 "as label_map"
             )
     return replace(report, warnings=tuple(warnings))
+
+
+def _size(text: str, count: int) -> tuple[int, int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width, count
+
+
+def _pair_warnings(dataset: SegDataset) -> list[str]:
+    """Warn of labels that stand beside another image than their own, and beside several, by their names."""
+    warnings = []
+    wrong, several = misnamed(dataset), sharing(dataset)
+    if len(wrong):
+        image, label = dataset.samples[int(wrong[0])]
+        warnings.append(
+            f"{len(wrong)} labels bear the name of another image of {dataset.list_file} (first: {label} stands beside "
+            f"{image}); see whether the lines are right"
+        )
+    if len(several):
+        image, label = dataset.samples[int(several[0])]
+        warnings.append(
+            f"{len(several)} images of {dataset.list_file} share their label file with another one (first: {label} of "
+            f"{image}); see whether that is meant"
+        )
+    return warnings
 
 
 def _band_warnings(dataset: SegDataset, tally: _Tally) -> list[str]:

@@ -16,9 +16,8 @@ def misnamed(dataset: SegDataset) -> np.ndarray:
 
     Names are compared without what tools add to them. Returns indices, int64 (N,).
     """
-    names = np.array(
-        [[_digest(bare_name(os.path.splitext(path)[0])) for path in pair] for pair in _labelled(dataset)], np.uint64
-    ).reshape(-1, 2)
+    bare = (_digest(bare_name(os.path.splitext(path)[0])) for pair in _labelled(dataset) for path in pair)
+    names = np.fromiter(bare, np.uint64).reshape(-1, 2)
     own, other = names[:, 0], names[:, 1]
     found, counts = np.unique(own, return_counts=True)
     once = found[counts == 1]
@@ -30,7 +29,7 @@ def sharing(dataset: SegDataset) -> np.ndarray:
 
     Returns indices, int64 (N,).
     """
-    labels = np.array([_digest(label) for _, label in _labelled(dataset)], np.uint64)
+    labels = np.fromiter((_digest(label) for _, label in _labelled(dataset)), np.uint64)
     _, where, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return _places(dataset)[counts[where] > 1]
 
@@ -41,7 +40,7 @@ def _labelled(dataset: SegDataset) -> Iterator[tuple[str, str]]:
 
 def _places(dataset: SegDataset) -> np.ndarray:
     """Indices of the samples that have a label."""
-    return np.flatnonzero([label is not None for _, label in dataset.samples])
+    return np.flatnonzero(np.fromiter((label is not None for _, label in dataset.samples), bool))
 
 
 def _digest(text: str) -> int:

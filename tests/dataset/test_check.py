@@ -113,12 +113,47 @@ def test_check_groups_unknown_values_and_gives_the_map(tree):
         check_dataset(dataset)
     except DataError as error:
         lines = str(error).split("\n  ")
-    assert lines[0].endswith("train.txt: 3 of 3 samples cannot be used:") and len(lines) == 4
+    assert lines[0].endswith("train.txt: 3 of 3 samples cannot be used:") and len(lines) == 5
     assert "label/a.png: values 7, 9 are not in the label map" in lines[1] and "the same in" in lines[1]
     assert "label/b.png: value 8 is not in the label map" in lines[2]
-    pasted = lines[3].rpartition("label_map: ")[2]
+    assert lines[3].startswith("6 ids for 3 classes")
+    pasted = lines[4].rpartition("label_map: ")[2]
     assert yaml.safe_load(pasted) == {0: 0, 1: 1, 2: 2, 7: 255, 8: 255, 9: 255}
     assert check_dataset(build(tree, label_map=yaml.safe_load(pasted))).ignored == 7
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda ids: ids + 1, r"shifted by one: label_map: {1: 0, 2: 1, 3: 2}"),
+        (lambda ids: ids * 7, "not mapped to training ids yet, or were resized by interpolation"),
+    ],
+)
+def test_check_says_what_unknown_values_look_like(tree, change, message):
+    for name in "abc":
+        ids = np.asarray(Image.open(tree / f"label/{name}.png"))
+        save(tree / f"label/{name}.png", change(ids if name != "b" or message[0] == "s" else ids % 2))
+    if message[0] == "n":
+        save(tree / "label/b.png", np.resize(np.arange(1, 5, dtype=np.uint8), (12, 16)))
+    fails(message, check_dataset, build(tree))
+
+
+def test_check_warns_of_pairs_that_look_wrong(tree):
+    """What names, sizes and ignored labels tell, at no cost beside the reading of labels."""
+    (tree / "train.txt").write_text("image/a.png label/b.png\nimage/b.png label/a.png\nimage/c.png label/c.png\n")
+    save(tree / "label/c.png", np.full((12, 16), 255, np.uint8))
+    report = check_dataset(build(tree))
+    wrong, blank = report.warnings
+    assert "2 labels bear the name of another image" in wrong and f"{tree}/label/b.png stands beside" in wrong
+    assert "1 labels in which every pixel is ignored" in blank and f"(first: {tree}/label/c.png)" in blank
+    assert report.sizes == ((12, 16, 3),)
+    os.rename(tree / "label/a.png", tree / "label/both.png")
+    (tree / "train.txt").write_text("image/a.png label/both.png\nimage/b.png label/both.png\n")
+    (warning,) = check_dataset(build(tree)).warnings
+    assert (
+        "2 images of " in warning
+        and f"share their label file with another one (first: {tree}/label/both.png" in warning
+    )
 
 
 def test_a_picture_in_place_of_a_colour_label_is_one_line(tree):

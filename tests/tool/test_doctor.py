@@ -18,6 +18,7 @@ from tests.conftest import make_data, make_experiment
 from tests.paths import SHARED
 from tests.three_pictures import build, save, save_palette
 from tool import doctor
+from tool.shared.data import check_labels
 
 pytestmark = pytest.mark.fast
 
@@ -248,6 +249,36 @@ def test_a_planted_mistake_is_found(tmp_path, clean, capsys, plant):
     findings = re.findall(rf"(?m)^{level}: .*(?:\n    .*)*", text)
     assert any(re.search(wanted, finding) for finding in findings), text
     assert status == (2 if plant in ERRORS else 0), text
+
+
+QUICK = (other_size, lossy_label, unknown_value, shifted, interpolated, palettes, binary, in_both, exchanged)
+QUICK += (one_label_for_two, class_never, class_in_val_only, mapped_already, large_crop, transparent, dark_and_deep)
+QUICK += (nothing_labelled, mostly_ignored, damaged_label, empty_image)
+
+
+@pytest.mark.parametrize("plant", QUICK, ids=lambda plant: plant.__name__)
+def test_what_labels_headers_and_names_tell_is_said_at_every_start(tmp_path, clean, plant):
+    """The same mistakes by the check before the first step, in words of its own."""
+    data = tmp_path / "data"
+    shutil.copytree(clean, data)
+    experiment = doctor.load(make_experiment(tmp_path, data, **(plant(data) or {})), [], tmp_path / "run")
+    sets = [doctor.files_of(experiment.config, split) for split in ("train", "val")]
+    try:
+        said = "\n".join(check_labels(experiment.config, sets, experiment.run))
+    except ValueError as error:
+        said = str(error)
+    assert re.search(START.get(plant, ERRORS.get(plant, WARNINGS.get(plant))).partition("\n")[0], said), said
+
+
+START = {
+    other_size: "train_000.png: the label is 48x32 .*its picture .* 96x64",
+    unknown_value: "value 7 is not in the label map",
+    damaged_label: "label/val_001.png: not a readable picture",
+    exchanged: "2 labels bear the name of another image of .*train_002.png stands beside .*train_001.png",
+    one_label_for_two: "2 images of .*train.txt share their label file",
+    transparent: "1 pictures have a band of transparency",
+    dark_and_deep: "the 8 deep pictures of .* use 15 of the 256 levels",
+}
 
 
 def test_batches_that_shared_memory_cannot_hold_are_an_error(tmp_path, clean, monkeypatch):

@@ -4,6 +4,7 @@ Data sets, checked and packed, and the batches of a training.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import SegDataset, augmentation, build_dataset, build_loader
@@ -25,6 +26,8 @@ from util.record.machine import cores
 from util.train.loop import Training
 from util.train.prefetch import Prefetch
 from util.train.resume import Data
+
+MIXED = 0.5  # share of the images that are smaller than the crop, from which on it looks wrong
 
 
 def files_of(config: Config, split: str, transform: Transform | None = None) -> SegDataset:
@@ -184,9 +187,29 @@ def check_labels(config: Config, sets: list[SegDataset], run: RunPaths) -> list[
     warnings = []
     for part, report in zip(sets, reports, strict=True):
         warnings += [f"{part.split}: {text}" for text in report.warnings]
+        if part.split == "train" and (found := small_images(config.augment.crop, report.sizes)):
+            warnings.append(f"train: {found[0]}")
     if len(sets) == 2:
         warnings += compare_splits(sets[0], reports[0], sets[1], reports[1])
     return warnings
+
+
+def small_images(crop: tuple[int, int], sizes: Sequence[tuple[int, int, int]]) -> tuple[str, int] | None:
+    """Warn where most images are smaller than the crop; with their number.
+
+    sizes: (height, width, images), the most frequent first.
+    """
+    height, width = crop
+    small = sum(count for h, w, count in sizes if h < height or w < width)
+    total = sum(count for *_, count in sizes)
+    if not total or small < MIXED * total:
+        return None
+    h, w, _ = sizes[0]
+    text = (
+        f"{small} of {total} images are smaller than augment.crop {height}x{width} (most are {h}x{w}, height x "
+        f"width), and are padded with ignored pixels: augment.crop=[{min(h, height)},{min(w, width)}]"
+    )
+    return text, small
 
 
 def checked(dataset: SegDataset, run: RunPaths, sample: int | None = None) -> Report:
