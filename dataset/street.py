@@ -19,6 +19,7 @@ from dataset import scene
 from dataset.base import SegDataset
 from dataset.read import DataError
 from dataset.read.files import read_bytes
+from dataset.read.remote import Url, place
 from dataset.scene import CLASSES, draw_scene, draw_share
 
 __all__ = ["Street", "draw_scene", "prepare"]
@@ -57,8 +58,9 @@ class Street(SegDataset):
     colors = np.array(COLORS, np.uint8)
 
     def __init__(self, root, list_file=None, **options):
-        facts = _read_stamp(Path(root).expanduser())
-        if list_file is None and not _is_finished(Path(root).expanduser(), facts):
+        folder = place(root)
+        facts = None if isinstance(folder, Url) else _read_stamp(folder)
+        if list_file is None and not isinstance(folder, Url) and not _is_finished(folder, facts):
             drawn = {key: facts[key] for key in ("size", "train", "val", "seed")} if facts else {}
             prepare(root, **drawn)
         super().__init__(root, list_file, **options)

@@ -160,7 +160,8 @@ def _tried(url: str, read: Callable[..., T]) -> T:
             return read(files, name)
         except failures as error:
             # fsspec's HTTP says of any failure that there is no such file, and has the failure as the cause.
-            cause = (isinstance(error, FileNotFoundError) and error.__cause__) or error
+            hidden = isinstance(error, FileNotFoundError) and isinstance(error.__cause__, failures)
+            cause = error.__cause__ if hidden else error
             status = getattr(cause, "status", None)
             if status == 404 or isinstance(cause, FileNotFoundError):
                 raise FileNotFoundError(f"{url}: no such file") from None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset import build_dataset
 from dataset.augment.transform import TrainTransform
 from dataset.load.loader import build_eval_loader, build_loader
 from dataset.prepare.check import check_dataset, shared_images
@@ -274,6 +275,14 @@ def test_lists_may_mix_urls_and_paths(root, tmp_path):
         dataset = build(where, list_file=tmp_path / "list.txt")
         assert [np.array_equal(dataset[i]["image"], build(root)[i]["image"]) for i in range(3)] == [True] * 3
         assert [dataset[i]["name"] for i in range(3)] == ["000", "001", "002"]
+
+
+@pytest.mark.fast
+def test_nothing_is_drawn_behind_a_url(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = to_memory(root, f"street{os.getpid()}")
+    assert len(build_dataset("street", url)) == COUNT and not list(tmp_path.glob("memory*"))
+    fails("train.txt: no such file", build_dataset, "street", "memory://nothing here", error=FileNotFoundError)
 
 
 @pytest.mark.fast
