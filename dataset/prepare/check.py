@@ -245,15 +245,15 @@ def check_dataset(
         report = _remembered(Path(stamp), key, "report", _REPORT)
         if report is not None and len(report.pixels) == len(report.around) == len(dataset.classes):
             return replace(report, cached=True)
-    tally = (_remembered(part, key, "tally", _TALLY) if part is not None else None) or _Tally()
-    tally = tally if _fits(tally, count, len(dataset)) else _Tally()
+    tally = _begun(part, key, count, len(dataset))
     progress(tally.done, count)
 
     def inspect(index: int) -> tuple[int, _Finding | Exception]:
         try:
-            return index, _inspect(dataset, index)
+            with dataset.samples.naming(index):
+                return index, _inspect(dataset, index)
         except (ValueError, OSError) as error:  # as a value, so that one bad file does not hide the next
-            return index, dataset.samples.missing(index) or error
+            return index, error
 
     saved = time.monotonic()
     usual = NETWORK_THREADS if is_url(dataset.samples[0][0]) else THREADS
@@ -573,10 +573,12 @@ def _names(names: list[str], count: int) -> str:
     return ", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")
 
 
-def _fits(tally: _Tally, count: int, samples: int) -> bool:
-    """Tell whether a record can be one of `count` samples of a list."""
+def _begun(part: Path | None, key: str, count: int, samples: int) -> _Tally:
+    """Give the record of a check that was cut, if it can be one of `count` samples of a list."""
+    tally = (_remembered(part, key, "tally", _TALLY) if part is not None else None) or _Tally()
     places = [*tally.chosen, *(each.first for each in tally.values.values())]
-    return 0 <= tally.done <= count and tally.stride > 0 and max(places, default=0) < samples
+    fits = 0 <= tally.done <= count and tally.stride > 0 and max(places, default=0) < samples
+    return tally if fits else _Tally()
 
 
 def _remembered(file: Path, expected: str, name: str, kind: TypeAdapter) -> Any:

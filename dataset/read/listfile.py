@@ -36,20 +36,8 @@ MAX_STEM_BYTES = 180
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^\.*$")
 _FIELD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
 # A line without these is split at its spaces, and its paths are put behind the root as they are.
-_MARKS = [
-    b'"',
-    b"'",
-    b"\\",
-    b"//",
-    b"/.",
-    b" .",
-    b"\t.",
-    b"\n.",
-    b"\r.",
-    *map(bytes, zip(b"\0\x0b\x0c\x1c\x1d\x1e\x1f")),
-]
-
-
+_MARKS: tuple[bytes, ...] = (b'"', b"'", b"\\", b"//", b"/.", b" .", b"\t.", b"\n.", b"\r.")
+_MARKS += (b"\0", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -92,7 +80,7 @@ class Samples(Sequence[Pair]):
         """Name list and line in the error of a missing file."""
         try:
             yield
-        except (DataError, OSError) as error:
+        except (DataError, FileNotFoundError) as error:
             raise self.missing(index) or error from None
 
 
