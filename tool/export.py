@@ -43,7 +43,7 @@ from util.record.log import log, open_log
 from util.score.metric import ConfusionMatrix
 
 WEIGHTS = "weights"
-MOST = 16  # pictures that are compared; of int8 also those that the ranges are taken from, MOST_CALIBRATION
+MOST = 16  # pictures that are compared unless told; of int8 also those that the ranges are taken from, MOST_CALIBRATION
 MOST_CALIBRATION = 64
 LONGEST = 1024  # longer side that larger pictures are shrunk to where the file is for any size
 DRAWN = ((192, 256), (225, 161))  # (H, W) of the drawn scenes where the file is for any size
@@ -78,7 +78,9 @@ def main(argv: list[str] | None = None) -> int:
         "int8" if args.int8 else "float16" if args.half else "float32",
     )
     out = out_file(args, FORMATS[args.to].suffix)
-    pictures = pictures_of(args.pictures, form.size, len(mean), facts, MOST)
+    if args.most < 1:
+        raise UserError(f"--most {args.most}: at least one picture is compared")
+    pictures = pictures_of(args.pictures, form.size, len(mean), facts, args.most)
     normalise = Normalised(mean, std)
     ranges = []
     if args.int8:
@@ -119,6 +121,7 @@ def arguments() -> cli.Parser:
     precision.add_argument("--half", action="store_true", help="float16")
     precision.add_argument("--int8", metavar="DATA", help="8 bits; a folder of pictures whose ranges are measured")
     parser.add_argument("--pictures", metavar="FOLDER", help="pictures to compare on (default: drawn street scenes)")
+    parser.add_argument("--most", type=int, default=MOST, metavar="N", help=f"of these pictures (default {MOST})")
     parser.add_argument("--force", action="store_true", help="keep a file that differs")
     plugins.add_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="what to write (default: the checkpoint's name)")
