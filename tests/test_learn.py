@@ -208,6 +208,27 @@ def test_links_of_the_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def places(page: Path) -> set[str]:
+    """The names of a page's headings in links, as GitHub and the site make them."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower() for title in titles]
+    return {re.sub(r"[^\w -]", "", title).strip().replace(" ", "-") for title in plain}
+
+
+@pytest.mark.fast
+def test_links_to_a_place_on_a_page_find_it():
+    """In all pages, those beside docs/ too, which the site does not check."""
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "initmodel" / "README.md"]
+    missing = []
+    for page in pages:
+        for target, place in re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            there = page.parent / target if target else page
+            if there.suffix == ".md" and place not in places(there):
+                missing.append(f"{page.relative_to(ROOT)}: {target}#{place}")
+    assert not missing and len(pages) > 30
+
+
 @pytest.mark.fast
 def test_the_index_leads_to_every_page():
     sections = navigation((DOCS / "README.md").read_text(encoding="utf-8"))

@@ -44,6 +44,7 @@ ELSEWHERE = (
     "--checkpoint train_epoch_200.pth",
     "tool.import_weights train_epoch_200.pth",
     "tool.demo photo.jpg",
+    ". .venv/bin/activate",
     "pip install -e '.[export,serve]'",
     "tool.predict exp/street/sfnet_mobile/model/last.pth photo.jpg",
     "tool.export exp/street/sfnet_mobile/model/last.pth --to onnx",

@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.." || exit 1
 . tool/env.sh
 install_env "" ""
 "$PYTHON" -m tool.launch train street sfnet_mobile "$@" || exit
+if [ "$PYTHON" = .venv/bin/python ]; then
+    printf '\nbefore commands that begin with python:  . .venv/bin/activate\n'
+fi
 cat <<END
 
 the report, a page for your browser:    exp/street/sfnet_mobile/result/val-whole/report.html
