@@ -18,7 +18,7 @@ import numpy as np
 from dataset.base import SegDataset
 from dataset.prepare.annotations import stream_json
 from dataset.prepare.layout import Archive, Drawn, Files, Layout, renamed
-from dataset.prepare.raster import coco_mask
+from dataset.prepare.raster import coco_mask, is_size
 from dataset.read import DataError
 from dataset.read.labelmap import IGNORE
 from dataset.read.remote import Url
@@ -81,19 +81,24 @@ def _tasks(root: Path, images: list[str]) -> Iterator[tuple[str, tuple[str, tupl
         for key, item in stream_json(path, ("images", "annotations")):
             if key == "images":
                 sizes[item["file_name"]] = item["id"], item["height"], item["width"]
+                areas[item["id"]] += 0  # where it has no instance
             elif item["category_id"] in classes:
                 shape = item["segmentation"]
                 shape = shape if isinstance(shape, dict) else [np.array(outline, float) for outline in shape]
                 instances[item["image_id"]].append((classes[item["category_id"]], shape))
                 areas[item["image_id"]] += item["area"]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the instances of COCO 2017 ({error} is missing)") from None
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not the instances of COCO 2017 ({type(error).__name__}: {error})") from None
     training = images[0].startswith("train")
     for image in images:
         name = PurePosixPath(image).name
         if name not in sizes:
             raise DataError(f"{path}: says nothing of {image}; are pictures and annotations of one release?")
         number, height, width = sizes[name]
+        if not is_size((height, width)):
+            raise DataError(f"{path}: {image} has the height {height!r} and the width {width!r}, which are none")
         if not training or areas[number] > MIN_AREA:
             yield image, (image, (height, width), instances.pop(number, []))
 

@@ -99,7 +99,10 @@ def read_sbd(path: Path) -> np.ndarray:
     except ImportError:
         raise DataError("the labels of SBD are MATLAB files: python -m pip install scipy (extra `data`)") from None
     try:
-        return loadmat(path)["GTcls"]["Segmentation"][0, 0].astype(np.uint8)
+        label = loadmat(path)["GTcls"]["Segmentation"][0, 0].astype(np.uint8)
+        if label.ndim != 2:
+            raise ValueError(f"an array {label.shape}")
+        return label
     except (KeyError, ValueError, TypeError, IndexError, MatReadError) as error:
         raise DataError(f"{path}: no label of SBD ({error})") from None
 

@@ -20,6 +20,8 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -41,7 +43,7 @@ from dataset.prepare.custom import (
 )
 from dataset.prepare.download import fetch, is_unpacked, unpack
 from dataset.prepare.exports import draw, read_export
-from dataset.prepare.layout import Drawn, Found, Layout, MissingFiles, collect, either
+from dataset.prepare.layout import Drawn, Files, Found, Layout, MissingFiles, collect, either
 from dataset.prepare.survey import Key, Survey, measure, survey
 from tool.shared.cli import Parser, command
 from util import UserError
@@ -161,11 +163,22 @@ def _collect_all(name: str, root: Path, layout: Layout, options: argparse.Namesp
             if not options.partial:
                 own = dataset_class(name).default_list(root, split)
                 kept = f"; {own} is there, and training reads it as it is" if own.is_file() else ""
-                raise UserError(f"{error}; {_how_to_get(name, layout)}{kept}") from None
+                deeper = _deeper(root, split, files)
+                hint = _how_to_get(name, layout) if deeper is None else f"but it lies in {deeper}: give --root {deeper}"
+                raise UserError(f"{error}; {hint}{kept}") from None
             found[split] = Found([], None)
     if not any(each.images for each in found.values()):
         raise UserError(f"{root}: nothing of {name} is there; {_how_to_get(name, layout)}")
     return found
+
+
+def _deeper(root: Path, split: str, files: Files) -> Path | None:
+    """The folder in the root that pictures of a split lie in, as unpacking may have made one."""
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        with suppress(MissingFiles):
+            if collect(folder, split, replace(files, labels=(), required=False), partial=True).images:
+                return folder
+    return None
 
 
 def _pairs(name: str, root: Path, out: Path | None, split: str, found: Found, options: argparse.Namespace) -> Lines:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.prepare.raster import draw_outlines
+from dataset.prepare.raster import FAR, draw_outlines, is_size
 from dataset.read import DataError
 
 WHITE = " \t\r\n"
@@ -93,14 +93,26 @@ def draw_polygons(path: str | Path, ids: Mapping[str, int], background: int, ski
     annotation = read_json(path)
     try:
         size = annotation["imgHeight"], annotation["imgWidth"]
-        objects = [(item["label"], item["polygon"]) for item in annotation["objects"] if not item.get("deleted")]
+        objects = [(str(item["label"]), item["polygon"]) for item in annotation["objects"] if not item.get("deleted")]
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{path}: not the outlines of a picture (imgHeight, imgWidth, objects)") from None
+    if not is_size(size):
+        raise DataError(f"{path}: imgHeight {size[0]!r} and imgWidth {size[1]!r} are no size of a picture")
     drawn = []
     for name, corners in objects:
         name = name if name in ids else name.removesuffix("group")
+        if not _are_corners(corners):
+            raise DataError(f"{path}: an outline of {name!r} that is no list of corners [x, y] within {FAR} pixels")
         if name in ids and ids[name] >= 0:
             drawn.append((corners, ids[name]))
         elif name not in ids and not skip_unknown:
             raise DataError(f"{path}: {name!r} is no class of this data set")
     return draw_outlines(size, drawn, background)
+
+
+def _are_corners(corners: Any) -> bool:
+    try:
+        values = np.array(corners, float)
+    except (ValueError, TypeError):
+        return False
+    return values.size == 0 or (values.ndim == 2 and values.shape[1] == 2 and bool((np.abs(values) < FAR).all()))

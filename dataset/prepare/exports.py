@@ -22,9 +22,9 @@ import numpy as np
 import yaml
 
 from dataset.prepare.annotations import read_json, stream_json
-from dataset.prepare.raster import coco_mask
+from dataset.prepare.raster import coco_mask, is_size
 from dataset.read import DataError
-from dataset.read.header import MAX_PIXELS, parse_header
+from dataset.read.header import parse_header
 from dataset.read.image import read_header, upright_size
 from dataset.read.labelmap import MAX_CLASSES
 
@@ -122,7 +122,7 @@ def _read(path: Path, kind: str) -> Iterator[Item]:
         for item in _READERS[kind](path):
             if not isinstance(item.image, str) or not item.image:
                 raise DataError(f"{path}: a picture whose name is {item.image!r}")
-            if item.size is not None and not _is_size(item.size):
+            if item.size is not None and not is_size(item.size):
                 raise DataError(f"{path}: {item.image} has the size {item.size} (height, width), which is none")
             wrong = next((name for name, _, _ in item.shapes if not isinstance(name, str)), None)
             if wrong is not None or any(name is None for name, _, _ in item.shapes):
@@ -132,11 +132,6 @@ def _read(path: Path, kind: str) -> Iterator[Item]:
         raise
     except _WRONG as error:
         raise _invalid(path, kind, error) from None
-
-
-def _is_size(size: tuple[Any, Any]) -> bool:
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size)
-    return whole and size[0] * size[1] <= MAX_PIXELS
 
 
 def _invalid(path: Path, kind: str, error: Exception) -> DataError:
@@ -395,7 +390,7 @@ def _png_mask(data: tuple[float, float, str], size: Size) -> np.ndarray:
 def _runs_mask(data: tuple[int, int, int, int, list[int]], size: Size) -> np.ndarray:
     """Run lengths along the rows of a box, beginning with pixels outside."""
     left, top, width, height, counts = data
-    if min(counts) < 0 or sum(counts) != width * height or not _is_size((height, width)):
+    if min(counts) < 0 or sum(counts) != width * height or not is_size((height, width)):
         raise DataError(f"run lengths that do not add up to the {width} x {height} pixels of their box")
     flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return _pasted(flat.reshape(height, width), top, left, size)

@@ -51,11 +51,14 @@ class Listed:
         path = root / self.list_file
         if not path.is_file():
             return []
-        names = (line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        try:
+            names = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: not UTF-8 text; a line is the name of a picture, fetch it again") from None
         return [self.pattern.format(name) for name in names]
 
     def __str__(self) -> str:
-        return f"{self.pattern.format('*')}, as {self.list_file} names them,"
+        return f"{self.pattern.format('*')} (named by {self.list_file})"
 
 
 @dataclass(frozen=True)

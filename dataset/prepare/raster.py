@@ -2,15 +2,23 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from dataset.read import DataError
+from dataset.read.header import MAX_PIXELS
 
 UPSAMPLING = 5  # the grid, in parts of a pixel, that COCO rounds the corners of an outline to
 FAR = 1_000_000  # pixels; no picture reaches so far, and the lines to such a corner would fill the memory
 _RUN_CHARACTERS = re.compile(r"[0-o]*")
+
+
+def is_size(size: Any) -> bool:
+    """Tell whether a pair of values is a picture's height and width."""
+    whole = len(size) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size)
+    return whole and size[0] * size[1] <= MAX_PIXELS
 
 
 def draw_outlines(size: tuple[int, int], outlines: Iterable[tuple[Sequence, int]], background: int) -> np.ndarray:

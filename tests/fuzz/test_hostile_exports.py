@@ -10,8 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from dataset import dataset_class
+from dataset.prepare.annotations import draw_polygons
 from dataset.prepare.custom import list_images
 from dataset.prepare.exports import draw, read_export
+from dataset.prepare.layout import Drawn
 from dataset.read import DataError
 from tests.dataset.prepare.test_exports import SIZE, SQUARE, brush
 from tests.official_trees import save
@@ -122,4 +125,39 @@ def test_one_changed_value_is_drawn_or_named(tmp_path):
             results[False] += 1
         except Exception as error:
             raise AssertionError(f"{name}: {text[:400]}") from error
+    assert min(results.values()) > 100
+
+
+POLYGONS = {
+    "imgHeight": SIZE[0],
+    "imgWidth": SIZE[1],
+    "objects": [{"label": "road", "polygon": SQUARE}, {"label": "cargroup", "polygon": SQUARE, "deleted": 1}],
+}
+
+
+def test_one_changed_value_of_official_outlines_is_drawn_or_named(tmp_path):
+    """Polygons of Cityscapes and IDD, and the instances of COCO."""
+    outlines, results = tmp_path / "a_polygons.json", {True: 0, False: 0}
+    instances = tmp_path / "annotations/instances_train2017.json"
+    instances.parent.mkdir()
+    train = {**COCO, "images": [{**COCO["images"][0], "file_name": "one.jpg"}]}
+    coco: Drawn = dataset_class("coco").layout.splits["train"].labels[0]
+
+    def polygons():
+        return [draw_polygons(outlines, {"road": 3, "car": 4}, 0)]
+
+    def draw_coco():
+        return [coco.decode(task) for _, task in coco.jobs(tmp_path, ["train2017/one.jpg"])]
+
+    for file, document, read in ((outlines, POLYGONS, polygons), (instances, train, draw_coco)):
+        for each in changed(document, HOSTILE):
+            file.write_text(json.dumps(each))
+            try:
+                assert all(label.dtype == np.uint8 for label in read())
+                results[True] += 1
+            except (DataError, OSError) as error:
+                assert str(tmp_path) in str(error) or "train2017/one.jpg" in str(error), (each, error)
+                results[False] += 1
+            except Exception as error:
+                raise AssertionError(json.dumps(each)) from error
     assert min(results.values()) > 100

@@ -240,6 +240,13 @@ def test_missing_folders_are_explained(tmp_path, capsys, name):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["cityscapes", "voc"])
+def test_a_folder_too_high_is_told(tmp_path, capsys, name):
+    TREES[name][0](tmp_path / "data")
+    assert main([name, "--root", str(tmp_path)]) == 2
+    assert f"but it lies in {tmp_path}/data: give --root {tmp_path}/data\n" in capsys.readouterr().err
+
+
 def test_missing_labels_are_named(tmp_path, capsys):
     cityscapes(tmp_path, kind=None)
     assert main(["cityscapes", "--root", str(tmp_path)]) == 2

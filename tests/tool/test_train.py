@@ -187,7 +187,7 @@ def test_a_checkpoint_alone_rebuilds_the_network(tmp_path, experiment):
     config = load(experiment, ["model.name=pspnet"]).config
     with pytest.raises(ValueError, match="holds the network fcn on resnet18, the experiment says pspnet on resnet18"):
         trained_network(str(file), config)
-    config = load(experiment, ["data.classes=[a, b]"]).config
+    config = load(experiment, ["data.classes=[a, b]", "data.colors=null"]).config
     with pytest.raises(ValueError, match="trained for 3 classes, the experiment has 2"):
         trained_network(str(file), config)
 
