@@ -199,8 +199,8 @@ def _text(list_file: Path | Url) -> bytes:
     if os.path.isdir(list_file) or not os.path.exists(list_file):
         where = "" if os.path.isabs(list_file) else f" in {os.getcwd()}"
         raise FileNotFoundError(
-            f"{list_file}: no such list file{where}; write it, or for a known data set let "
-            "`python -m tool.prepare <dataset> --root DIR` write it"
+            f"{list_file}: no such list file{where}; `python -m tool.prepare NAME --root DIR` writes it, where "
+            "NAME is the data set's, or `custom` for pictures and masks of your own"
         )
     require_file(list_file, "list file")
     with open(list_file, "rb") as file:

@@ -58,7 +58,13 @@ def test_faulty_list_names_file_and_line(tree, text, message):
 
 
 def test_missing_and_foreign_lists(tree):
-    fails("val.txt: no such list file", build, tree, split="val", error=FileNotFoundError)
+    fails(
+        ["val.txt: no such list file", "or `custom` for pictures and masks of your own"],
+        build,
+        tree,
+        split="val",
+        error=FileNotFoundError,
+    )
     (tree / "train.txt").write_bytes(b"\xff\xfe\x00")
     fails("train.txt: not UTF-8", build, tree)
 
