@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from dataset.base import SegDataset
 from dataset.load.loader import build_eval_loader
-from dataset.prepare.lock import lock
+from dataset.prepare.lock import hold, lock, show_life
 from dataset.prepare.room import check_room
 from dataset.read import DataError
 from dataset.read.files import replacing
@@ -46,14 +46,15 @@ def pack(
     """
     manifest = manifest_file(folder, dataset.split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    with open(manifest.with_name("lock"), "w", encoding="ascii") as guard:
-        lock(guard.fileno())
+    with open(manifest.with_name("lock"), "a+", encoding="utf-8", errors="replace") as guard:
+        hold(guard)
         stems = Stems(folder, dataset)
         missing = [index for index, stem in enumerate(stems) if not os.path.isfile(stem + IMAGE)]
         check_room(manifest.parent, sum(_bytes(dataset, index) for index in missing), "packing")
         for _ in range(len(dataset) - len(missing)):
             progress()
         for _ in build_eval_loader(PackedWhenRead(dataset.source, stems), missing, workers):
+            show_life(guard)
             progress()
 
         files = {stem + end for stem in stems for end in (IMAGE, LABEL)}

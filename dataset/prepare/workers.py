@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
@@ -18,6 +19,7 @@ import cv2
 
 from dataset.load.modules import FROM_FILES, import_modules
 
+PATIENCE = 600.0  # seconds that a task may take
 AHEAD = 8  # tasks in flight per worker: enough to keep it busy, few enough for any number of tasks
 
 
@@ -31,7 +33,7 @@ def map_ordered(function: Callable[[Any], Any], tasks: Iterable, workers: int) -
         workers: processes; with 1 the work is done in this process.
 
     Raises:
-        OSError: where the system has ended a worker.
+        OSError: where the system has ended a worker, or one has given nothing for `PATIENCE` seconds.
         Whatever `function` raises.
     """
     if workers <= 1:
@@ -41,6 +43,7 @@ def map_ordered(function: Callable[[Any], Any], tasks: Iterable, workers: int) -
     # they are held. The server imports PyTorch once, for all workers.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(dict(FROM_FILES),))
     running: deque = deque()
     try:
@@ -55,6 +58,14 @@ def map_ordered(function: Callable[[Any], Any], tasks: Iterable, workers: int) -
             "a worker process was ended by the system, probably for lack of memory; the same command goes on "
             "where it stopped, with fewer --workers"
         ) from None
+    except FuturesTimeout:
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.kill()  # one that is stopped would be waited for
+        raise OSError(
+            f"a worker process gave nothing for {PATIENCE:g} s: it was stopped, or a disk does not answer; the same "
+            "command goes on where it stopped"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -67,7 +78,7 @@ def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception |
 
 
 def _result(running: deque) -> Any:
-    result, error = running.popleft().result()
+    result, error = running.popleft().result(PATIENCE)
     if error is not None:
         raise error
     return result

@@ -339,16 +339,19 @@ def _decode_label(path: str | Path, data: bytes, header: Header) -> np.ndarray:
         if header.kind == "PNG" and colour_type == 0 and depth in (2, 4):
             values = values // (255 // (2**depth - 1))  # Pillow spreads them over 0..255
         if header.kind == "TIFF" and header.palette is None and header.dtype == "uint8":
-            bits = _tiff_bits(data)
+            bits = _tiff_bits(path, data)
             values = values // (255 // (2**bits - 1)) if bits < 8 else values
     if values.ndim == 3:
         values = values[:, :, 0] if header.bands < 3 else values[:, :, :3]
     return values
 
 
-def _tiff_bits(data: bytes) -> int:
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        return int(file.pages.first.bitspersample)
+def _tiff_bits(path: str | Path, data: bytes) -> int:
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            return int(file.pages.first.bitspersample)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable picture ({error}); fetch it again, or save it as PNG") from None
 
 
 def _decode_pillow(path: str | Path, data: bytes, header: Header, indices: bool = False) -> np.ndarray:

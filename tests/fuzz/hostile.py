@@ -72,7 +72,10 @@ def judge(reader: Reader, folder: Path, data: bytes) -> bool:
     except (ValueError, OSError) as error:
         text = f"{error} {getattr(error, 'filename', '')}"
         own = f"'{data.decode('utf-8', 'surrogateescape')[:12]}"  # an override is quoted itself
-        assert path.name in text or own in text or "override" in text, f"unnamed {type(error).__name__}: {error}"
+        told = ("override", "command line: ")
+        assert path.name in text or own in text or any(word in text for word in told), (
+            f"unnamed {type(error).__name__}: {error}"
+        )
         return False
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -18,11 +18,13 @@ import shutil
 import stat
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from dataclasses import dataclass
 from pathlib import Path
 
-from util import UserError, checkpoint
+from util import UserError, checkpoint, dist
 from util.checkpoint.manifest import NAME, Manifest, checkpoint_files, epoch_name, read_manifests, write_manifest
+from util.dist.peers import Lost
 from util.record import status
 from util.record.files import TEMPORARY, replacing, sha256
 from util.record.log import log
@@ -149,6 +151,8 @@ class CheckpointWriter:
         self.run = (found and found.run) or uuid.uuid4().hex
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
+        self._patience = dist.seconds("SAVE_TIMEOUT", 1800)
+        self._lost = False
         self._newest = ""
         self._written: set[tuple[int, ...] | None] = set()
 
@@ -174,12 +178,22 @@ class CheckpointWriter:
         """Wait until the last checkpoint is on the disk.
 
         Its error is raised here.
+
+        Raises:
+            Lost: it is not there after SAVE_TIMEOUT seconds.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             if not pending.done():
                 status.note(state="saving")
-            pending.result()
+            try:
+                pending.result(self._patience)
+            except FuturesTimeout:
+                self._lost = True
+                raise Lost(
+                    f"{self.folder}: the newest checkpoint is not written after {self._patience:g} s: its disk or file "
+                    "server does not answer; the same command continues from the one before"
+                ) from None
 
     def close(self) -> None:
         """End the thread, once its file is on the disk.
@@ -190,7 +204,7 @@ class CheckpointWriter:
             self.wait()
         except OSError as error:
             log.error("the last checkpoint was not written: %s", error)
-        self._pool.shutdown()
+        self._pool.shutdown(wait=not self._lost)
 
     def keep(self, path: Path) -> bool:
         """Give the newest checkpoint a second name; tell whether there is one."""

@@ -44,7 +44,7 @@ def check_config(raw: dict, name: str, sources: dict[str, str] | None = None) ->
     strange = _strange(raw, "")
     if strange:
         key, text = strange
-        raise ConfigError(f"{(sources or {}).get('.'.join(key.split('.')[:2]), name)}: {key}: {text}")
+        raise ConfigError(f"{_source(key, sources, name)}: {key}: {text}")
     try:
         # Strict JSON rules: a list is a tuple and 1 is a float, but neither true nor "1" is an integer.
         return Config.model_validate_json(json.dumps(raw), strict=True)
@@ -52,11 +52,18 @@ def check_config(raw: dict, name: str, sources: dict[str, str] | None = None) ->
         lines = []
         for each in error.errors():
             key, text = _explain(each)
-            lines.append(f"{(sources or {}).get('.'.join(key.split('.')[:2]), name)}: {text}")
+            lines.append(f"{_source(key, sources, name)}: {text}")
         lines = list(dict.fromkeys(lines))
         if len(lines) > SHOWN_ERRORS:
             lines[SHOWN_ERRORS:] = [f"{name}: and {len(lines) - SHOWN_ERRORS} more mistakes"]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _source(key: str, sources: dict[str, str] | None, name: str) -> str:
+    """Return which layer says a key, or a section that there is not; `name` if none does."""
+    known = sources or {}
+    inside = [layer for said, layer in known.items() if said.startswith(f"{key}.")]
+    return known.get(".".join(key.split(".")[:2]), inside[-1] if inside else name)
 
 
 def check_protocol(raw: dict, name: str) -> TestConfig:
@@ -96,7 +103,7 @@ def _strange(value: Any, key: str) -> tuple[str, str] | None:
         pairs = value.items() if isinstance(value, dict) else ((None, each) for each in value)
         for name, each in pairs:
             inner = key if name is None else f"{key}.{name}".lstrip(".")
-            found = _strange(str(name), key) if isinstance(name, str) else None
+            found = _strange(str(name), key or inner) if isinstance(name, str) else None
             found = found or _strange(each, inner)
             if found:
                 return found

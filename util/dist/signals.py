@@ -11,6 +11,7 @@ Environment: STOP_TIMEOUT (300), seconds after a signal at which a process that 
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -49,7 +50,9 @@ def cause(error: BaseException | None) -> Stopped | None:
 class Stop:
     """Catches the signals while it is entered: `with Stop() as stop`.
 
-    A signal raises `Stopped` at once, until `hold()` is called: from then on it is only noted, for `poll()`.
+    A signal raises `Stopped` at once, until `hold()` is called: from then on it is only noted, for `poll()`. Either needs
+    the main thread, which may be inside a library that waits for a disk; a thread that Python tells of the signal
+    itself ends the process then.
     """
 
     def __init__(self):
@@ -60,14 +63,21 @@ class Stop:
         self._agreement = dist.Agreement()
         self._patience = dist.seconds("STOP_TIMEOUT", 300)
         self._left = threading.Event()
+        self._told_before = -1
 
     def __enter__(self) -> "Stop":
         self._before = {number: signal.signal(number, self._receive) for number in caught()}
+        watched, self._told = socket.socketpair()
+        self._told.setblocking(False)
+        self._told_before = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(watched, [*self._before]), name="stop", daemon=True).start()
         return self
 
     def __exit__(self, *error) -> None:
         self._left.set()
         self._agreement.settle()
+        signal.set_wakeup_fd(self._told_before)
+        self._told.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -96,14 +106,16 @@ class Stop:
             self.noted, self._at = number, now
             if not self._held:
                 raise Stopped(number)
-            threading.Thread(target=self._bound, args=(number,), name="stop", daemon=True).start()
 
-    def _bound(self, number: int) -> None:
-        """End the process where a wait, for a disk or a loader worker say, does not come back."""
-        if not self._left.wait(self._patience):
-            name = signal.Signals(number).name
+    def _watch(self, watched: socket.socket, numbers: list[int]) -> None:
+        """End the process where a wait, for a disk or a loader worker say, does not come back after a signal."""
+        with watched:
+            while (told := watched.recv(1)) and told[0] not in numbers:
+                pass
+        if told and not self._left.wait(self._patience):
+            name = signal.Signals(told[0]).name
             print(f"error: not ended {self._patience:g} s after {name}: unsaved", file=sys.stderr, flush=True)
-            os._exit(STATUS[number])
+            os._exit(STATUS[told[0]])
 
 
 def caught() -> list[int]:

@@ -1,6 +1,8 @@
 """The pool of worker processes: order, few tasks at a time, errors, and no process left behind."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dataset.prepare import workers
 from dataset.prepare.workers import AHEAD, map_ordered
 from tests.paths import ROOT
 
@@ -23,6 +26,18 @@ def test_results_come_in_order_and_tasks_are_drawn_as_they_leave():
 def test_an_error_of_a_task_is_raised_as_it_is():
     with pytest.raises(ValueError, match="invalid literal"):
         list(map_ordered(int, ["1", "x"], 2))
+
+
+def test_a_worker_that_is_stopped_is_told_and_ended(monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE", 2.0)
+    others = multiprocessing.active_children()
+    with pytest.raises(OSError, match="gave nothing for 2 s: it was stopped"):
+        list(map_ordered(stop_itself, [1], 2))
+    assert [child for child in multiprocessing.active_children() if child not in others] == []
+
+
+def stop_itself(_):
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 PROGRAM = """

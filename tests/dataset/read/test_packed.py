@@ -22,6 +22,7 @@ from PIL import Image
 
 from dataset import build_dataset, build_loader
 from dataset.augment.transform import TrainTransform
+from dataset.prepare import lock
 from dataset.prepare import pack as pack_module
 from dataset.prepare.pack import pack, pack_for_a_run, verify
 from dataset.read.files import replacing
@@ -315,6 +316,18 @@ def test_a_bad_file_stops_the_packing_with_its_name(root, workers):
     with pytest.raises(ValueError, match=f"^{root}/7.png: not a readable picture"):
         pack(make(root), root / "packed", workers)
     assert not (root / "packed" / "train" / "manifest.json").exists()
+
+
+def test_a_packing_that_stands_still_is_named_and_not_waited_for(root, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "PATIENCE", 0.5)
+    monkeypatch.setattr(lock, "TOLD", 0.2)
+    (root / "packed" / "train").mkdir(parents=True)
+    with open(root / "packed" / "train" / "lock", "a+") as other:
+        lock.hold(other)
+        with pytest.raises(ValueError, match=rf"lock: process {os.getpid()} on .* has done nothing for 0.5 s; end it"):
+            pack(make(root), root / "packed")
+        assert "waiting for process" in capsys.readouterr().out
+    assert pack(make(root), root / "packed")
 
 
 def test_a_second_packing_of_one_split_waits_for_the_first(root, monkeypatch):

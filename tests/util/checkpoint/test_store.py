@@ -11,7 +11,7 @@ import torch
 
 from tests import reliability
 from tests.faults.damages import DAMAGES
-from util import checkpoint
+from util import checkpoint, dist
 from util.checkpoint import store
 from util.checkpoint.manifest import digest, epoch_name
 from util.checkpoint.store import CheckpointWriter, Found, SavedCheckpoints, prepare_folder
@@ -199,6 +199,18 @@ def test_a_save_does_not_hold_up_the_step_and_one_is_under_way_at_most(tmp_path,
     checkpoints.save("step_00000002", {"epoch": 2}, facts, False, wait=False)
     checkpoints.wait()
     assert most == [1, 1] and epoch_of(tmp_path / "last.pth") == 2
+
+
+def test_a_disk_that_does_not_answer_is_told_and_not_waited_for(tmp_path, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(checkpoint, "save", lambda *_: answer.wait(60))
+    monkeypatch.setenv("SAVE_TIMEOUT", "0.2")
+    writer = CheckpointWriter(tmp_path)
+    with pytest.raises(RuntimeError, match="not written after 0.2 s: its disk or file server does not answer") as error:
+        writer.save("epoch_0001", {"x": 1}, {}, False, wait=True)
+    assert dist.lost_peer(error.value) == str(error.value)  # its status is that of what is lost
+    writer.close()  # comes back
+    answer.set()
 
 
 def test_the_manifest_says_what_the_file_is(tmp_path):

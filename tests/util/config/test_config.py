@@ -95,9 +95,9 @@ def test_a_mistake_names_file_and_key(small, override, parts):
 
 def test_every_mistake_is_told_at_once(small):
     with pytest.raises(ConfigError) as error:
-        load(small, ["train.epohcs=3", "optim.lr=x"])
+        load(small, ["train.epohcs=3", "optim.lr=x", "trian.epochs=3"])
     lines = str(error.value).splitlines()
-    assert len(lines) == 2 and all(line.startswith("command line: ") for line in lines)
+    assert len(lines) == 3 and all(line.startswith("command line: ") for line in lines)
 
 
 def test_a_missing_key_is_named(tmp_path):

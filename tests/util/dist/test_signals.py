@@ -109,6 +109,31 @@ def test_a_wait_that_does_not_come_back_ends_in_time_after_a_signal():
     assert ended.returncode == signals.PREEMPTED and "not ended 0.5 s after SIGTERM: unsaved" in ended.stderr
 
 
+# A mutex that its own thread holds already: no signal interrupts that, so that no handler of Python's runs.
+BLOCKED = """
+import ctypes, os, sys, threading, time
+from util.dist import signals
+c = ctypes.CDLL(None)
+mutex = ctypes.create_string_buffer(64)
+with signals.Stop() as stop:
+    if sys.argv[1] == "held":
+        stop.hold()
+    c.pthread_mutex_lock(mutex)
+    threading.Timer(0.5, os.kill, (os.getpid(), int(sys.argv[2]))).start()
+    c.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes its mutex from glibc")
+@pytest.mark.parametrize("held", ["held", "before the first step"])
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_library_that_does_not_come_back_ends_in_time_after_a_signal(held, number, status):
+    env = {**os.environ, "STOP_TIMEOUT": "0.5"}
+    command = [sys.executable, "-c", BLOCKED, held, str(int(number))]
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=100)
+    assert ended.returncode == status and f"not ended 0.5 s after {number.name}: unsaved" in ended.stderr
+
+
 def test_a_closed_terminal_stops_a_run_but_not_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
