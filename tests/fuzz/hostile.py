@@ -71,11 +71,10 @@ def judge(reader: Reader, folder: Path, data: bytes) -> bool:
         return True
     except (ValueError, OSError) as error:
         text = f"{error} {getattr(error, 'filename', '')}"
-        own = f"'{data.decode('utf-8', 'surrogateescape')[:12]}"  # an override is quoted itself
-        told = ("override", "command line: ")
-        assert path.name in text or own in text or any(word in text for word in told), (
-            f"unnamed {type(error).__name__}: {error}"
-        )
+        words = [word[:12] for word in data.decode("utf-8", "surrogateescape").split(" ")]
+        quoted = any(f"'{word}" in text for word in words)  # of overrides
+        named = path.name in text or quoted or "override" in text or "command line: " in text
+        assert named, f"unnamed {type(error).__name__}: {error}"
         return False
     finally:
         faulthandler.cancel_dump_traceback_later()
