@@ -18,7 +18,7 @@ PATIENCE = 600.0  # seconds without a sign of life after which a holder is no lo
 
 
 def hold(file: IO[str]) -> None:
-    """Lock an open file for this process, whose name is written into it.
+    """Lock an open file for this process, and name it there.
 
     The holder has to call `show_life` now and then.
 

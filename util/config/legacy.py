@@ -140,7 +140,7 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
 def translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths, list[str]]:
     """Translate an old file; return mapping, folders, notes.
 
-    The notes say what was dropped.
+    The notes say what was dropped. An error names the overrides, too.
 
     Args:
         raw: the old file.
@@ -150,6 +150,14 @@ def translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths
     Raises:
         ConfigError: an unknown section, key or network, a missing key, or a names file that is missing.
     """
+    try:
+        return _translate(raw, pairs, name)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (overrides: {' '.join(pairs):.200})" if pairs else str(error)) from None
+
+
+def _translate(raw: dict, pairs: list[str], name: str) -> tuple[dict, LegacyPaths, list[str]]:
+    """Translate as `translate`, whose errors do not name the overrides."""
     flat = _flatten(raw, name)
     _override(flat, pairs, name)
     missing = [key for key in REQUIRED if flat.get(key) is None]

@@ -87,10 +87,7 @@ def load(
     older = None
     if legacy.is_legacy(top):
         pairs, overrides = legacy.split_overrides(overrides)
-        try:
-            translated, older, dropped = legacy.translate(top, pairs, str(path))
-        except ConfigError as error:
-            raise ConfigError(f"{error} (overrides: {' '.join(pairs):.200})" if pairs else str(error)) from None
+        translated, older, dropped = legacy.translate(top, pairs, str(path))
         notes += [f"{path}: {note}" for note in dropped]
         layers = [(f"{path} with overrides" if pairs else str(path), translated)]
     layers.append((COMMAND_LINE, _parse_overrides(overrides)))
