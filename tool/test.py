@@ -47,6 +47,7 @@ from util.score.evaluate import Timing, compare, evaluate, shard
 from util.score.metric import ConfusionMatrix
 from util.score.predict import Predictor
 from util.score.void import VoidConfusion
+from util.train.compile import obstacle
 from util.train.loop import AMP_TYPES
 
 
@@ -162,7 +163,11 @@ def made_ready(model: nn.Module, test: TestConfig) -> nn.Module:
         return ExportedNetwork(model, test.engine, AMP_TYPES[test.amp])
     if test.optimize == "none":
         return model
-    network = optimize_for_inference(model, AMP_TYPES[test.amp], test.optimize == "compile")
+    reason = obstacle(next(model.parameters()).device) if test.optimize == "compile" else None
+    if reason is not None:
+        log.warning("test.optimize=compile: not compiled, %s", reason)
+    compiled = test.optimize == "compile" and reason is None
+    network = optimize_for_inference(model, AMP_TYPES[test.amp], compiled)
     log.info("network: %s", network.summary)
     return network
 

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -64,7 +65,8 @@ class Loader(DataLoader):
         # error is lost. Without it the death is seen here, when the next batch is waited for.
         in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
         before = signal.getsignal(signal.SIGCHLD) if in_main else None
-        iterator = super().__iter__()
+        with _signals_later():  # a worker that is just starting has not yet set what it does at one
+            iterator = super().__iter__()
         if in_main:
             signal.signal(signal.SIGCHLD, before)
         workers = [child for child in multiprocessing.active_children() if child not in others] or self._persistent
@@ -289,17 +291,34 @@ def build_eval_loader(dataset: Dataset, indices: Sequence[int], workers: int = 0
 # its loaders at other moments, would see other dropout.
 
 
+# Signals that a terminal or a scheduler sends to the whole process group, beside SIGTERM.
+GROUP = {getattr(signal, name) for name in ("SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)}
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold signals of the group back from this thread and its forks."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*GROUP, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(worker: int) -> None:
     # Ctrl-C and a scheduler's signals reach the whole process group; the parent alone answers them and ends
     # the workers when it is done.
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in GROUP:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
     threading.Thread(target=_end_with_parent, args=(parent.sentinel,), daemon=True).start()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP)
         threading.Thread(target=_end_when_asked, args=(parent.pid,), daemon=True).start()
     cv2.setNumThreads(0)
     gc.freeze()  # a collection would write to every object of the parent, and so copy its memory

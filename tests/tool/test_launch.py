@@ -323,3 +323,17 @@ def test_a_fresh_environment_is_asked_for(tmp_path):
         check=False,
     )
     assert result.returncode == 2 and "sh tool/quickstart.sh" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams as a POSIX shell does")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_standard_streams_runs(tmp_path, closed):
+    """And what it opens next has none of their numbers."""
+    program = (
+        "import os, pathlib; from tool.shared import cli; "
+        "cli.command(lambda: print('said') or pathlib.Path('number').write_text(str(os.dup(1) > 2)) * 0)"
+    )
+    line = f'exec "{sys.executable}" -c "$1" {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", line, "sh", program], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "number").read_text() == "True"

@@ -67,6 +67,19 @@ def parser(description: str, needs_config: bool = True) -> Parser:
     return out
 
 
+def open_streams() -> None:
+    """Give a program that was started without standard streams silent ones.
+
+    Else the next file that is opened has their number, and what a library prints goes into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", errors="backslashreplace"))
+
+
 def command(main: Callable[[], int]) -> None:
     """Run a command and exit with its status.
 
@@ -74,6 +87,7 @@ def command(main: Callable[[], int]) -> None:
     status `dist.PEER_LOST`.
     """
     code = 1
+    open_streams()
     try:
         code = main()
         if code in signals.STATUS.values():

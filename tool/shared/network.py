@@ -26,7 +26,7 @@ from util.record.log import log
 from util.score.coarse import CoarsePredictor
 from util.score.predict import Predictor
 from util.train import random_state
-from util.train.compile import compile_regions
+from util.train.compile import compile_regions, obstacle
 from util.train.loop import AMP_TYPES, Training
 from util.train.optim import build_optimizer, build_schedule
 from util.train.recompute import recompute_blocks
@@ -191,7 +191,11 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
     )
     steps_per_epoch = len(train_set) // config.train.batch_size
     if config.train.compile:
-        compile_regions(model)
+        reason = obstacle(device)
+        if reason is None:
+            compile_regions(model)
+        else:
+            log.warning("train.compile: not compiled, %s", reason)
     criterion = SegLoss(
         loss.weights,
         len(train_set.classes),

@@ -118,6 +118,11 @@ class Stop:
             os._exit(STATUS[told[0]])
 
 
+if hasattr(os, "register_at_fork"):
+    # A loader worker that gets a signal would tell the thread of its parent.
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+
 def caught() -> list[int]:
     """List the signals that stop a run; not SIGHUP under nohup."""
     return [n for n in STATUS if n != HANGUP or signal.getsignal(n) is not signal.SIG_IGN]

@@ -27,7 +27,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     Raises:
         OSError: names `path`, not the temporary file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
+    # Not longer than the name may be: at most 255 bytes, with 4 a letter.
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -6,10 +6,16 @@ those of the plain network. The idea is that of PyTorch's recipe "Reducing torch
 with regional compilation".
 """
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
+
+COMPILERS = ("g++", "clang++", "c++")
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -32,6 +38,24 @@ def regions(module: nn.Module) -> Iterator[nn.Module]:
             yield from regions(child)
         elif any(True for _ in child.parameters()):
             yield child
+
+
+def obstacle(device: torch.device) -> str | None:
+    """Say why this machine cannot compile, and what to set.
+
+    PyTorch's Inductor compiles into TORCHINDUCTOR_CACHE_DIR, by default a folder of the temporary one, and loads that
+    as a library. None: nothing is in the way.
+    """
+    place = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()).absolute()
+    place = next((folder for folder in (place, *place.parents) if folder.exists()), place)
+    setting = "set TORCHINDUCTOR_CACHE_DIR to a folder whose files can be run"
+    if hasattr(os, "statvfs") and os.statvfs(place).f_flag & getattr(os, "ST_NOEXEC", 0):
+        return f"{place} is mounted noexec; {setting}"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{place} cannot be written; {setting}"
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "c++", *COMPILERS))):
+        return "there is no C++ compiler; install g++, or name one with CXX"
+    return None
 
 
 def compile_regions(network: nn.Module, backend: str = "inductor") -> int:

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -239,6 +240,23 @@ def test_a_worker_that_ends_or_stops_is_told_and_leaves_no_process(monkeypatch, 
     for child in left:
         child.join(20)
     assert not any(child.is_alive() for child in left)
+
+
+@pytest.mark.parametrize("number", sorted(loader.GROUP | {signal.SIGTERM}), ids=lambda number: number.name)
+def test_a_signal_to_the_group_ends_no_worker_that_is_starting(monkeypatch, number):
+    """Until it has said what it does at one."""
+    starting = multiprocessing.Process.start
+    before = signal.signal(number, lambda *_: None)
+
+    def hit(process):
+        starting(process)
+        subprocess.run(["kill", f"-{int(number)}", str(process.pid)], check=True)  # as from outside
+
+    monkeypatch.setattr(multiprocessing.Process, "start", hit)
+    try:
+        assert len(list(build_eval_loader(Fatal(0), range(8), workers=2))) == 8
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_worker_that_dies_while_it_hands_a_batch_over_is_told_as_one_that_died(monkeypatch):

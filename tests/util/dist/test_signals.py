@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -107,6 +108,19 @@ def test_a_wait_that_does_not_come_back_ends_in_time_after_a_signal():
     env = {**os.environ, "STOP_TIMEOUT": "0.5"}
     ended = subprocess.run([sys.executable, "-c", HANGS], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == signals.PREEMPTED and "not ended 0.5 s after SIGTERM: unsaved" in ended.stderr
+
+
+def test_a_signal_to_a_forked_process_does_not_count_as_one_to_its_parent(monkeypatch):
+    monkeypatch.setenv("STOP_TIMEOUT", "0.2")
+    with signals.Stop() as stop:
+        stop.hold()
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(1)  # else this process would have ended by now
+        assert stop.noted is None
 
 
 # A mutex that its own thread holds already: no signal interrupts that, so that no handler of Python's runs.

@@ -100,3 +100,13 @@ def test_a_log_line_moves_no_cursor(tmp_path, capsys):
     log.info("list line %s", "\x1b[2J")
     open_log(None)
     assert "\\x1b[2J" in (tmp_path / "train.log").read_text() and "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("letter", ["x", "ß", "漢"])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, letter):
+    name = letter * (255 // len(letter.encode()))
+    write_text(tmp_path / name, "ours")
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(OSError) as error:
+        write_text(tmp_path / (name + letter), "ours")
+    assert error.value.filename == str(tmp_path / (name + letter)) and os.listdir(tmp_path) == [name]

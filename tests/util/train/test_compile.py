@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from tests.util.dist.test_dist import TRAIN, run_processes
 from tests.util.train.test_step import start, step
 from tool import train
 from tool.shared import network as shared
-from util.train.compile import blocks, compile_regions, regions
+from util.train import compile as compile_module
+from util.train.compile import blocks, compile_regions, obstacle, regions
 from util.train.recompute import recompute_blocks
 
 NETWORKS = (
@@ -62,6 +64,7 @@ def graphs(monkeypatch):
     """What counts the graphs of a training and runs them without compiling them."""
     counter = CompileCounterWithBackend("eager")
     monkeypatch.setattr(shared, "compile_regions", lambda network: compile_regions(network, counter))
+    monkeypatch.setattr(shared, "obstacle", lambda device: None)  # without a compiler, too
     return counter
 
 
@@ -132,6 +135,33 @@ def test_three_steps_are_those_without(tmp_path, graphs, monkeypatch, network, a
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=100 * tolerance)
+
+
+def test_what_stands_in_the_way_of_compiling_is_told_with_what_to_set(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr(compile_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert obstacle(cpu) is None
+    monkeypatch.setattr(compile_module.shutil, "which", lambda name: None)
+    assert "no C++ compiler" in obstacle(cpu) and obstacle(torch.device("cuda")) is None
+    flags = type("Flags", (), {"f_flag": getattr(os, "ST_NOEXEC", 0)})
+    if flags.f_flag:
+        monkeypatch.setattr(os, "statvfs", lambda _: flags)
+        assert f"{tmp_path} is mounted noexec; set TORCHINDUCTOR_CACHE_DIR" in obstacle(cpu)
+        monkeypatch.undo()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/none")  # a file system that nobody can write
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "/proc cannot be written; set TORCHINDUCTOR_CACHE_DIR" in obstacle(cpu)
+
+
+def test_a_training_goes_on_uncompiled_where_nothing_can_be_compiled(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setitem(model.MODELS, "residual", "tests.util.train.test_compile.Residual")
+    monkeypatch.setattr(shared, "obstacle", lambda device: "no")
+    monkeypatch.setattr(shared, "compile_regions", None)
+    network = {"name": "residual", "backbone": None}
+    experiment = make_experiment(tmp_path, data, model=network, train={"compile": True, "epochs": 1})
+    assert train.main(["--config", str(experiment), "--exp", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.count("train.compile: not compiled, no\n") == 1
 
 
 def test_a_copy_of_a_compiled_network_is_plain(graphs):
