@@ -72,39 +72,76 @@ class Loader(DataLoader):
         workers = [child for child in multiprocessing.active_children() if child not in others] or self._persistent
         if self.persistent_workers:
             self._persistent = workers
-        asked = time.monotonic()
-        while True:
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                if isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out"):
-                    if time.monotonic() - asked < self.patience:
-                        continue
-                    raise WorkerLost(workers, self.patience) from None
-                # A worker that dies while it hands a batch over is seen as a broken connection.
-                broken = not isinstance(error, RuntimeError) or str(error).startswith("DataLoader worker")
-                if not workers or not broken or not wait([worker.sentinel for worker in workers], GRACE):
-                    raise
-                raise WorkerLost(workers) from None
-            if isinstance(item, Exception):
+        watch = _Watch(workers, self.patience)
+        try:
+            while True:
+                item = self._next(iterator, workers, watch)
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    try:
+                        raise item
+                    finally:
+                        del item  # the traceback holds this frame: without the cycle the workers end with the error
+                yield item
+        finally:
+            watch.over.set()
+
+    def _next(self, iterator: Iterator, workers: list[BaseProcess], watch: "_Watch") -> Any:
+        """Return the next item, or None at the end.
+
+        Raises:
+            WorkerLost: a worker has ended, or `watch` has ended them.
+        """
+        watch.asked = time.monotonic()
+        try:
+            while True:
                 try:
-                    raise item
-                finally:
-                    del item  # the traceback holds this frame: without the cycle the workers end with the error
-            yield item
-            asked = time.monotonic()
+                    return next(iterator, None)
+                except RuntimeError as error:
+                    if not str(error).startswith("DataLoader timed out"):
+                        raise
+        except (RuntimeError, OSError, EOFError) as error:
+            # A worker that dies while it hands a batch over is seen as a broken connection.
+            broken = not isinstance(error, RuntimeError) or str(error).startswith("DataLoader worker")
+            if not workers or not broken or not wait([worker.sentinel for worker in workers], GRACE):
+                raise
+            raise WorkerLost(workers, watch.reason) from None
+        finally:
+            watch.asked = None
+
+
+class _Watch:
+    """A thread that ends the workers of a loader where a batch takes too long.
+
+    The main process cannot look itself: it may be inside of a call that waits for a worker that stands still.
+    """
+
+    def __init__(self, workers: list[BaseProcess], patience: float):
+        self.over = threading.Event()
+        self.asked: float | None = None  # since when the next batch is waited for
+        self.reason: str | None = None
+        if workers:
+            threading.Thread(target=self._run, args=(workers, patience), name="loader", daemon=True).start()
+
+    def _run(self, workers: list[BaseProcess], patience: float) -> None:
+        while not self.over.wait(min(1.0, patience)):
+            asked = self.asked
+            if asked is not None and time.monotonic() - asked > patience:
+                self.reason = _stuck(workers, patience)
+                for worker in workers:
+                    worker.kill()
+                return
 
 
 class WorkerLost(RuntimeError):
     """A loader worker ended, or gave nothing for too long.
 
-    The other workers are ended: one that waits for a lost one, or is stopped, would not end by itself.
+    The other workers are ended: one that waits for a lost one would not end by itself.
     """
 
-    def __init__(self, workers: list[BaseProcess], seconds: float | None = None):
-        reason = _ended(workers) if seconds is None else _stuck(workers, seconds)
+    def __init__(self, workers: list[BaseProcess], reason: str | None = None):
+        reason = reason or _ended(workers)
         super().__init__(f"DataLoader worker {reason}; the same command continues from the last checkpoint")
         for worker in workers:
             worker.kill()
@@ -112,6 +149,9 @@ class WorkerLost(RuntimeError):
 
 def _ended(workers: list[BaseProcess]) -> str:
     """Say which workers ended, and why."""
+    for worker in workers:
+        if wait([worker.sentinel], 0):
+            worker.join(GRACE)  # its exit code comes a moment later
     ended = [worker for worker in workers if worker.exitcode is not None]
     names = {signal.Signals(-worker.exitcode).name for worker in ended if worker.exitcode and worker.exitcode < 0}
     if "SIGBUS" in names:

@@ -31,6 +31,25 @@ def test_a_killed_loader_worker_is_one_message_and_the_same_command_continues(tm
     record_fault("a loader worker is killed", 1, "one message, status 69; continued, final state bitwise equal")
 
 
+def impatient(rank):
+    os.environ["LOADER_TIMEOUT"] = "6"
+
+
+@pytest.mark.faults
+def test_a_stopped_loader_worker_is_one_message_and_the_same_command_continues(tmp_path, data, record_fault):
+    experiment = make_experiment(tmp_path, data, train={"epochs": 6, "log_every": 1}, loader={"workers": 2}, model=TOY)
+    whole = Run(experiment, tmp_path / "whole")
+    run = Run(experiment, tmp_path / "run", before=impatient)
+    workers = workers_of(run)
+    workers[1].suspend()
+    assert run.wait() == [dist.PEER_LOST], run.output()
+    assert "Traceback" not in run.output() and len(re.findall(r"was stopped \(SIGSTOP\)", run.output())) == 1
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    assert whole.wait() == [0] and Run(experiment, tmp_path / "run").wait() == [0]
+    assert same(final(tmp_path / "run"), final(tmp_path / "whole"))
+    record_fault("a loader worker is stopped", 1, "one message, status 69; continued, final state bitwise equal")
+
+
 @pytest.mark.faults
 def test_loader_workers_end_with_a_process_that_is_killed(tmp_path, data, record_fault):
     experiment = make_experiment(tmp_path, data, train={"epochs": 99, "log_every": 1}, loader={"workers": 2}, model=TOY)
