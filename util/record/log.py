@@ -92,6 +92,10 @@ class _FileHandler(logging.FileHandler):
         number = open_plain(self.baseFilename, os.O_WRONLY | os.O_APPEND)
         return cast(TextIO, os.fdopen(number, "a", encoding=self.encoding))
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None:  # once closed it stays closed: its folder may be gone
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):

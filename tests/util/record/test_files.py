@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 
+from tool.shared import cli
 from util.record.files import open_plain, read_text, replacing, write_text
 from util.record.log import log, open_log, printable
 
@@ -110,3 +112,13 @@ def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, letter):
     with pytest.raises(OSError) as error:
         write_text(tmp_path / (name + letter), "ours")
     assert error.value.filename == str(tmp_path / (name + letter)) and os.listdir(tmp_path) == [name]
+
+
+def test_a_log_that_was_closed_takes_nothing_and_says_nothing(tmp_path, capsys):
+    open_log(tmp_path / "run" / "train.log")
+    for handler in log.handlers:
+        handler.close()
+    shutil.rmtree(tmp_path / "run")
+    cli._log_file_only("error: something else")
+    assert not (tmp_path / "run").exists() and capsys.readouterr().err == ""
+    open_log(None)
