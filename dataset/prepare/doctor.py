@@ -116,7 +116,7 @@ def examine(
     """
     with TemporaryDirectory() as folder:
         file = cache or Path(folder) / "records"
-        keys = np.array([_key(sample) for sample in describe(dataset)], np.uint64)
+        keys = np.fromiter((_key(sample) for sample in describe(dataset)), np.uint64)
         known, failed = np.isin(keys, scan(file)[0]), {}
         todo = np.flatnonzero(~known).tolist()
         for _ in range(len(dataset) - len(todo)):
@@ -136,7 +136,7 @@ def examine(
 
         # All, in the order of the list
         ledger = _Ledger(dataset)
-        usable = np.array([index for index in range(len(dataset)) if index not in failed], np.int64)
+        usable = np.setdiff1d(np.arange(len(dataset)), list(failed))
         values = recall(file, keys[usable])
         for index in range(len(dataset)):
             ledger.add(index, failed[index] if index in failed else Seen.from_json(next(values)))

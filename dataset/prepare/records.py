@@ -7,6 +7,7 @@ A line that is not whole, as a killed process leaves its last one, is passed ove
 import json
 import os
 import zlib
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ def scan(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
     uint64 and int64 (N,); none where there is no file.
     """
-    keys, places, place = [], [], 0
+    keys, places, place = array("Q"), array("q"), 0
     if file.is_file():
         with open(file, "rb") as lines:
             for line in lines:
@@ -32,8 +33,9 @@ def scan(file: Path) -> tuple[np.ndarray, np.ndarray]:
                     keys.append(key)
                     places.append(place)
                 place += len(line)
-    order = np.argsort(np.array(keys, np.uint64), kind="stable")
-    return np.array(keys, np.uint64)[order], np.array(places, np.int64)[order]
+    known = np.array(keys, np.uint64)
+    order = np.argsort(known, kind="stable")
+    return known[order], np.array(places, np.int64)[order]
 
 
 def _key_of(line: bytes) -> int | None:
