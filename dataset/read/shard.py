@@ -164,6 +164,8 @@ def _indexed(shard: str, version: str) -> Index:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep some 2 KB of each
+                if member.size < 0 or "\0" in member.name:  # a negative size leads back to headers that were read
+                    raise DataError(f"{shard}: {member.name!r} is damaged; fetch it again")
                 if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
                     continue  # folders, and hidden files: macOS leaves a `._NAME` beside each
                 if member.issparse() or member.offset_data + member.size > size:
@@ -175,7 +177,9 @@ def _indexed(shard: str, version: str) -> Index:
             if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):
                 how = "damaged" if len(end) == tarfile.BLOCKSIZE else "cut short"
                 raise DataError(f"{shard}: {how} at byte {tar.offset:,}; fetch it again")
-    except tarfile.TarError as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:
         raise DataError(f"{shard}: no tar that can be read ({error}); a shard is not compressed") from None
     for stem, entry in found.items():
         if entry[0] is None:

@@ -10,6 +10,7 @@ import json
 import resource
 import struct
 import sys
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from dataset.base import SegDataset
 from dataset.load.uniform import find_points
 from dataset.prepare.check import check_dataset
 from dataset.prepare.pack import pack
+from dataset.read import DataError, shard
 from dataset.read.image import read_header, read_image, read_label
 from dataset.read.listfile import read_list
 from dataset.read.packed import IMAGE, Packed
@@ -395,6 +397,48 @@ def read_stamp(path: Path):
     assert len(report.pixels) == 3 and report.largest[0] >= 0 and isinstance(report.warnings, tuple)
 
 
+def records() -> list[bytes]:
+    """Records of a check that was cut after the first sample of `data_set`."""
+    values = {"first": 0, "pixels": {"0": 500, "2": 460}, "unknown": {"7": {"count": 1, "files": ["l.png"], "code": 3}}}
+    sums = {"mapped": {"0": 500}, "around": {"0": 960}, "values": {"x": values}, "palette": {"1": [[1, 2, 3], "l.png"]}}
+    tally = {"done": 1, "images": 1, "labelled": 1, "smallest": [24, 40], "chosen": [0], **sums}
+    return [json.dumps({"fingerprint": "FINGERPRINT 1", "tally": tally}).encode()]
+
+
+def read_record(path: Path):
+    from dataset.read.identity import fingerprint
+
+    folder = path.parent / "set"
+    folder.mkdir(exist_ok=True)
+    dataset = data_set(folder)
+    record = path.read_bytes().replace(b"FINGERPRINT", fingerprint(dataset).encode())
+    (path.parent / "check.json.part").write_bytes(record)
+    (path.parent / "check.json").unlink(missing_ok=True)
+    try:
+        return check_dataset(dataset, 1, path.parent / "check.json")
+    except DataError as error:  # names the list, or the label, of what the record says of samples that were read before
+        assert str(folder) in str(error) or "l.png" in str(error)
+        raise DataError(f"{path}: {error}") from None
+
+
+def tars() -> list[bytes]:
+    out = []
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+            for name in ("a.png", "a.seg.png", "é/b.png", "é/b.mask.png", "c" * 120 + ".png", "._a.png", "d.json"):
+                info = tarfile.TarInfo(name)
+                info.size = 9
+                tar.addfile(info, io.BytesIO(b"no image!"))
+        out.append(buffer.getvalue()[: 512 * 24])
+    return out
+
+
+def read_shard(path: Path):
+    index = shard._indexed(str(path), "")
+    return [index.pair(row) for row in range(len(index.table))]
+
+
 def points() -> list[bytes]:
     out = []
     for table in (np.zeros((2, 4), np.int32), np.ones((2, 4), np.float64), np.array([[9, 9, 9, 9]], np.int32)):
@@ -573,6 +617,8 @@ READERS = {
     "checkpoints": Reader(".pth", states, checkpoint.load, 700),
     "pickles in checkpoints": Reader(".pth", pickles, checkpoint.load, 1200, PICKLE_TOKENS, in_archive),
     "stamps of the check": Reader(".json", stamps, read_stamp, 300, JSON_TOKENS),
+    "records of a check": Reader(".json", records, read_record, 300, JSON_TOKENS),
+    "tar shards": Reader(".tar", tars, read_shard, 500, (b"\0", b"\x80", b"\xff", b"00000000000", b"77777777777")),
     "points of class-uniform sampling": Reader(".npz", points, read_remembered_points, 300),
     "points that are found anew": Reader(".npz", points, read_points, 100),
     "images of packed data": Reader(".npy", packed_images, read_packed, 300),

@@ -182,6 +182,13 @@ def test_damaged_shards_are_refused_by_name(tmp_path):
     for length, where in ((3624, "within b.seg.png"), (3300, "at byte 3,072"), (4096, "at byte 4,096")):
         file.write_bytes(whole[:length])
         fails([f"{file}: cut short {where}; fetch it again"], build, tmp_path, **options)
+    header = tarfile.TarInfo("other.txt")
+    header.size = -512
+    file.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + whole)
+    fails(f"{file}: 'other.txt' is damaged", build, tmp_path, **options)
+    header.size, header.type = 1 << 70, tarfile.GNUTYPE_LONGNAME
+    file.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + whole)
+    fails(f"{file}: no tar that can be read", build, tmp_path, **options)
     file.write_bytes(whole[:2048] + b"?" * 512 + whole[2560:])
     fails(f"{file}: damaged at byte 2,048", build, tmp_path, **options)
     file.write_bytes(b"\x1f\x8b" + bytes(range(256)) * 9)
