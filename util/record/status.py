@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ class Status:
         }
         self._every, self._ended, self._lock = every, threading.Event(), threading.Lock()
         self._warned = False
+        with suppress(OSError):  # of which the first write tells
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             before = read(self.file)
         except (UserError, OSError):
@@ -122,7 +125,6 @@ class Status:
         if self._kept:
             return
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.file) as part:
                 part.write_text(json.dumps(self.values | {"heartbeat": time.time()}, indent=1) + "\n", encoding="utf-8")
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -257,3 +258,11 @@ def test_the_list_as_json(tmp_path, capsys):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         listing.main([str(tmp_path / "nowhere")])
+
+
+def test_a_folder_that_is_removed_does_not_come_back(tmp_path, caplog):
+    run = status.Status(tmp_path / "run", every=0.01)
+    shutil.rmtree(tmp_path / "run")
+    run.update(step=1)
+    run.end("failed")
+    assert not (tmp_path / "run").exists()
