@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -287,6 +288,8 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
         raise UserError(f"--name {options.name}: a new name of letters, digits and dashes, which names the experiments")
     if not 0 < options.val < 1:
         raise UserError(f"--val {options.val}: a share between 0 and 1")
+    if options.seed < 0 or not 1 <= options.channels <= 512:
+        raise UserError(f"--seed {options.seed} --channels {options.channels}: from 0 on, and 1 to 512")
     networks = sorted(path.stem for path in (CONFIG / "base/network").glob("*.yaml"))
     if options.network not in networks:
         raise UserError(f"--network {options.network}: none of {', '.join(networks)}")
@@ -323,7 +326,7 @@ def prepare_custom(root: Path, out: Path, options: argparse.Namespace) -> list[s
     test = (
         "Train and score"
         if train.startswith("sh ")
-        else f"Score afterwards: python -m tool.test --config {config}\nTrain"
+        else (f"Score afterwards: python -m tool.test --config {shlex.quote(str(config))}\nTrain")
     )
     end = [f"Experiment: {config}", f"{test}, with further keys as section.key=value:", f"  {train}"]
     return [head, *report(pairs, classes, sums, drawn), *end]
@@ -362,19 +365,32 @@ def _names(text: str | None) -> list[str] | None:
     """The names of classes, as a comma-separated list or a file with one a line."""
     if text is None:
         return None
-    lines = Path(text).read_text(encoding="utf-8-sig").splitlines() if Path(text).is_file() else text.split(",")
-    return [line.strip() for line in lines if line.strip()]
+    try:  # names by the hundred are too long for the name of a file
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines() if os.path.isfile(text) else text.split(",")
+    except UnicodeDecodeError:
+        raise UserError(f"--classes {text}: not UTF-8 text; a line is the name of a class") from None
+    names = [line.strip() for line in lines if line.strip()]
+    wrong = next((name for i, name in enumerate(names) if name in names[:i] or not name.isprintable()), None)
+    if wrong is not None:
+        raise UserError(f"--classes: {wrong!r} stands there twice, or holds a control character")
+    return names
 
 
 def _limits(texts: list[str]) -> tuple[float, float] | tuple[str, str]:
     """Two numbers, or two percentages."""
     low, high = texts
-    if low.endswith("%") and high.endswith("%"):
-        return low, high
+    percent = low.endswith("%") and high.endswith("%")
     try:
-        return float(low), float(high)
+        numbers = [float(text.removesuffix("%") if percent else text) for text in texts]
+        if not (numbers[0] < numbers[1] and all(map(math.isfinite, numbers))):
+            raise ValueError("no range")
+        if percent and not (numbers[0] >= 0 and numbers[1] <= 100):
+            raise ValueError("no percentages")
     except ValueError:
-        raise UserError(f"--range {low} {high}: two numbers such as 0 2400, or percentages such as 2% 98%") from None
+        raise UserError(
+            f"--range {low} {high}: two numbers, the lower one first, such as 0 2400, or percentages such as 2% 98%"
+        ) from None
+    return (low, high) if percent else (numbers[0], numbers[1])
 
 
 def _value(text: str) -> int | tuple[int, int, int]:
@@ -430,7 +446,7 @@ def _rounded(numbers, digits: int = 2) -> list[float]:
 def _command(config: Path, options: argparse.Namespace) -> str:
     if config.resolve() == CONFIG / options.name / config.name:
         return f"sh tool/train.sh {options.name} {options.network}"
-    return f"python -m tool.train --config {config}"
+    return f"python -m tool.train --config {shlex.quote(str(config))}"
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

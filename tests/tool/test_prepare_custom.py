@@ -1,6 +1,7 @@
 """`tool.prepare custom`: from the user's folders to lists and an experiment."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -115,6 +116,29 @@ def test_an_export(tmp_path, capsys):
     assert "none of its pictures (as 0_other.jpg) is among those of" in capsys.readouterr().err
 
 
+def test_names_by_the_hundred_and_from_a_file(tmp_path, capsys):
+    folders(tmp_path, (0, 1))
+    names = [f"class number {i}" for i in range(120)]
+    assert main(tmp_path, "--classes", ",".join(names)) == 0
+    assert experiment(tmp_path)["data"]["classes"] == names
+    (tmp_path / "names.txt").write_text("ﾁ\nsky\n", encoding="utf-8-sig")
+    assert main(tmp_path, "--classes", str(tmp_path / "names.txt"), "--force") == 0
+    assert experiment(tmp_path)["data"]["classes"] == ["ﾁ", "sky"]
+    (tmp_path / "names.txt").write_bytes(b"\xe4\nsky\n")
+    assert main(tmp_path, "--classes", str(tmp_path / "names.txt")) == 2
+    assert "names.txt: not UTF-8 text; a line is the name of a class" in capsys.readouterr().err
+
+
+def test_the_commands_can_be_pasted(tmp_path, capsys):
+    """In a folder with a space, with names that YAML would take for something else."""
+    folders(tmp_path, (0, 1))
+    config = tmp_path / "con fig"
+    assert main(tmp_path, "--config", str(config), "--classes", "no,null") == 0
+    train = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(train) == ["python", "-m", "tool.train", "--config", f"{config}/mine_fcn18.yaml"]
+    assert load(config / "mine_fcn18.yaml", []).config.data.classes == ("no", "null")
+
+
 def test_lists_elsewhere(tmp_path):
     folders(tmp_path)
     assert main(tmp_path, "--out", str(tmp_path / "lists")) == 0
@@ -131,6 +155,13 @@ def test_mistakes(tmp_path, capsys):
         (("--name", "voc"), "a new name of letters"),
         (("--ignore", "red"), "an id such as 0, or a colour"),
         (("--val", "2"), "a share between 0 and 1"),
+        (("--classes", "leaf,leaf"), "--classes: 'leaf' stands there twice"),
+        (("--classes", "a\tb,c"), "or holds a control character"),
+        (("--seed", "-1"), "--seed -1 --channels 3: from 0 on, and 1 to 512"),
+        (("--channels", "0"), "--seed 0 --channels 0: from 0 on, and 1 to 512"),
+        (("--range", "5", "1"), "two numbers, the lower one first"),
+        (("--range", "2%", "198%"), "two numbers, the lower one first"),
+        (("--range", "0", "nan"), "two numbers, the lower one first"),
         (("--network", "no-such"), "no-such"),
     ):
         assert main(tmp_path, *options) == 2
