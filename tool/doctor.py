@@ -266,6 +266,8 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     if not 1 <= len(names) <= 2:
         raise UserError("which data set? Write for example: python -m tool.doctor camvid data.root=/data/camvid")
     dataset, *experiments = names
+    if dataset == "custom":
+        raise UserError("data of your own are known by their experiment: python -m tool.doctor --config FILE")
     if experiments:
         return load(find_experiment(dataset, experiments[0]), overrides)
     return load(first_experiment(dataset), overrides)

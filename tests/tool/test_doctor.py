@@ -19,6 +19,7 @@ from tests.paths import SHARED
 from tests.three_pictures import build, save, save_palette
 from tool import doctor
 from tool.shared.data import check_labels
+from util import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -427,3 +428,8 @@ def test_real_data_are_clean(tmp_path, capsys):
     lists = [f"data.{split}_list={tmp_path}/{split}.txt" for split in ("train", "val")]
     status = doctor.main(["idd_lite", f"data.root={IDD}", *lists, "--workers", "1", "--cache", str(tmp_path / "cache")])
     assert status == 0 and capsys.readouterr().out.endswith("0 errors, 0 warnings\n")
+
+
+def test_own_data_are_known_by_their_experiment():
+    with pytest.raises(UserError, match="own are known by their experiment: .* --config FILE"):
+        doctor.main(["custom", "data.root=x"])
