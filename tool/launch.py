@@ -14,6 +14,8 @@ Or on the CPU: what tool/train.sh and tool/test.sh call.
     PEER_TIMEOUT   seconds that a process may be silent (60)
     JOIN_TIMEOUT   seconds that a missing machine is waited for (600)
     STOP_TIMEOUT   seconds that processes have to save and end after a signal (300)
+    SAVE_TIMEOUT   seconds that a checkpoint may take to be on the disk (1800)
+    LOADER_TIMEOUT seconds that the loader workers may take for a batch (600)
 """
 
 import os
