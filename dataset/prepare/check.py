@@ -19,13 +19,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from dataset.base import SegDataset
 from dataset.prepare.hints import misnamed, sharing, unknown_hint
+from dataset.prepare.workers import map_ordered
 from dataset.read import DataError
 from dataset.read.files import read_bytes, replacing
 from dataset.read.header import Header, read_facts
 from dataset.read.identity import fingerprint, map_digest
-from dataset.read.image import apply_rotation, check_bands, read_bands, read_image, read_stored
+from dataset.read.image import Limits, apply_rotation, check_bands, read_bands, read_image, read_stored
 from dataset.read.labelmap import IGNORE, Key, LabelMap
-from dataset.read.listfile import Images, Samples
+from dataset.read.listfile import Images, Pair, Samples
 from dataset.read.remote import is_url
 from dataset.read.source import check_sizes
 from dataset.read.threads import map_threads
@@ -37,6 +38,8 @@ MAX_SIZES = 1000  # different sizes of images that are told apart
 MAX_DECODED = 16  # deep pictures that are decoded to see which values they use
 MAX_STAMP_BYTES = 1 << 24
 THREADS, NETWORK_THREADS = 4, 16
+WORTH_PROCESSES = 20_000  # samples
+BLOCK = 64  # samples that a process takes at once
 SAVE_SECONDS = 20.0  # from one record of a check to the next
 SAMPLE_STREAM = 5  # of the samples that are drawn
 # Up to this size float32, in which OpenCV counts, holds every whole number.
@@ -222,7 +225,8 @@ def check_dataset(
 
     Args:
         dataset: its files are read.
-        workers: threads; None: 4, or 16 where files come over a network.
+        workers: threads, or processes for a long list; None: 4 threads, 16 where files come over a network,
+            or a process for each core.
         stamp: a JSON file that remembers the result; as long as the list, the label map, and the size and time of
             the files (see `fingerprint`) are unchanged, the next call returns the remembered report. A check that was
             cut continues from its record, STAMP.part.
@@ -248,16 +252,10 @@ def check_dataset(
     tally = _begun(part, key, count, len(dataset))
     progress(tally.done, count)
 
-    def inspect(index: int) -> tuple[int, _Finding | Exception]:
-        try:
-            with dataset.samples.naming(index):
-                return index, _inspect(dataset, index)
-        except (ValueError, OSError) as error:  # as a value, so that one bad file does not hide the next
-            return index, error
-
     saved = time.monotonic()
-    usual = NETWORK_THREADS if is_url(dataset.samples[0][0]) else THREADS
-    for index, found in map_threads(inspect, indices[tally.done :], workers or usual):
+    for index, found in _inspected(dataset, indices[tally.done :], workers):
+        if isinstance(found, (DataError, FileNotFoundError)):
+            found = dataset.samples.missing(index) or found
         tally.add(dataset, index, found)
         if part is not None and time.monotonic() - saved > SAVE_SECONDS:
             _remember(part, key, "tally", tally)
@@ -271,6 +269,65 @@ def check_dataset(
     if stamp is not None:
         _remember(Path(stamp), key, "report", report)
     return report
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Samples that a worker process inspects, with what `_inspect` asks of a data set.
+
+    samples: by their index. maps: the label maps, and maps_of: which one reads a label.
+    """
+
+    samples: dict[int, Pair]
+    maps: list[LabelMap]
+    maps_of: dict[str, int]
+    channels: int
+    limits: Limits | None
+
+    def map_for(self, label_path: str) -> LabelMap:
+        return self.maps[self.maps_of[label_path]]
+
+    def inspect(self) -> list[tuple[int, _Finding | Exception]]:
+        """Inspect the samples."""
+        return [_tried(self, index) for index in self.samples]
+
+
+def _inspected(
+    dataset: SegDataset, indices: Sequence[int], workers: int | None
+) -> Iterator[tuple[int, _Finding | Exception]]:
+    """Inspect samples in their order, by threads, or by processes where there are many.
+
+    Decoders of small files leave the interpreter little time for other threads, but processes take seconds to start.
+    """
+    remote = is_url(dataset.samples[0][0])
+    processes = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    if remote or len(indices) < WORTH_PROCESSES or processes == 1:
+        threads = workers or (NETWORK_THREADS if remote else THREADS)
+        yield from map_threads(lambda index: _tried(dataset, index), indices, threads)
+        return
+    blocks = (_block(dataset, indices[start : start + BLOCK]) for start in range(0, len(indices), BLOCK))
+    for found in map_ordered(_Block.inspect, blocks, processes):
+        yield from found
+
+
+def _block(dataset: SegDataset, indices: Sequence[int]) -> _Block:
+    maps: dict[int, LabelMap] = {}
+    maps_of: dict[str, int] = {}
+    samples = {index: dataset.samples[index] for index in indices}
+    for _, label in samples.values():
+        if label is not None:
+            map_ = dataset.map_for(label)
+            maps.setdefault(id(map_), map_)
+            maps_of[label] = list(maps).index(id(map_))
+    return _Block(samples, list(maps.values()), maps_of, dataset.channels, dataset.limits)
+
+
+def _tried(dataset: SegDataset | _Block, index: int) -> tuple[int, _Finding | Exception]:
+    """Inspect a sample; an error is a value, so that one bad file does not hide the next."""
+    try:
+        return index, _inspect(dataset, index)
+    except (ValueError, OSError) as error:
+        return index, error
 
 
 def compare_splits(train: SegDataset, train_report: Report, val: SegDataset, val_report: Report) -> list[str]:
@@ -320,7 +377,7 @@ def shared_images(first: Samples, second: Samples) -> list[int]:
     return [index for index, held in zip(same[1], np.isin(files[1], files[0]).tolist(), strict=True) if held]
 
 
-def _inspect(dataset: SegDataset, index: int) -> _Finding:
+def _inspect(dataset: SegDataset | _Block, index: int) -> _Finding:
     image_path, label_path = dataset.samples[index]
     header = read_facts(image_path)
     check_bands(image_path, header, dataset.channels, dataset.limits)
