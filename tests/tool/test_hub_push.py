@@ -14,10 +14,12 @@ import yaml
 from PIL import Image
 
 from model import build_model
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, failure, make_experiment
 from tests.hub_server import TOKEN, serving
 from tests.paths import ROOT
 from tool import hub as command
+from tool import test as score_command
+from tool import train
 from tool.predict import Segmenter
 from tool.shared.card import model_card, results_of
 from tool.shared.hub import WEIGHTS, local_file, push_to_hub
@@ -147,6 +149,15 @@ def test_a_name_that_is_none_is_refused(name, file):
         local_file(f"hf://{name}")
     with pytest.raises(UserError, match="OWNER/NAME"):
         push_to_hub(file, name)
+
+
+@pytest.mark.fast
+def test_where_a_file_is_needed_the_hub_is_refused_with_what_to_do(tmp_path, data, capsys):
+    """Results lie beside a scored file; a training says what it started from."""
+    told = failure(capsys, score_command.main, ["--checkpoint", f"hf://{NAME}", "data.root=x"])
+    assert "tool.export hf://OWNER/NAME --to weights --out" in told
+    path = make_experiment(tmp_path, data, model={"init": f"hf://{NAME}"})
+    assert "--to weights --out" in failure(capsys, train.main, ["--config", str(path), "--exp", str(tmp_path / "run")])
 
 
 @pytest.mark.fast

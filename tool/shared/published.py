@@ -162,6 +162,7 @@ def read_ours(
     Raises:
         FileNotFoundError, UserError: the file is missing, damaged, or of no known family.
     """
+    refuse_hub(file)
     if format_of(file) is not None:
         form, facts = read_facts(file)
         if "spec" not in facts:
@@ -181,6 +182,19 @@ def read_ours(
     translated = translate(state, file, options, None if fixed else classes)
     log.info("published checkpoint %s: %s", file, translated.report)
     return dict(translated.entries())
+
+
+def refuse_hub(file: str | Path) -> None:
+    """Refuse a place on the Hub where a file is needed.
+
+    Raises:
+        UserError: says how it becomes a file.
+    """
+    if str(file).startswith("hf:/"):
+        raise UserError(
+            f"{file}: make it a file here first: python -m tool.export hf://OWNER/NAME --to weights "
+            "--out FILE.safetensors"
+        )
 
 
 def slim_config(config: dict) -> dict:

@@ -20,7 +20,7 @@ from model.table import ModelError
 from tool.shared.data import plain_label_map
 from tool.shared.network import rebuild
 from tool.shared.plugins import refuse_unnamed_data
-from tool.shared.published import is_void, preprocessing_of, read_ours
+from tool.shared.published import is_void, preprocessing_of, read_ours, refuse_hub
 from tool.shared.results import beside
 from util import UserError, checkpoint
 from util.checkpoint.facts import Facts, facts_of
@@ -252,6 +252,7 @@ def check_init(experiment: Experiment, classes: Sequence[str]) -> None:
     config = experiment.config
     if not config.model.init:
         return
+    refuse_hub(config.model.init)
     state, told = checkpoint.load(config.model.init), Told(config.model.init, experiment.sources)
     ours = checkpoint.is_ours(state)
     if ours:
