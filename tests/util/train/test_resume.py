@@ -240,7 +240,6 @@ def test_on_a_gpu_a_continued_run_has_the_same_streams_and_close_weights(tmp_pat
         {"best": float("nan")},
         {"best": "x"},
         {"optimizer": {"state": 5}},
-        {"scaler": [1]},
         {"ranks": 5},
         {"ranks": [{"random": 5, "window": []}]},
         {"losses": 5},
