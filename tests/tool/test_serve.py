@@ -289,7 +289,7 @@ def test_the_page_works_in_a_browser(segmenter, tmp_path, monkeypatch, width):
     monkeypatch.setattr(serve, "PAGE", tmp_path / "page.html")
     with served(segmenter) as address:
         command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", address]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000000", "--dump-dom", address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(done.stdout.split('id="found">')[1].split("</script>")[0])
     first = int(expected[0, 0])
