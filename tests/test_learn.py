@@ -143,7 +143,7 @@ def small(text: str) -> str:
     words = [word.replace("IMG_0080", "IMG_0021") for word in shlex.split(text)]
     if "examples.own_data" in words:
         words += ["--count", "21", "--size", "64", "96"]
-    if {"tool/train.sh", "tool/quickstart.sh", "tool.train"} & set(words):
+    if {"tool/train.sh", "tool/quickstart.sh", "tool.train", "tool.launch"} & set(words):
         words = [word for word in words if word.partition("=")[0] not in SMALL]
         words += [f"{key}={value}" for key, value in SMALL.items()]
     return shlex.join(words).replace("'>'", ">")
