@@ -14,6 +14,8 @@ case "${1:-}" in
 esac
 "$PYTHON" -m ruff check . && "$PYTHON" -m ruff format --check . || exit
 "$PYTHON" -m mypy || exit
+# The pictures of the tests are tiny: threads of several processes would only wait for one another.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Tests of one file need not run in the same process: a few files take most of the time.
 [ "$tier" = gpu ] || set -- -n logical --maxprocesses 4 --dist worksteal "$@"
 [ "$tier" != fast ] || tier="fast and not slow and not faults and not gpu"
