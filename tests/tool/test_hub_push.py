@@ -84,6 +84,8 @@ assert predict.main(["hf://{NAME}", {str(tmp_path / "a.png")!r}, "--out", {str(t
 assert export.main(["hf://{NAME}", "--to", "weights", "--out", {str(tmp_path / "own.safetensors")!r}]) == 0
 import hubconf
 print("loaded", hubconf.trained("hf://{NAME}@main").spec["name"])
+for revision in (None, "main"):
+    print("classes", len(predict.Segmenter.from_pretrained("{NAME}", revision, device="cpu").classes))
 """
     with serving() as hub:
         done = run(push, hub, tmp_path / "home")
@@ -93,7 +95,7 @@ print("loaded", hubconf.trained("hf://{NAME}@main").spec["name"])
         pushed = hub.repositories[NAME]
         done = run(predict, hub, tmp_path / "home")
         assert done.returncode == 0, done.stderr
-        assert "loaded fastscnn" in done.stdout
+        assert "loaded fastscnn" in done.stdout and done.stdout.count(f"classes {len(Segmenter(file).classes)}") == 2
     assert b"secret" not in pushed[WEIGHTS] and b"secret" not in pushed["README.md"]
     assert "mIoU 43.21" in pushed["README.md"].decode() and "license: mit" in pushed["README.md"].decode()
     expected = Segmenter(file)(tmp_path / "a.png").mask

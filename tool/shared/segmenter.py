@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dataset.read.image import read_image, to_8_bits
 from tool.shared import plugins as own_code
-from tool.shared.hub import local_file
+from tool.shared.hub import SCHEME, local_file
 from tool.shared.network import build_predictor, rebuild
 from tool.shared.published import read_ours, without_void
 from tool.shared.tiles import classes_in_tiles, probabilities_in_tiles
@@ -76,6 +76,18 @@ class Segmenter:
         self.colors = None if facts.colors is None else np.array(facts.colors[:count], np.uint8)
         self.channels, self.limits = len(self.predictor.mean), facts.limits
         self.dataset, self.network = facts.dataset, network.spec["name"]
+
+    @classmethod
+    def from_pretrained(cls, name: str, revision: str | None = None, **options: Any) -> "Segmenter":
+        """Fetch a network from the Hugging Face Hub; return its segmenter.
+
+        The same as `Segmenter("hf://owner/name@revision", ...)`.
+
+        Args:
+            name: "owner/name". revision: a commit, tag or branch.
+            options: those of the class.
+        """
+        return cls(f"{SCHEME}{name}" + (f"@{revision}" if revision else ""), **options)
 
     @overload
     def __call__(self, picture: Picture) -> "Segmentation": ...
