@@ -7,6 +7,7 @@ bits. Every refusal is a DataError that begins with the file's name and says wha
 
 import importlib
 import io
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,6 +52,10 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 Limits = tuple[float, float] | tuple[str, str]
 Decoder = Callable[[str | Path, bytes, Header], np.ndarray]
+Jobs = SimpleQueue[tuple[Future[np.ndarray], Decoder, str | Path, bytes, Header]]
+_idle: list[Jobs] = []  # of decoding threads; a forked process has none of them
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)
 
 
 class Stored(NamedTuple):
@@ -288,19 +294,36 @@ def _within(path: str | Path, decode: Decoder, data: bytes, header: Header) -> n
     Raises:
         DataError: it took too long.
     """
+    try:
+        jobs = _idle.pop()
+    except IndexError:
+        jobs = SimpleQueue()
+        threading.Thread(target=_decode_jobs, args=(jobs,), name="decode", daemon=True).start()
     result: Future[np.ndarray] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(decode(path, data, header))
-        except BaseException as error:  # raised again by `result`, in the thread that waits
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
+    jobs.put((result, decode, path, data, header))
     try:
         return result.result(MAX_SECONDS)
     except FutureTimeoutError:
         raise DataError(f"{path}: not decoded after {MAX_SECONDS:g} seconds; save the picture anew") from None
+
+
+def _decode_jobs(jobs: Jobs) -> None:
+    """Decode what comes, for as long as the process runs.
+
+    A thread that ends takes a lock of OpenCV for a moment. A process that is forked in this moment, such as a loader's
+    worker, has the lock for ever: its first image would hold it up, and all of its threads.
+    """
+    while True:
+        result, decode, path, data, header = jobs.get()
+        outcome: Any
+        give: Callable[[Any], None]
+        try:
+            outcome, give = decode(path, data, header), result.set_result
+        except BaseException as error:  # raised again by `result`, in the thread that waits
+            outcome, give = error, result.set_exception
+        _idle.append(jobs)  # before the other thread goes on, and reads the next image
+        give(outcome)
+        del result, data, outcome, give  # an idle thread keeps no image
 
 
 def _decode(path: str | Path, data: bytes, header: Header) -> np.ndarray:

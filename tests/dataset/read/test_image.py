@@ -1,5 +1,7 @@
 """Reading of pictures: kinds of files, orientation, and what is not readable."""
 
+import multiprocessing
+import os
 import threading
 
 import cv2
@@ -268,6 +270,29 @@ def test_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_decode", lambda *_: done.wait(20))
     fails("a.jpg: not decoded after 0.01 seconds", read_image, path)
     done.set()
+
+
+def test_images_are_decoded_in_threads_that_stay(tmp_path, monkeypatch):
+    """A process that is forked while such a thread ends would have a lock of OpenCV's for ever."""
+    path, decode, threads = save(tmp_path / "a.png", SMOOTH), reading._decode, set()
+
+    def noted(*arguments):
+        threads.add(threading.current_thread())
+        return decode(*arguments)
+
+    monkeypatch.setattr(reading, "_decode", noted)
+    for _ in range(20):
+        read_image(path)
+    (thread,) = threads
+    assert thread.is_alive() and thread is not threading.current_thread()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_decodes_with_threads_of_its_own(tmp_path):
+    path = save(tmp_path / "a.png", SMOOTH)
+    expected = read_image(path)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert np.array_equal(pool.apply_async(read_image, (path,)).get(60), expected)
 
 
 def test_exif_rotation_of_square_pictures_is_applied(tmp_path):
