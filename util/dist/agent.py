@@ -180,8 +180,9 @@ def watch_one(command: list[str], restarts: int) -> int:
 def launch(processes: int, module: str, arguments: list[str], restarts: int, logs: Path) -> int:
     """Run `python -m module arguments` in several processes; return the status.
 
-    `processes` on each machine. logs: a folder in which PyTorch's agent makes its own. Several machines, NODE_RANK each, meet at RDZV_ENDPOINT (host:port of the one with
-    NODE_RANK 0). A machine that is missing, at the start or after a fault, is waited for JOIN_TIMEOUT seconds.
+    `processes` on each machine. logs: a folder in which PyTorch's agent makes its own. Several machines, NODE_RANK
+    each, meet at RDZV_ENDPOINT (host:port of the one with NODE_RANK 0). A machine that is missing, at the start or
+    after a fault, is waited for JOIN_TIMEOUT seconds.
 
     Raises:
         UserError: the environment does not say where to meet, or the port there is in use.

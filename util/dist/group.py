@@ -1,8 +1,9 @@
 """Joins and leaves the process group; does nothing on one process.
 
 Environment, in seconds: DIST_TIMEOUT (600), how long a collective operation waits for the slowest process;
-PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. DEVICE=mps asks for Apple's GPU. Where the processes' work differs, as
+PEER_TIMEOUT (60), how long a process may be silent before it counts as lost. Where the processes' work differs, as
 in a validation, or one works for all, they wait for each other up to `UNEQUAL` times DIST_TIMEOUT.
+DEVICE=mps asks for Apple's GPU.
 """
 
 import atexit

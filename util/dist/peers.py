@@ -65,7 +65,9 @@ class Peers:
         lost: called from the thread, with the reason, when a process has been silent for `patience` seconds.
     """
 
-    def __init__(self, rank: int, world_size: int, connect: Callable[[], TCPStore], patience: float, lost: Callable[[str], None]):
+    def __init__(
+        self, rank: int, world_size: int, connect: Callable[[], TCPStore], patience: float, lost: Callable[[str], None]
+    ):
         self.rank, self.world_size, self.patience = rank, world_size, patience
         self.at = "start"  # what this process is doing, for the others to tell
         self.interval = max(1.0, world_size / 32)

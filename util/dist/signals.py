@@ -50,9 +50,9 @@ def cause(error: BaseException | None) -> Stopped | None:
 class Stop:
     """Catches the signals while it is entered: `with Stop() as stop`.
 
-    A signal raises `Stopped` at once, until `hold()` is called: from then on it is only noted, for `poll()`. Either needs
-    the main thread, which may be inside a library that waits for a disk; a thread that Python tells of the signal
-    itself ends the process then.
+    A signal raises `Stopped` at once, until `hold()` is called: from then on it is only noted, for `poll()`. Either
+    needs the main thread, which may be inside a library that waits for a disk; a thread that Python tells of the
+    signal itself ends the process then.
     """
 
     def __init__(self):

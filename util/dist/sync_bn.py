@@ -6,7 +6,6 @@ from torch import nn
 from util.dist.collective import all_reduce_sum_
 from util.dist.group import world_size
 
-
 # Operators of their own, so that a compiled graph takes them as they are. Inductor would join the arithmetic in double
 # with the sums over a map, and Triton 3.6 cannot compile such a kernel ("operand does not dominate this use").
 

@@ -1,6 +1,5 @@
 """What a launcher starts again, and what not: real launchers of a program of a few lines."""
 
-from tests.paths import ROOT
 import os
 import signal
 import subprocess
@@ -11,19 +10,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from util.dist import agent, signals
 from util.dist.group import PEER_LOST
 
-LAUNCH = "import sys; from util.dist.agent import launch; " \
+LAUNCH = (
+    "import sys; from util.dist.agent import launch; "
     "sys.exit(launch(1, 'program', sys.argv[2:], int(sys.argv[1]), '.'))"
+)
 
 
 def start(folder: Path, program: str, restarts: int, *arguments: str, **environment: str) -> subprocess.Popen:
     """A launcher of one process that runs `program`."""
     (folder / "program.py").write_text(program)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen([sys.executable, "-c", LAUNCH, str(restarts), *arguments], cwd=folder, env=env, text=True,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, str(restarts), *arguments],
+        cwd=folder,
+        env=env,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
 
 
 STUBBORN = """
@@ -58,9 +65,10 @@ os.kill(os.getpid(), -status)
 """
 
 
-@pytest.mark.parametrize("status, starts, expected", [
-    (-signal.SIGKILL, "01", 128 + signal.SIGKILL), (2, "0", 2), (signals.PREEMPTED, "0", signals.PREEMPTED),
-])
+@pytest.mark.parametrize(
+    "status, starts, expected",
+    [(-signal.SIGKILL, "01", 128 + signal.SIGKILL), (2, "0", 2), (signals.PREEMPTED, "0", signals.PREEMPTED)],
+)
 def test_what_is_started_again_and_how_often(tmp_path, status, starts, expected):
     """Killed by the system: as often as is allowed, in the folder that it had; a mistake or a stop: not once."""
     launcher = start(tmp_path, ENDS_ITSELF, 1, str(status))
@@ -69,10 +77,16 @@ def test_what_is_started_again_and_how_often(tmp_path, status, starts, expected)
     assert told.count("start again from the last checkpoint") == len(starts) - 1
 
 
-@pytest.mark.parametrize("status, starts, expected", [
-    (-signal.SIGKILL, "01", 128 + signal.SIGKILL), (PEER_LOST, "01", PEER_LOST), (2, "0", 2), (1, "0", 1),
-    (signals.PREEMPTED, "0", signals.PREEMPTED),
-])
+@pytest.mark.parametrize(
+    "status, starts, expected",
+    [
+        (-signal.SIGKILL, "01", 128 + signal.SIGKILL),
+        (PEER_LOST, "01", PEER_LOST),
+        (2, "0", 2),
+        (1, "0", 1),
+        (signals.PREEMPTED, "0", signals.PREEMPTED),
+    ],
+)
 def test_one_process_that_the_system_ended_is_started_again(tmp_path, monkeypatch, capfd, status, starts, expected):
     """It, or a loader worker of it, of which it ends with status 69; a mistake, a defect or a stop: not once."""
     (tmp_path / "program.py").write_text(ENDS_ITSELF)

@@ -1,20 +1,18 @@
 """Two processes give what one gives. Each test starts real processes with gloo on the CPU."""
 
-from tests.paths import ROOT
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from tests.conftest import free_port, make_experiment
+from tests.paths import ROOT
 from util import dist
 from util.dist import collective
-
 
 
 def run_processes(count: int, code: str, *arguments: str, visible: str = "") -> list[str]:
@@ -22,11 +20,24 @@ def run_processes(count: int, code: str, *arguments: str, visible: str = "") -> 
 
     visible: GPUs that they may use.
     """
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": str(ROOT),
-           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": visible,
+        "PYTHONPATH": str(ROOT),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(count),
+    }
     started = [
-        subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)})
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**env, "RANK": str(r), "LOCAL_RANK": str(r)},
+        )
         for r in range(count)
     ]
     outputs = [process.communicate(timeout=240)[0] for process in started]
@@ -59,8 +70,11 @@ def whole_batch() -> list[float]:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     out = net(torch.randn(6, 3, 8, 9))
     out.square().sum().backward()
-    return [float(out.detach().double().sum()), *(float(p.grad.double().abs().sum()) for p in net.parameters()),
-            *(float(b.double().sum()) for b in net.buffers())]
+    return [
+        float(out.detach().double().sum()),
+        *(float(p.grad.double().abs().sum()) for p in net.parameters()),
+        *(float(b.double().sum()) for b in net.buffers()),
+    ]
 
 
 def test_sync_bn_on_cpu_equals_batch_norm_on_the_whole_batch():

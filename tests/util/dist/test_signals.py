@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.conftest import make_experiment
-from tests.paths import ROOT
 from tests.faults.runs import TOY, Run, final, same
+from tests.paths import ROOT
 from tool.shared import cli
 from util.dist import signals
 
@@ -19,15 +19,14 @@ from util.dist import signals
 def whole(tmp_path_factory, data):
     """An experiment, and the folder of its uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    experiment = make_experiment(folder, data, train={"epochs": 3, "log_every": 1, "ema": 0.9},
-                                 model=TOY)
+    experiment = make_experiment(folder, data, train={"epochs": 3, "log_every": 1, "ema": 0.9}, model=TOY)
     assert Run(experiment, folder / "run").wait() == [0]
     return experiment, folder / "run"
 
 
-@pytest.mark.parametrize("number, status, workers", [
-    (signal.SIGTERM, 75, 2), (signal.SIGUSR1, 75, 0), (signal.SIGINT, 130, 2),
-])
+@pytest.mark.parametrize(
+    "number, status, workers", [(signal.SIGTERM, 75, 2), (signal.SIGUSR1, 75, 0), (signal.SIGINT, 130, 2)]
+)
 def test_a_signal_saves_at_the_next_step_and_the_same_command_continues(tmp_path, whole, number, status, workers):
     experiment, uninterrupted = whole
     command = (experiment, tmp_path / "run", f"loader.workers={workers}")
@@ -106,7 +105,9 @@ with signals.Stop() as stop:
 def test_a_wait_that_does_not_come_back_ends_in_time_after_a_signal():
     """A disk that hangs, a loader worker that stands still."""
     env = {**os.environ, "STOP_TIMEOUT": "0.5"}
-    ended = subprocess.run([sys.executable, "-c", HANGS], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == signals.PREEMPTED and "not ended 0.5 s after SIGTERM: unsaved" in ended.stderr
 
 
