@@ -1,15 +1,20 @@
-"""Exports of published checkpoints give the network's classes on real pictures, run by the engines alone."""
+"""Exports give the network's classes on real pictures, run by the engines alone."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from dataset import dataset_class
+from dataset.read.image import read_image
+from model import MODELS, build_model
+from tests.model.test_model import ONE_SIZE
 from tests.paths import SHARED
 from tool import export
 from tool.shared.published import read_ours
 from tool.shared.segmenter import Segmenter
-from util.checkpoint.facts import facts_of
+from util import checkpoint
+from util.checkpoint.facts import Facts, facts_of
 
 CHECKPOINTS, CAMVID = SHARED / "real" / "checkpoints", SHARED / "data" / "camvid" / "val"
 FILES = (
@@ -33,10 +38,13 @@ def run_openvino(file):
     return lambda batch: model(batch)[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+ENGINES = pytest.mark.parametrize(
     ("kind", "suffix", "engine"), [("onnx", ".onnx", run_onnx), ("openvino", ".xml", run_openvino)]
 )
+
+
+@pytest.mark.slow
+@ENGINES
 @pytest.mark.parametrize("name", FILES)
 def test_classes_on_camvid(name, kind, suffix, engine, tmp_path):
     """All 101 pictures of val, normalised by NumPy here; what the file gives is compared with Segmenter's classes."""
@@ -60,3 +68,30 @@ def test_classes_on_camvid(name, kind, suffix, engine, tmp_path):
         equal += int((found == expected).sum())
         total += expected.size
     assert total == 101 * SIZE[0] * SIZE[1] and equal / total >= LEAST
+
+
+@pytest.mark.slow
+@ENGINES
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_on_camvid(name, kind, suffix, engine, tmp_path):
+    """Random weights, and batch norms that have seen two of the pictures, which are four of val."""
+    if not CAMVID.is_dir():
+        pytest.skip(f"real pictures not present: no {CAMVID}")
+    sides = ONE_SIZE.get(name, SIZE)
+    mean, std, data = (124.0, 116.0, 104.0), (58.0, 57.0, 57.0), dataset_class("camvid")
+    images = np.stack([cv2.resize(read_image(path, None), sides[::-1]) for path in sorted(CAMVID.iterdir())[::25][:4]])
+    pictures = torch.from_numpy(((images - mean) / std).transpose(0, 3, 1, 2).astype(np.float32))
+    torch.manual_seed(0)
+    network = build_model(name, 11).train()
+    with torch.no_grad():
+        for _ in range(2):
+            network(pictures[:2])
+        expected = torch.cat([network.eval()(picture[None])["out"].argmax(1) for picture in pictures])
+    facts = Facts("camvid", data.classes, tuple(map(tuple, data.colors.tolist())), None, mean, std, "rgb", {})
+    file, out, size = tmp_path / "net.pth", tmp_path / f"net{suffix}", [str(side) for side in sides]
+    checkpoint.save(file, {"model": network.state_dict(), "spec": network.spec, **facts.entries(), "optimizer": [1.0]})
+    words = ["--to", kind, "--size", *size, "--pictures", str(CAMVID), "--most", "4", "--out", str(out)]
+    assert export.main([str(file), *words]) == 0
+    run = engine(out)
+    found = np.concatenate([run(picture[None].numpy()).argmax(1) for picture in pictures])
+    assert (found == expected.numpy()).mean() >= LEAST
