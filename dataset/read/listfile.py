@@ -6,20 +6,19 @@ Each pair has a name that no other has. No file of the list is looked at before 
 import os
 import re
 import unicodedata
-from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import overload
 
 import numpy as np
 
 from dataset.read import DataError
 from dataset.read.files import read_bytes, require_file
 from dataset.read.identity import below
+from dataset.read.lazy import Lazy
 from dataset.read.remote import Url, is_url, place, size_of
 
 Pair = tuple[str, str | None]  # paths of a picture and its label
@@ -41,7 +40,7 @@ _MARKS += (b"\0", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
 _BOM = b"\xef\xbb\xbf"
 
 
-class Samples(Sequence[Pair]):
+class Samples(Lazy[Pair]):
     """Paths of images and labels, made when asked for.
 
     Python objects would take some 400 bytes a pair, and be copied into every loader's worker as they are read, because
@@ -50,26 +49,6 @@ class Samples(Sequence[Pair]):
 
     unlabelled: int = 0
     digests: tuple[str, str] | None = None
-
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        """Return the paths of one sample, or of several."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        count = len(self)
-        if not -count <= index < count:
-            raise IndexError(f"sample {index} of {count}")
-        return self.pair(index % count)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return map(self.pair, range(len(self)))
-
-    @abstractmethod
-    def pair(self, index: int) -> Pair:
-        """Return the paths of one sample; index: 0 and up."""
 
     def missing(self, index: int) -> FileNotFoundError | None:
         """Return the error of a missing file of one sample, if any."""
@@ -111,7 +90,7 @@ class Pairs(Samples):
         end = self.text.find(b"\n", start)
         return self.text[start : None if end < 0 else end]
 
-    def pair(self, index: int) -> Pair:
+    def item(self, index: int) -> Pair:
         """Return the paths of one sample."""
         line = self.line(index)
         if self.plain or is_plain(line):
@@ -132,7 +111,7 @@ class Pairs(Samples):
         return None
 
 
-class Images(Sequence[str]):
+class Images(Lazy[str]):
     """Paths of the images of pairs."""
 
     def __init__(self, pairs: Sequence[Pair]):
@@ -144,13 +123,9 @@ class Images(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return (image for image, _ in self.pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return the path of one image, or of several."""
-        return [image for image, _ in self.pairs[index]] if isinstance(index, slice) else self.pairs[index][0]
+    def item(self, index: int) -> str:
+        """Return the path of one image."""
+        return self.pairs[index][0]
 
 
 def read_list(list_file: Path | Url, root: Path | Url, needs_label: bool) -> Pairs:
@@ -356,7 +331,7 @@ def _names_by(folder: str, form: Callable[[str], str]) -> dict[str, list[str]]:
     return names
 
 
-class Names(Sequence[str]):
+class Names(Lazy[str]):
     """Names of images that no other image of the list has.
 
     A name is the image's stem; where stems collide, its path below `root` without suffix; where these collide too, its
@@ -379,8 +354,8 @@ class Names(Sequence[str]):
         changed |= self.long[0]
         while changed.any():
             for index in np.flatnonzero(changed).tolist():
-                codes[index] = hash(self[index])
-            changed = self._collide(codes, self.__getitem__)
+                codes[index] = hash(self.item(index))
+            changed = self._collide(codes, self.item)
             if changed.any():
                 self.long.append(changed)
 
@@ -396,16 +371,9 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return the name of one image, or of several."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def item(self, index: int) -> str:
+        """Return the name of one image."""
         path = self.paths[index]
-        index %= len(self)
         name = _below(path, self.root) if self.long[0][index] else _stem(path)
         return _harmless(name, index) + f"_{index}" * sum(bool(mask[index]) for mask in self.long[1:])
 

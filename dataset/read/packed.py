@@ -10,15 +10,15 @@ all of a split is packed, tells a reader whose data they are. `dataset.prepare.p
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dataset.read import DataError
 from dataset.read.identity import describe
+from dataset.read.lazy import Lazy
 
 if TYPE_CHECKING:
     from dataset.base import SegDataset
@@ -36,7 +36,7 @@ def manifest_file(folder: str | Path, split: str) -> Path:
     return Path(folder).expanduser() / split / "manifest.json"
 
 
-class Stems(Sequence[str]):
+class Stems(Lazy[str]):
     """Paths of each sample's packed files, without ends.
 
     The ends are `IMAGE` and `LABEL`. Kept are the digests alone; a path is made when asked for.
@@ -50,16 +50,8 @@ class Stems(Sequence[str]):
     def __len__(self) -> int:
         return len(self.digests) // DIGEST
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return the path of one sample, or of several."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
+    def item(self, index: int) -> str:
+        """Return the path of one sample."""
         name = self.digests[DIGEST * index : DIGEST * (index + 1)].hex()
         return f"{self.folder}/{name[:2]}/{name}"
 

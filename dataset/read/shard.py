@@ -61,7 +61,7 @@ class Shards(Samples):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def pair(self, index: int) -> Pair:
+    def item(self, index: int) -> Pair:
         """Return the paths of one sample."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         shard, known = self.shards[number], self.indices[number]
