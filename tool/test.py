@@ -310,15 +310,16 @@ def conclude(
         result = experiment, data, colors, confusion, scores, timing, protocol, file, measured
         print(printable(write(place, *result)), flush=True)
         status.note(mIoU=None if math.isnan(scores.mIoU) else scores.mIoU)
+        seconds = timing.seconds_per_image  # nan where predictions were on disk
         log.info(
-            "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures, %.3f s a picture",
+            "%s %s: mIoU %.4f mAcc %.4f allAcc %.4f on %d pictures%s",
             data.name,
             test.split,
             scores.mIoU,
             scores.mAcc,
             scores.allAcc,
             timing.num_images,
-            timing.seconds_per_image,
+            "" if math.isnan(seconds) else f", {seconds:.3f} s a picture",
         )
     if test.submission:
         names = [data.sample_name(i) for i in indices]

@@ -117,7 +117,11 @@ def test_the_scores_of_images_add_up_to_those_of_the_result(run):
     union = labelled + predicted - hits
     assert np.mean(hits[union > 0] / union[union > 0]) == pytest.approx(metrics["mIoU"])
     with open(folder / "per_image.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == metrics["num_images"] == 5
+        rows = list(csv.DictReader(file))
+    assert len(rows) == metrics["num_images"] == 5
+    pixels = [int(row["pixels"]) for row in rows]
+    right = sum(float(row["allAcc"]) * number for row, number in zip(rows, pixels, strict=True))
+    assert right / sum(pixels) == pytest.approx(metrics["allAcc"], abs=1e-6) and sum(pixels) == labelled.sum()
     assert b"\n'=1+1," in (folder / "metrics.csv").read_bytes()
 
 
@@ -149,6 +153,12 @@ def test_a_run_is_compared_with_itself(run, capsys):
     assert "+0.00" in shown and "*" not in shown.splitlines()[2]
 
 
+# Numbers, one of them not known, and names with numbers: neither is sorted letter by letter.
+TABLE = """
+<table class="sortable" id="numbers"><thead><tr><th>name</th><th>value</th></tr></thead><tbody>
+<tr><td>pic_10</td><td data-v="9">9.00</td></tr><tr><td>pic_9</td><td data-v="10">10.00</td></tr>
+<tr><td>pic_1</td><td data-v="">–</td></tr><tr><td>Pic_2</td><td data-v="1e-05">0.00</td></tr></tbody></table>
+"""
 USE = """
 <script>
 addEventListener("load", () => {
@@ -158,8 +168,18 @@ addEventListener("load", () => {
   heads[1].click(); out.down = order(1);
   heads[1].click(); out.up = order(1);
   heads[0].click(); out.names = order(0);
+  const numbers = document.getElementById("numbers"), [names, values] = numbers.tHead.rows[0].cells;
+  const cells = column => [...numbers.tBodies[0].rows].map(row => row.cells[column].textContent);
+  out.numbers = [];
+  values.click(); out.numbers.push(cells(1)); values.click(); out.numbers.push(cells(1));
+  for (const key of ["Enter", " "]) {
+    names.dispatchEvent(new KeyboardEvent("keydown", {key})); out.numbers.push(cells(0));
+  }
   const slider = document.querySelector(".slider"), range = slider.querySelector("input");
   range.value = 80; range.dispatchEvent(new Event("input"));
+  slider.scrollIntoView();
+  const box = slider.getBoundingClientRect();
+  out.grabbed = document.elementFromPoint(box.left + 0.8 * box.width, box.top + 9).type;  // where the line is seen
   out.cut = slider.style.getPropertyValue("--cut");
   const card = slider.closest(".card"), right = card.querySelectorAll("select")[1];
   right.value = "truth"; right.dispatchEvent(new Event("change"));
@@ -181,7 +201,9 @@ addEventListener("load", () => {
 def test_the_page_works_in_a_browser(run, tmp_path, width):
     place = run[1] / "result" / "val-whole"
     page = tmp_path / "page.html"
-    page.write_text((place / "report.html").read_text().replace("</body>", USE + "</body>"))
+    page.write_text(
+        (place / "report.html").read_text().replace("<nav>", TABLE + "<nav>").replace("</body>", USE + "</body>")
+    )
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -190,4 +212,11 @@ def test_the_page_works_in_a_browser(run, tmp_path, width):
     iou = sorted((entry["iou"] for entry in metrics["classes"]), reverse=True)
     assert [float(value) for value in found["down"]] == iou and [float(value) for value in found["up"]] == iou[::-1]
     assert sorted(found["names"]) == sorted(entry["name"] for entry in metrics["classes"])
+    assert found["numbers"] == [
+        ["10.00", "9.00", "0.00", "–"],
+        ["0.00", "9.00", "10.00", "–"],
+        ["pic_1", "Pic_2", "pic_9", "pic_10"],
+        ["pic_10", "pic_9", "Pic_2", "pic_1"],
+    ]
+    assert found["grabbed"] == "range"
     assert found["cut"] == "80%" and found["shows"] and found["decoded"] and found["themes"] and not found["wide"]

@@ -1,7 +1,6 @@
 """report.html: a result as one page that needs no network."""
 
 import base64
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,12 @@ from util.report.sizes import SIZES
 
 NAME = "report.html"
 LARGEST_MATRIX = 40  # classes up to which the cells of the confusion matrix hold numbers
+LARGEST_LEGEND = 24  # lines of a chart up to which it has a legend
+CONFUSIONS = 20  # pairs of classes that are listed
 MOST_IMAGES = 2000  # lines of the table of images; per_image.csv has all
 CHART = (640, 240)  # size of a chart's inside, in its own units
 TICKS = 4
+STEPS = (1, 2, 2.5, 5, 10)  # from one tick to the next, times a power of ten
 NOTES = (
     ("absent", "Neither labelled nor predicted, left out of the means"),
     ("never_labelled", "Predicted but never labelled, so that their IoU is 0 and counts"),
@@ -57,18 +59,22 @@ class Page:
 
 def write_report(folder: Path, page: Page) -> Path:
     """Write report.html; return its path."""
+    bins = None if page.counts is None else histogram(page.counts.mean_iou())
     content = {
         "page": page,
         "metrics": page.metrics,
         "classes": class_rows(page),
         "sizes": size_rows(page.measured),
         "matrix": matrix_rows(page),
+        "confusions": confusions(page),
         "numbers": len(page.colors) <= LARGEST_MATRIX,
         "charts": charts(page),
-        "histogram": None if page.counts is None else histogram(page.counts.mean_iou()),
+        "histogram": bins,
+        "tallest": max(bin["count"] for bin in bins or [{"count": 0}]),
+        "ranked": 0 if page.counts is None else int((~np.isnan(page.counts.mean_iou())).sum()),
         "images": image_rows(page),
         "most": MOST_IMAGES,
-        "shown": [] if page.measured is None else shown_images(page.measured),
+        "shown": shown_images(page),
         "facts": facts(page.metrics),
         "notes": [(key, text) for key, text in NOTES if page.metrics.get(key)],
         "boundary_iou": None if page.measured is None else float(mean_iou(*page.measured.band)),
@@ -144,16 +150,34 @@ def matrix_rows(page: Page) -> list[dict[str, Any]]:
     return rows
 
 
+def confusions(page: Page) -> list[dict[str, Any]]:
+    """Give the pairs of classes that are confused most often."""
+    wrong = page.matrix * ~np.eye(len(page.matrix), dtype=bool)
+    totals, rows = page.matrix.sum(1), []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS].tolist():
+        truth, prediction = divmod(place, len(wrong))
+        if pixels := int(wrong[truth, prediction]):
+            names = {"truth": page.names[truth], "prediction": page.names[prediction]}
+            rows.append(names | {"pixels": pixels, "share": pixels / int(totals[truth])})
+    return rows
+
+
+def rounded_top(largest: float) -> float:
+    """Return the end of an axis with round ticks, `largest` or above."""
+    power = 10.0 ** math.floor(math.log10(largest / TICKS))
+    return TICKS * power * next(step for step in STEPS if step * power >= largest / TICKS * (1 - 1e-9))
+
+
 def chart(series: Sequence[tuple[str, str | None, list[tuple[float, float]]]], top: float | None) -> dict[str, Any]:
     """Lay out a chart of lines.
 
     Args:
         series: name, colour (None for the next of the page) and points of each line.
-        top: the end of the vertical axis, which begins at 0; None for the largest value.
+        top: the end of the vertical axis, which begins at 0; None for a round number above the largest value.
     """
     points = [point for _, _, line in series for point in line]
     left, right = min(x for x, _ in points), max(x for x, _ in points)
-    high = top or max([y for _, y in points if math.isfinite(y)] + [1e-9])
+    high = top or rounded_top(max([y for _, y in points if math.isfinite(y)] + [1e-9]))
     width, height = CHART
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
@@ -193,7 +217,7 @@ def charts(page: Page) -> list[dict[str, Any]]:
         ("IoU of the classes in the validation, %", classes, 100.0),
     ):
         if any(points for _, _, points in series):
-            out.append({"title": title, "legend": len(series) <= 3, **chart(series, top)})
+            out.append({"title": title, "legend": len(series) <= LARGEST_LEGEND, **chart(series, top)})
     return out
 
 
@@ -227,18 +251,25 @@ def image_rows(page: Page) -> list[dict[str, Any]]:
     return rows[:MOST_IMAGES]
 
 
-def shown_images(measured: Measured) -> list[dict[str, Any]]:
-    """Give the images of the report with their pictures as data URIs."""
+def shown_images(page: Page) -> list[dict[str, Any]]:
+    """Give the images of the report with their pictures as data URIs.
+
+    rank: 1 for the best of all images; None where these were not measured.
+    """
+    if page.measured is None:
+        return []
+    scores = None if page.counts is None else page.counts.mean_iou()
     return [
         {
             "name": shown.name,
             "mIoU": shown.mean_iou,
+            "rank": None if scores is None else 1 + int((scores > shown.mean_iou + 1e-12).sum()),
             "pictures": {
                 title: f"data:{mime};base64,{base64.b64encode(data).decode()}"
                 for title, (mime, data) in shown.pictures.items()
             },
         }
-        for shown in measured.shown
+        for shown in page.measured.shown
     ]
 
 
@@ -246,9 +277,13 @@ def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say how the number was obtained: protocol, speed, checkpoint, commit, command, versions."""
 
     def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, dict):
+            return text([f"{key} {text(each)}" for key, each in value.items()])
         if isinstance(value, list):
-            return ", ".join(map(str, value))
-        return "–" if value is None else str(value) if not isinstance(value, dict) else json.dumps(value)
+            return ", ".join(map(text, value)) or "–"
+        return "–" if value is None else str(value)
 
     protocol = metrics["protocol"] or {}
     rows = [(f"protocol: {key}", text(value)) for key, value in protocol.items()]
@@ -261,5 +296,6 @@ def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [(f"checkpoint: {key}", text(value)) for key, value in metrics["checkpoint"].items()]
     for key in ("experiment", "network", "backbone", "seed", "command", "commit", "dirty"):
         if key in metrics:
-            rows.append((key, shlex.join(metrics[key]) if key == "command" else text(metrics[key])))
+            shown = "files differ from the commit" if key == "dirty" else key
+            rows.append((shown, shlex.join(metrics[key]) if key == "command" else text(metrics[key])))
     return rows + [(f"version: {key}", value) for key, value in metrics["versions"].items()]
