@@ -37,10 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.csv:
         write_csv(Path(args.csv), comparison)
     if args.html:
-        pictures, problem = drawn(results, [row["name"] for row in comparison["images"]], args.root)
-        write_page(Path(args.html), comparison, pictures, problem)
-        if problem and comparison["images"]:
-            print(f"pictures: {printable(problem)}", file=sys.stderr)
+        shown = drawn(results, [row["name"] for row in comparison["images"]], args.root)
+        write_page(Path(args.html), comparison, shown.pictures, shown.problem, shown.classes)
+        print(f"page: {args.html}")
+        if shown.problem and comparison["images"]:
+            print(f"pictures: {printable(shown.problem)}", file=sys.stderr)
     return 0
 
 

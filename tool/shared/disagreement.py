@@ -1,7 +1,9 @@
 """Images and predictions of results, for the pictures of a comparison."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +25,20 @@ SHOWN = 8  # images of which pictures are drawn
 LARGEST = 2**22  # bytes of a config.yaml
 
 
-def drawn(results: Sequence[Result], names: Sequence[str], root: str | None) -> tuple[dict[str, dict[str, str]], str]:
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of the images on which results disagree most.
+
+    pictures: data URIs by image and title. problem: why there are none, or fewer than asked for. classes: name and
+    color of each class.
+    """
+
+    pictures: dict[str, dict[str, str]] = field(default_factory=dict)
+    problem: str = ""
+    classes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def drawn(results: Sequence[Result], names: Sequence[str], root: str | None) -> Drawn:
     """Draw the images on which results disagree most.
 
     Predictions are those that the evaluations have kept in gray/, images and labels those of the data set.
@@ -31,17 +46,15 @@ def drawn(results: Sequence[Result], names: Sequence[str], root: str | None) -> 
     Args:
         names: of images, in the order in which they are drawn.
         root: the data's folder, where it is another now.
-
-    Returns:
-        data URIs by image and title; and why there are none, or fewer than asked for.
     """
     without = [result.name for result in results if not gray_of(result).is_dir()]
     if without:
-        return {}, f"no predictions in {', '.join(without)} (gray/); evaluate with test.save_gray=true"
+        return Drawn(problem=f"no predictions in {', '.join(without)} (gray/); evaluate with test.save_gray=true")
     try:
         data = data_of(results[0], root)
     except (UserError, DataError, ModelError, OSError) as error:
-        return {}, f"the data of {results[0].name} cannot be read ({error}); --root says where they are now"
+        told = f"the data of {results[0].name} cannot be read ({error}); --root says where they are now"
+        return Drawn(problem=told)
     found, problem = {}, ""
     colors = np.vstack([data.colors, [BLACK]]).astype(np.uint8)  # void, where a result has it
     for name, each in _read(results, data, names[:SHOWN]):
@@ -49,7 +62,8 @@ def drawn(results: Sequence[Result], names: Sequence[str], root: str | None) -> 
             problem = problem or each
         else:
             found[name] = pictures(*each, colors=colors)
-    return found, problem
+    classes = [{"name": name, "color": color} for name, color in zip(data.classes, data.colors.tolist(), strict=True)]
+    return Drawn(found, problem, classes)
 
 
 def gray_of(result: Result) -> Path:

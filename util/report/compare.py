@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,22 @@ def resample(overlaps: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int =
     return scores
 
 
+def resampled(results: Sequence[Result], aligned: Sequence[ImageCounts | None]) -> list[np.ndarray | None]:
+    """Score each result on images drawn anew: mIoU, (resamples,).
+
+    Those that are aligned share their draws. None where there are less than two images to draw from.
+    """
+    together = {index: counts for index, counts in enumerate(aligned) if counts is not None and len(counts.names) > 1}
+    shared = resample([counts.overlaps() for counts in together.values()]) if together else np.zeros((0, 0))
+    scores: list[np.ndarray | None] = [None] * len(results)
+    for place, index in enumerate(together):
+        scores[index] = shared[:, place]
+    for index, result in enumerate(results):
+        if aligned[index] is None and result.counts is not None and len(result.counts.names) > 1:
+            scores[index] = resample([result.counts.overlaps()])[:, 0]
+    return scores
+
+
 def interval(values: np.ndarray) -> list[float] | None:
     """Return the middle 95 % of resampled values.
 
@@ -163,16 +179,22 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise UserError("a result is named twice; each can be compared with others only")
     aligned, notes = align(results)
-    scores = resample([counts.overlaps() for counts in aligned]) if aligned else None
-    notes += _protocols(results)
+    scores = resampled(results, aligned)
+    if any(result.counts is not None and len(result.counts.names) == 1 for result in results):
+        notes.append("a single image has no interval")  # every resample would be that image
+    seeds, same = over_seeds(results)
+    notes += _protocols(results) + same
     runs, differences = [], []
     for index, result in enumerate(results):
         entry = {key: result.metrics[key] for key in ("mIoU", "mAcc", "allAcc", "num_images")}
         entry |= {"name": result.name, "seed": result.config.get("seed", result.metrics.get("seed"))}
-        entry["interval"] = None if scores is None else interval(scores[:, index])
+        own, base = scores[index], scores[0]
+        entry["interval"] = None if own is None else interval(own)
         runs.append(entry)
         if index and None not in (entry["mIoU"], runs[0]["mIoU"]):
-            bounds = None if scores is None else interval(scores[:, index] - scores[:, 0])
+            bounds = None
+            if own is not None and base is not None and aligned[index] is not None:
+                bounds = interval(own - base)
             apart = None if bounds is None else bounds[0] > 0 or bounds[1] < 0
             difference = entry["mIoU"] - runs[0]["mIoU"]
             differences.append({"name": result.name, "mIoU": difference, "interval": bounds, "apart": apart})
@@ -183,8 +205,8 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "classes": class_differences(results),
         "keys": differing_keys(results),
-        "seeds": over_seeds(results),
-        "images": disagreeing(aligned) if aligned and len(results) > 1 else [],
+        "seeds": seeds,
+        "images": disagreeing([counts for counts in aligned if counts is not None]) if all(aligned) else [],
         "notes": notes,
     }
 
@@ -199,40 +221,56 @@ def _first_difference(one: list[str], other: list[str]) -> str:
 def _protocols(results: Sequence[Result]) -> list[str]:
     """Say where scores of different protocols or splits are compared."""
     keys = ("split", "name", "scales", "flip", "window", "stride_rate", "base_size", "windows", "void")
-    told = [[(result.metrics.get("protocol") or {}).get(key) for key in keys] for result in results]
-    return [
-        f"{result.name}: another {key} ({value}) than {results[0].name} ({first})"
-        for result, values in zip(results[1:], told[1:], strict=True)
+    known = [result for result in results if result.metrics.get("protocol")]
+    told = [[result.metrics["protocol"].get(key) for key in keys] for result in known]
+    notes = [
+        f"{result.name}: another {key} ({_word(value)}) than {known[0].name} ({_word(first)})"
+        for result, values in zip(known[1:], told[1:], strict=True)
         for key, value, first in zip(keys, values, told[0], strict=True)
         if value != first
     ]
+    unknown = [result.name for result in results if not result.metrics.get("protocol")]
+    if known and unknown:
+        notes.append(f"{', '.join(unknown)}: of predictions that were on disk; their protocol is not known")
+    return notes
 
 
-def align(results: Sequence[Result]) -> tuple[list[ImageCounts], list[str]]:
-    """Bring the images of all results into one order.
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def align(results: Sequence[Result]) -> tuple[list[ImageCounts | None], list[str]]:
+    """Bring the images of all results into the order of the first.
 
     Returns:
-        the counts; or none, and the reason, where they are not the same images.
+        the counts of each, None where it has none or is not of the first's images; and the reasons.
     """
+    first, notes = results[0].counts, []
+    aligned: list[ImageCounts | None] = [first if first is not None and first.names else None]
     missing = [result.name for result in results if result.counts is None]
     if missing:
-        return [], [f"no intervals: {', '.join(missing)} without {NPZ}; evaluate again with test.report=true"]
-    counts = [result.counts for result in results if result.counts is not None]
-    first = counts[0]
-    if not first.names:
-        return [], ["no intervals: no image was scored"]
-    aligned = [first]
-    for result, other in zip(results[1:], counts[1:], strict=True):
-        if set(other.names) != set(first.names):
-            shared = len({*other.names} & {*first.names})
-            sizes = f"{len(first.names)} and {len(other.names)}, {shared} in common"
-            return [], [f"no intervals: {results[0].name} and {result.name} are of other images ({sizes})"]
-        place = {name: index for index, name in enumerate(other.names)}
-        ordered = _take(other, [place[name] for name in first.names])
-        if not np.array_equal(ordered.sums()[1][:, : ordered.scored], first.sums()[1][:, : first.scored]):
-            return [], [f"no intervals: {results[0].name} and {result.name} have other labels for the same images"]
-        aligned.append(ordered)
-    return aligned, []
+        notes.append(f"no interval: {', '.join(missing)} without {NPZ}; evaluate again with test.report=true")
+    if first is not None and not first.names:
+        notes.append(f"no interval: no image of {results[0].name} was scored")
+    for result in results[1:]:
+        other, reason = result.counts, None
+        if aligned[0] is None or other is None:
+            aligned.append(None)
+            continue
+        pair, ordered = f"{results[0].name} and {result.name}", None
+        if set(other.names) != set(aligned[0].names):
+            shared = len({*other.names} & {*aligned[0].names})
+            sizes = f"{len(aligned[0].names)} and {len(other.names)}, {shared} in common"
+            reason = f"no interval of their difference: {pair} are of other images ({sizes})"
+        else:
+            place = {name: index for index, name in enumerate(other.names)}
+            ordered = _take(other, [place[name] for name in aligned[0].names])
+            here, there = (counts.sums()[1][:, : counts.scored] for counts in (ordered, aligned[0]))
+            if not np.array_equal(here, there):
+                reason = f"no interval of their difference: {pair} have other labels for the same images"
+        aligned.append(ordered if reason is None else None)
+        notes += [] if reason is None else [reason]
+    return aligned, notes
 
 
 def _take(counts: ImageCounts, order: Sequence[int]) -> ImageCounts:
@@ -256,9 +294,19 @@ def class_differences(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def differing_keys(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Give the keys of the experiments that differ, and their values."""
-    keys = sorted({key for result in results for key in result.config})
-    rows = [{"key": key, "values": [result.config.get(key) for result in results]} for key in keys]
+    configs = [dict(leaf for item in result.config.items() for leaf in _leaves(*item)) for result in results]
+    keys = sorted({key for config in configs for key in config})
+    rows = [{"key": key, "values": [config.get(key) for config in configs]} for key in keys]
     return [row for row in rows if any(value != row["values"][0] for value in row["values"][1:])]
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a key, those of a mapping one by one."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key, value
 
 
 def experiment_key(config: Mapping[str, Any]) -> str:
@@ -267,24 +315,33 @@ def experiment_key(config: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def over_seeds(results: Sequence[Result]) -> list[dict[str, Any]]:
+def over_seeds(results: Sequence[Result]) -> tuple[list[dict[str, Any]], list[str]]:
     """Give mean and deviation of results over seeds.
 
-    They differ in their seed alone; the deviation is that of a sample (n - 1).
+    They differ in their seed alone, and are of the same images; the deviation is that of a sample (n - 1).
+
+    Returns:
+        a row for each experiment; and which results are in none, as another has their seed.
     """
-    groups: dict[str, list[Result]] = {}
+    groups: dict[tuple, list[Result]] = {}
     for result in results:
         if result.config:
-            groups.setdefault(experiment_key(result.config), []).append(result)
-    rows = []
+            images = result.metrics["num_images"] if result.counts is None else tuple(sorted(result.counts.names))
+            groups.setdefault((experiment_key(result.config), images), []).append(result)
+    rows, notes = [], []
     for group in groups.values():
-        scores = [result.metrics["mIoU"] for result in group if result.metrics["mIoU"] is not None]
+        names = [result.name for result in group]
+        scores = [result.metrics["mIoU"] for result in group]
         seeds = [result.config.get("seed") for result in group]
-        if len(scores) > 1 and len(set(map(str, seeds))) == len(seeds):
-            mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
-            names = [result.name for result in group]
-            rows.append({"runs": names, "seeds": seeds, "mean": mean, "deviation": deviation})
-    return rows
+        if len(group) < 2 or None in scores or len(set(map(str, seeds))) == 1:
+            continue
+        if len(set(map(str, seeds))) < len(seeds):
+            twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+            notes.append(f"no mean over seeds of {', '.join(names)}: seed {twice} comes more than once")
+            continue
+        mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
+        rows.append({"runs": names, "seeds": seeds, "mean": mean, "deviation": deviation})
+    return rows, notes
 
 
 def disagreeing(aligned: Sequence[ImageCounts]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from util.report.disagreement import FIRST, NEITHER, OTHER
 from util.report.html import percent, render
 
 SHOWN = 10  # images in the terminal
+LONGEST = 40  # letters of a key's value there
 
 
 def signed(value: float | None) -> str:
@@ -37,7 +38,8 @@ def text(comparison: Mapping[str, Any]) -> str:
         rows.append(row)
     lines = aligned(rows)
     if any(run["interval"] for run in runs):
-        lines.append(f"95 %: {comparison['resamples']} resamples of the images, the same for all; * 0 lies outside")
+        mark = "; * 0 lies outside" if comparison["differences"] else ""
+        lines.append(f"95 %: {comparison['resamples']} resamples of the images, the same for all{mark}")
     lines += [printable(note) for note in comparison["notes"]]
     numbers = [str(index + 1) for index in range(len(runs))]
     if len(runs) > 1:
@@ -46,10 +48,10 @@ def text(comparison: Mapping[str, Any]) -> str:
             *aligned([["class", *numbers, *(f"{number}-1" for number in numbers[1:])], *_classes(comparison)]),
         ]
     if comparison["keys"]:
-        keys = [[row["key"], *map(str, row["values"])] for row in comparison["keys"]]
+        keys = [[row["key"], *map(_shortened, row["values"])] for row in comparison["keys"]]
         lines += ["", *aligned([["key", *numbers], *keys])]
     if comparison["seeds"]:
-        rows = [["over seeds", "mIoU", "deviation", "runs"]]
+        rows = [["over seeds", "mean mIoU", "deviation (n - 1)", "runs"]]
         for group in comparison["seeds"]:
             rows.append([", ".join(group["runs"]), percent(group["mean"]), percent(group["deviation"]), _count(group)])
         lines += ["", *aligned(rows)]
@@ -61,6 +63,11 @@ def text(comparison: Mapping[str, Any]) -> str:
 
 def _classes(comparison: Mapping[str, Any]) -> list[list[str]]:
     return [[row["name"], *map(percent, row["iou"]), *map(signed, row["difference"])] for row in comparison["classes"]]
+
+
+def _shortened(value: Any) -> str:
+    shown = "-" if value is None else str(value)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 
 def _count(group: Mapping[str, Any]) -> str:
@@ -86,16 +93,18 @@ def write_page(
     comparison: Mapping[str, Any],
     pictures: Mapping[str, Mapping[str, str]] | None = None,
     problem: str = "",
+    classes: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write a comparison as one page without network access.
 
     Args:
         pictures: data URIs by image and title, of `util.report.disagreement`.
         problem: why there are none, or not all.
+        classes: name and color of each class of the pictures.
     """
     spans = [bound for entry in comparison["differences"] for bound in entry["interval"] or ()]
-    reach = max([abs(bound) for bound in spans] + [1e-6])
+    reach = max([abs(bound) for bound in spans] + [1e-6])  # of the axis on which intervals are drawn
     legend = {"the first is right": FIRST, "another is right": OTHER, "they differ, none is right": NEITHER}
-    content = {"comparison": comparison, "signed": signed, "bounds": bounds, "reach": reach}
-    content |= {"pictures": pictures or {}, "problem": problem, "legend": legend}
+    content = {"comparison": comparison, "signed": signed, "bounds": bounds, "reach": reach, "spanned": bool(spans)}
+    content |= {"pictures": pictures or {}, "problem": problem, "legend": legend, "classes": classes}
     render(file, "compare.html", content)

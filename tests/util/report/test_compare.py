@@ -92,13 +92,57 @@ def test_images_in_another_order_are_paired_by_name(tmp_path):
     assert found["differences"][0]["interval"] == [0, 0] and found["images"] == []
 
 
-def test_what_is_not_the_same_images_has_no_interval(tmp_path):
+def test_the_paired_interval_is_that_of_scipy():
+    """Percentile bootstrap of the difference of two mIoU over the same images, drawn by scipy."""
+    stats = pytest.importorskip("scipy.stats", reason="pip install scipy")
+    rng = np.random.default_rng(7)
+    unions = rng.integers(50, 200, (2, 25, 3))
+    hits = (unions * rng.uniform(0.4, 0.9, (1, 25, 3)) * rng.uniform(0.9, 1.0, (2, 25, 3))).astype(int)
+
+    def difference(index, axis):
+        one, other = ((hits[run][index].sum(-2) / unions[run][index].sum(-2)).mean(-1) for run in (0, 1))
+        return other - one
+
+    settings = {"n_resamples": 20_000, "confidence_level": 0.95, "method": "percentile", "rng": rng}
+    bounds = stats.bootstrap((np.arange(25),), difference, vectorized=True, axis=-1, **settings).confidence_interval
+    scores = resample([(hits[run], unions[run]) for run in (0, 1)], 20_000)
+    width = bounds.high - bounds.low
+    assert interval(scores[:, 1] - scores[:, 0]) == pytest.approx([bounds.low, bounds.high], abs=0.03 * width)
+
+
+def test_what_is_not_the_same_images_has_no_paired_interval(tmp_path):
     a = read_result(result(tmp_path / "a", coin(3)))
     few = read_result(result(tmp_path / "few", coin(3, 10)))
     labels = read_result(result(tmp_path / "labels", [[[10, 0], [0, 1]]] * 20))
     for other, reason in ((few, "20 and 10, 10 in common"), (labels, "other labels")):
         found = compare([a, other])
         assert found["differences"][0]["interval"] is None and reason in found["notes"][0]
+        assert found["runs"][1]["interval"] == compare([other])["runs"][0]["interval"] is not None
+        assert found["images"] == []
+    same = read_result(result(tmp_path / "same", coin(12)))
+    found = compare([a, few, same])  # which is still paired
+    assert found["differences"][1] == compare([a, same])["differences"][0] and found["differences"][1]["apart"]
+
+
+def test_a_single_image_has_no_interval(tmp_path):
+    """Each of its resamples is itself, so that any difference would look certain."""
+    one, other = (read_result(result(tmp_path / name, coin(heads, 1))) for name, heads in (("one", 0), ("other", 1)))
+    found = compare([one, other])
+    assert found["differences"][0] == {"name": other.name, "mIoU": 1.0, "interval": None, "apart": None}
+    assert [run["interval"] for run in found["runs"]] == [None, None] and "single image" in found["notes"][0]
+
+
+def test_another_or_an_unknown_protocol_is_told(tmp_path):
+    results = []
+    for name, protocol in (("a", {"flip": False}), ("b", {"flip": True}), ("c", None)):
+        folder = result(tmp_path / name, coin(3))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"protocol": protocol}))
+        results.append(read_result(folder))
+    a, b, c = (each.name for each in results)
+    notes = compare(results)["notes"]
+    assert notes == [f"{b}: another flip (True) than {a} (False)", notes[1]]
+    assert notes[1].startswith(c) and "not known" in notes[1]
 
 
 def test_keys_and_seeds(tmp_path):
@@ -116,6 +160,20 @@ def test_keys_and_seeds(tmp_path):
     assert group["deviation"] == pytest.approx(0.05 * 2**0.5)  # 0.25 and 0.35
     assert found["images"][0]["mIoU"] in ([0, 0.5, 0], [0.5, 0.5, 0], [1, 1, 0])
     assert found["images"][0]["spread"] == 1
+
+
+def test_there_is_no_mean_over_seeds_of_other_images_or_of_one_seed_twice(tmp_path):
+    def read(name, heads, images, seed):
+        return read_result(result(tmp_path / name, coin(heads, images), {"seed": seed, "model": {"options": {"a": 1}}}))
+
+    whole, few = [read(f"w{seed}", 3 + seed, 20, seed) for seed in (0, 1)], read("few", 3, 10, 2)
+    (group,) = compare([*whole, few])["seeds"]
+    assert group["runs"] == [each.name for each in whole]
+    again = read("again", 9, 20, 1)
+    found = compare([*whole, again])
+    assert found["seeds"] == [] and any("seed 1 comes more than once" in note for note in found["notes"])
+    other = read_result(result(tmp_path / "o", coin(3), {"seed": 0, "model": {"options": {"a": 2}}}))
+    assert compare([whole[0], other])["keys"] == [{"key": "model.options.a", "values": [1, 2]}]
 
 
 def test_damaged_or_mixed_results_are_refused_by_name(tmp_path):
