@@ -105,7 +105,12 @@ def build_dataset(
     channels: int = 3,
     limits: Limits | None = None,
 ) -> SegDataset:
-    """Build a data set by name, see `SegDataset`; "custom": the user's."""
+    """Build a data set by its name.
+
+    Args:
+        name: a key of `DATASETS`, "custom" for your own pictures, or a class's dotted path. The other arguments are
+            those of `SegDataset`.
+    """
     return dataset_class(name)(
         root,
         list_file=list_file,

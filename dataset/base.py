@@ -98,9 +98,12 @@ class SegDataset(Dataset):
         split: "train", "val", "test" or another name; lines of "test" may name an image without a label.
         transform: None, or what augments the samples that have a label.
         seed: of the augmentation.
-        classes, colors, label_map: replace the declared facts; colors None with new classes draws a palette. In
-            label_map, "rest": "identity" adds the ids of the classes that it does not name.
-        channels, limits: bands of an image, and the values that become 0 and 255, see `read_image`.
+        classes: names, in place of the declared ones.
+        colors: RGB of each class, in place of the declared ones; None with new classes draws a palette.
+        label_map: value on disk -> class, in place of the declared one; "rest": "identity" adds the ids of the classes
+            that it does not name.
+        channels: bands of an image.
+        limits: values that become 0 and 255, see `read_image`.
 
     Raises:
         DataError: facts that contradict one another, or a faulty list file, with file and line.

@@ -201,13 +201,6 @@ def test_the_experiment_of_the_page_is_one(tmp_path):
     assert load(path).config.data.classes == ("other", "drivable")
 
 
-@pytest.mark.fast
-def test_links_of_the_pages_lead_somewhere():
-    for page in [*(DOCS / "learn").glob("*.md"), *(DOCS / "api").glob("*.md")]:
-        for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
 def places(page: Path) -> set[str]:
     """The names of a page's headings in links, as GitHub and the site make them."""
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -217,14 +210,16 @@ def places(page: Path) -> set[str]:
 
 
 @pytest.mark.fast
-def test_links_to_a_place_on_a_page_find_it():
-    """In all pages, those beside docs/ too, which the site does not check."""
-    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "initmodel" / "README.md"]
+def test_links_lead_to_a_file_and_a_place_in_it():
+    """In all pages and the notebook, those beside docs/ too, which the site does not check."""
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "initmodel" / "README.md", NOTEBOOK]
     missing = []
     for page in pages:
-        for target, place in re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for target, place in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
             there = page.parent / target if target else page
-            if there.suffix == ".md" and place not in places(there):
+            found = there.exists() and (not place or there.suffix != ".md" or place in places(there))
+            if not found:
                 missing.append(f"{page.relative_to(ROOT)}: {target}#{place}")
     assert not missing and len(pages) > 30
 
@@ -259,9 +254,9 @@ def test_links_that_leave_the_pages(text, expected):
 
 
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
-    """Strict: links, places on pages, names of the API. It is whole: no script, style or picture of another host."""
+    """Strict: links, places on pages, arguments in docstrings. It has no script, style or picture of another host."""
     pytest.importorskip("mkdocs", reason="python -m pip install -e .[docs]")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))

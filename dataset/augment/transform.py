@@ -43,18 +43,20 @@ class TrainTransform:
         crop: (height, width) of every result.
         scale: range of the factor.
         rotate: range of the angle in degrees, drawn with probability `rotate_prob`.
-        rotate_prob, blur_prob, flip_prob: shares of the samples.
+        rotate_prob: share of the samples that are rotated.
+        blur_prob: share of the samples that are blurred.
+        flip_prob: share of the samples that are mirrored.
         jitter: (brightness, contrast, saturation, hue), or one number for all four; a factor is drawn from 1 - v to
             1 + v, the hue turns by up to v of a full circle.
         mean: colour of the padding, one value for each band of the images.
         ignore_label: id of the padding.
         photometric: distort the colours as `Photometric` says, after the jitter.
-        vflip_prob, turn_prob: shares of the samples that are flipped upside down, and that are turned by one, two or
-            three quarters, each as often: for pictures from above, which have no upside.
-        cutout_prob, cutout_size: share of the samples of which a square is cut out, and its side as a share of the
-            crop's shorter side: filled with the mean colour, and ignored in the label. Its centre is anywhere in the
-            crop, as in DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
-            2017.
+        vflip_prob: share of the samples that are flipped upside down, as pictures from above may be.
+        turn_prob: share of the samples that are turned by one, two or three quarters, each as often.
+        cutout_prob: share of the samples of which a square is cut out: filled with the mean colour, and ignored in the
+            label. Its centre is anywhere in the crop, as in DeVries and Taylor, "Improved Regularization of
+            Convolutional Neural Networks with Cutout", 2017.
+        cutout_size: side of that square, as a share of the crop's shorter side.
         own: functions of the user that get the finished crop, one after the other.
 
     Raises:

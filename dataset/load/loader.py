@@ -254,13 +254,12 @@ def build_loader(
 ) -> Loader:
     """Build the loader of a training: one process's micro-batches, without end.
 
-    They are `Batch`es, from `start_step` on.
+    They are `Batch`es, from `start_step` on. Arguments that are not listed are those of `StepSampler`.
 
     Args:
         dataset: with a transform, which makes all samples one size.
         workers: processes that read samples; 0: this one does.
         pin_memory: give batches in page-locked memory, from which a GPU copies while the host goes on.
-        batch_size, rank, world_size, seed, start_step, accumulate, uniform: see `StepSampler`.
 
     Raises:
         DataError: the batch size does not divide or exceeds the data set, samples have no label, or there is no

@@ -35,7 +35,8 @@ class StepSampler(Sampler[list[Key]]):
     Args:
         length: samples of the data set.
         batch_size: samples of an optimiser step, of all processes and micro-batches.
-        rank, world_size: this process, and how many there are.
+        rank: number of this process.
+        world_size: how many processes there are.
         seed: of the order.
         start_step: the first optimiser step, counted from the begin of the training.
         accumulate: micro-batches of a step in each process.

@@ -62,10 +62,14 @@ def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, *
     """Build a feature extractor with freshly initialised weights.
 
     It maps (N,in_channels,H,W) to a list of feature maps from fine to coarse, and says their widths in `channels` and
-    their strides in `strides`. `output_stride` is the stride of the coarsest map where the network can be
-    dilated, `in_channels` (3) the number of channels of the pictures.
+    their strides in `strides`.
 
-    `output_stride` None takes the smallest that the backbone can have, but none below `finest`.
+    Args:
+        name: a key of `BACKBONES`, "timm/NAME", or a dotted path.
+        output_stride: stride of the coarsest map, where the network can be dilated; None takes the smallest that the
+            backbone can have, but none below `finest`.
+        finest: smallest output stride that None may take.
+        options: of the backbone; `in_channels` (3) is the number of channels of the pictures.
 
     Raises:
         ModelError: for an unknown name or option (with the nearest known one) or an output stride it cannot

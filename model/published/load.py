@@ -22,13 +22,21 @@ Network = SegModel | Backbone
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint."""
+    """What became of a checkpoint.
+
+    Args:
+        source: the published repository whose keys it has.
+        mapped: published key -> ours.
+        dropped: published keys that are not used.
+        missing: keys of ours that are left as initialised.
+        zeroed: keys of ours that are set to zero, since the published network lacks them.
+    """
 
     source: str
-    mapped: dict[str, str]  # published key -> ours
-    dropped: tuple[str, ...]  # published keys
-    missing: tuple[str, ...]  # ours, left as initialised
-    zeroed: tuple[str, ...]  # ours, which the published network lacks and for which it has zero
+    mapped: dict[str, str]
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+    zeroed: tuple[str, ...]
 
     def __str__(self) -> str:
         text = f"{self.source}: {len(set(self.mapped.values()))} tensors loaded"

@@ -84,7 +84,8 @@ class Segmenter:
         The same as `Segmenter("hf://owner/name@revision", ...)`.
 
         Args:
-            name: "owner/name". revision: a commit, tag or branch.
+            name: "owner/name".
+            revision: a commit, tag or branch; None for the newest.
             options: those of the class.
         """
         return cls(f"{SCHEME}{name}" + (f"@{revision}" if revision else ""), **options)
@@ -160,7 +161,10 @@ class Segmenter:
 class Segmentation:
     """A predicted picture.
 
-    image: uint8 (H, W, C). mask: class ids uint8 (H, W).
+    Args:
+        image: the picture, uint8 (H, W, C).
+        mask: class ids, uint8 (H, W).
+        segmenter: what predicted it.
     """
 
     image: np.ndarray

@@ -24,7 +24,8 @@ class Facts:
         classes: names, in the order of the network's outputs.
         colors: RGB, one a class.
         label_map: value on disk ("7", or a colour "r,g,b") -> class index, or 255 for ignored.
-        mean, std: of R, G, B on the scale 0..255.
+        mean: of R, G, B on the scale 0..255.
+        std: the same.
         limits: values of an image that become 0 and 255 (data.range), two numbers or two percentages.
         channel_order: "rgb" or "bgr", as the network sees the channels.
         protocol: scales, flip, window, stride_rate and base_size of its test.

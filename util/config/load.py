@@ -46,14 +46,23 @@ class RunPaths:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked config and what is to be known of it beside."""
+    """A checked config and what is to be known of it beside.
+
+    Args:
+        config: every section with its keys, such as `config.optim.lr`.
+        run: folders of the run and of its results.
+        notes: lines for the log.
+        sources: section.key -> files, or "command line"; a key that is missing has its default.
+        command: what the user has typed.
+        name: of its file; None for what a checkpoint knows.
+    """
 
     config: Config
     run: RunPaths
-    notes: tuple[str, ...]  # for the log
-    sources: dict[str, str]  # section.key -> files, or "command line"; a key that is missing has its default
-    command: tuple[str, ...]  # what the user has typed
-    name: str | None = None  # of its file; None for what a checkpoint knows
+    notes: tuple[str, ...]
+    sources: dict[str, str]
+    command: tuple[str, ...]
+    name: str | None = None
 
 
 def load(

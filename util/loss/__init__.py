@@ -103,8 +103,13 @@ class SegLoss(nn.Module):
     def normaliser(self, label: Tensor) -> Tensor:
         """Return the divisors of the sums of a label, (2,).
 
-        label: (N, H, W). The divisors are float32. The weight of its pixels that count; and 1, for one micro-batch. It
-        adds up over parts and processes. The sums over pixels are divided by the first, all else by the second.
+        They add up over micro-batches and processes: sums over pixels are divided by the first, all else by the second.
+
+        Args:
+            label: (N, H, W).
+
+        Returns:
+            float32: the weight of the pixels that count; and 1, for one micro-batch.
         """
         pixels = valid_weight(label, self.ignore_label, self.class_weights)
         return torch.stack([pixels, torch.ones_like(pixels)])

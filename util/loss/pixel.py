@@ -47,7 +47,8 @@ def cascade(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
     brought to the size of the logits by nearest neighbours.
 
     Args:
-        logits: (N, C, h, w), any float type. label: (N, H, W).
+        logits: (N, C, h, w), any float type.
+        label: (N, H, W).
     """
     rows, columns = (
         torch.arange(small, device=label.device) * large // small
@@ -76,7 +77,9 @@ def relaxed_cross_entropy(
     are left out.
 
     Args:
-        logits: (N, C, H, W). label: (N, H, W). normaliser: as in `cross_entropy`.
+        logits: (N, C, H, W).
+        label: (N, H, W).
+        normaliser: as in `cross_entropy`.
         class_weights: (C,) weight of a pixel by the class of its own label; the mean is the weighted mean.
         border: how far the window reaches; 1 looks at 3x3 pixels.
 
@@ -121,8 +124,10 @@ def ohem_cross_entropy(
     the gradient.
 
     Args:
-        logits: (N, C, H, W). label: (N, H, W).
-        class_weights, label_smoothing: as in `cross_entropy`; which pixels are hard depends on neither.
+        logits: (N, C, H, W).
+        label: (N, H, W).
+        class_weights: as in `cross_entropy`; which pixels are hard does not depend on them.
+        label_smoothing: likewise.
         threshold: probability from 0 to 1.
         min_kept: pixels of one call, or (per_picture) this times the number of its pictures.
         average: "kept": mean over the kept pixels, weighted by class; "all": sum / number of all pixels.

@@ -30,7 +30,8 @@ def dice(
     al., DLMIA 2017.
 
     Args:
-        logits: (N, C, H, W). label: (N, H, W).
+        logits: (N, C, H, W).
+        label: (N, H, W).
         class_weights: (C,) weight of each class in the mean.
         smooth: added to numerator and denominator.
         squared: p^2 in place of p in the denominator, as Milletari et al. have it.
@@ -65,7 +66,8 @@ def lovasz_softmax(
     call (one process, one forward pass), or of each picture. A class that their labels do not hold has no term.
 
     Args:
-        logits: (N, C, H, W). label: (N, H, W).
+        logits: (N, C, H, W).
+        label: (N, H, W).
         class_weights: (C,) weight of each class in the mean.
         per_picture: one value for each picture, averaged over the pictures that have a valid pixel.
     """

@@ -57,16 +57,21 @@ def evaluate(
 
     Every process calls it with its own samples (see `shard`).
 
-    samples: dicts with image (uint8 (3, H, W)), name, and label (integers (H, W)) where there is one; without a label
-        they are predicted, not scored.
-    confusion: an empty matrix, filled and summed over the processes here; None if there are no labels.
-    on_prediction: called with the sample and its prediction, uint8 (H, W), in a thread beside the next
-        predictions and in any order (`result.PredictionWriter`, for example); its errors are raised here.
-    on_probabilities: called with the sample and its probabilities, float32 (C, H, W) on the predictor's device, one
-        after the other.
-    Returns the scores (None without a matrix) and the time, the same on every process.
-    UserError, naming the sample, if a label is of another size than its picture, or holds an
-    unknown class.
+    Args:
+        predictor: from a picture to its classes.
+        samples: dicts with image (uint8 (3, H, W)), name, and label (integers (H, W)) where there is one; without a
+            label they are predicted, not scored.
+        confusion: an empty matrix, filled and summed over the processes here; None if there are no labels.
+        on_prediction: called with the sample and its prediction, uint8 (H, W), in a thread beside the next
+            predictions and in any order (`result.PredictionWriter`, for example); its errors are raised here.
+        on_probabilities: called with the sample and its probabilities, float32 (C, H, W) on the predictor's device,
+            one after the other.
+
+    Returns:
+        The scores (None without a matrix) and the time, the same on every process.
+
+    Raises:
+        UserError: a label is of another size than its picture, or holds an unknown class; it names the sample.
     """
     seconds: list[float] = []
     begin = time.perf_counter()

@@ -19,10 +19,18 @@ BYTE = 256  # labels and predictions are bytes, so a pair of them is an index be
 class Scores:
     """Scores as fractions of 1; an undefined value is nan.
 
-    mIoU is the mean of the classes' intersection over union, mAcc the mean of their recalls, allAcc the share
-    of labelled pixels that are right. A class that occurs neither in the labels nor in the predictions is
-    left out of the means and stands in `absent`. A class that is predicted but never labelled has IoU 0,
-    which counts, and an undefined accuracy, which is left out of mAcc.
+    A class that occurs neither in the labels nor in the predictions is left out of the means and stands in `absent`. A
+    class that is predicted but never labelled has IoU 0, which counts, and an undefined accuracy, which is left out of
+    mAcc.
+
+    Args:
+        mIoU: mean of the classes' intersection over union.
+        mAcc: mean of the classes' recalls.
+        allAcc: share of the labelled pixels that are right.
+        iou: intersection over union of each class.
+        acc: recall of each class.
+        pixels: labelled pixels of each class.
+        absent: classes that do not occur.
     """
 
     mIoU: float
@@ -30,7 +38,7 @@ class Scores:
     allAcc: float
     iou: tuple[float, ...]
     acc: tuple[float, ...]
-    pixels: tuple[int, ...]  # labelled pixels of each class
+    pixels: tuple[int, ...]
     absent: tuple[int, ...]
 
 
@@ -55,10 +63,14 @@ class ConfusionMatrix:
         self._reduced = False
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Count the pixels of one picture.
+        """Count the pixels of one picture, or of several.
 
-        Or of several, of any equal shape. prediction: integers (H, W) in 0..C-1; label: integers (H, W) in 0..C-1 or
-        ignore_label. UserError if the shapes differ or a value lies outside, also where the label is ignored.
+        Args:
+            prediction: integers in 0..C-1, (H, W) or any shape.
+            label: integers in 0..C-1 or `ignore_label`, of the same shape.
+
+        Raises:
+            UserError: the shapes differ, or a value lies outside, also where the label is ignored.
         """
         assert not self._reduced, "the matrix was already summed over the processes"
         if prediction.shape != label.shape:

@@ -22,20 +22,24 @@ PLANES_AT_ONCE = 4  # class maps that are resized together: what lies between is
 class Predictor:
     """Callable that gives the class of each pixel of a picture.
 
-    model: returns {"out": logits (N, num_classes, H, W)} for a normalised batch (N, 3, H, W); it is moved to
-        `device`, put in eval mode by each prediction and left there. Where model.gives_coarse, model.coarse(batch)
-        are the logits that it enlarges bilinearly with aligned corners (SegModel has both).
-    mean, std: of the channels (R, G, B) on the scale 0..255; their number is that of the picture's channels.
-    scales, base_size: the picture is resized, for each scale, until its longer side has scale * base_size
-        pixels; without base_size each side is multiplied by the scale.
-    window (h, w): the network sees windows of this size, stride_rate of a window apart, and the probabilities
-        of overlapping windows are averaged; a smaller picture is padded with the mean colour. None: the whole
-        picture.
-    flip: average with the prediction of the mirrored picture.
-    window_batch: windows in one forward pass (with flip each counts twice); default 4, on a CPU, where more only take
-        more memory, 2.
-    amp: torch.bfloat16 or torch.float16 for autocast; softmax and averages are float32 in any case.
-    device: None for the one that holds the model's parameters.
+    Args:
+        model: returns {"out": logits (N, num_classes, H, W)} for a normalised batch (N, 3, H, W); it is moved to
+            `device`, put in eval mode by each prediction and left there. Where model.gives_coarse, model.coarse(batch)
+            are the logits that it enlarges bilinearly with aligned corners (SegModel has both).
+        num_classes: channels of the logits.
+        mean: of the channels (R, G, B) on the scale 0..255; their number is that of the picture's channels.
+        std: deviation of the channels, on the same scale.
+        scales: factors at which the picture is seen; the probabilities are averaged.
+        flip: average with the prediction of the mirrored picture.
+        window: (height, width) of the windows that the network sees; the probabilities of overlapping ones are
+            averaged, and a smaller picture is padded with the mean colour. None: the whole picture.
+        stride_rate: step from one window to the next, as a share of the window.
+        base_size: length of the longer side at scale 1; None: the picture's own.
+        window_batch: windows in one forward pass (with flip each counts twice); default 4, on a CPU, where more only
+            take more memory, 2.
+        amp: torch.bfloat16 or torch.float16 for autocast; softmax and averages are float32 in any case.
+        device: None for the one that holds the model's parameters.
+        channels_last: memory format of the batches.
     """
 
     windows = "exact"  # what metrics.json calls this way to average; util/score/coarse.py has the other
@@ -78,10 +82,11 @@ class Predictor:
     def __call__(self, image: Tensor) -> Tensor:
         """Predict the class of each pixel, the first of equal ones.
 
-        uint8 (3, H, W), RGB -> uint8 (H, W).
+        Args:
+            image: uint8 (3, H, W), RGB.
 
         Returns:
-            The classes, on the predictor's device.
+            The classes, uint8 (H, W), on the predictor's device.
 
         Raises:
             UserError: the picture is of another kind, or the network's output of another shape or not finite.
