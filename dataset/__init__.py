@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,10 @@ def dataset_class(name: str) -> type[SegDataset]:
         own = "; a class of yours: the experiment, or --plugin, names it" if "." in str(name) else ""
         hint = own or f"; did you mean {near[0]!r}?" if near else '; "custom" serves your own data'
         raise DataError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
-    return _imported(DATASETS[name])
+    kind = _imported(DATASETS[name])
+    if not (isinstance(kind, type) and issubclass(kind, SegDataset)):
+        raise DataError(f"data set {name!r} is {kind!r}; a data set is a subclass of dataset.SegDataset")
+    return kind
 
 
 def augmentation(name: str) -> Augmentation:
@@ -81,7 +85,15 @@ def augmentation(name: str) -> Augmentation:
     """
     if name not in AUGMENTATIONS:
         raise DataError(f"unknown augmentation {name!r} (known: {', '.join(AUGMENTATIONS) or 'none'})")
-    return _imported(AUGMENTATIONS[name])
+    change = _imported(AUGMENTATIONS[name])
+    signature = inspect.signature(change)
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        raise DataError(
+            f"augment.own: {name}{signature}: {error}; an augmentation is a function (image, label, rng) -> both"
+        ) from None
+    return change
 
 
 def _imported(entry: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from model.backbone import BACKBONES as BACKBONES
 from model.backbone import build_backbone as build_backbone
 from model.base import SegModel
-from model.table import ModelError, complete, plain, resolve
+from model.table import ModelError, complete, place_in, plain, resolve
 
 MODELS: dict[str, str | Callable[..., SegModel]] = {
     "ann": "model.ann.ANN",
@@ -86,6 +86,13 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
     except ModelError:
         raise
     except ValueError as error:  # PyTorch's layers refuse a width, say
-        raise ModelError(f"model {name!r} cannot have these options: {error}") from error
+        raise ModelError(f"model {name!r} cannot have these options: {error}{place_in(error, builder)}") from error
+    if not isinstance(model, SegModel):
+        raise ModelError(
+            f"model {name!r} is a {type(model).__name__}; a network is a subclass of model.base.SegModel "
+            "(docs/own_code.md shows how to make one of any other module)"
+        )
+    if "_modules" not in vars(model):
+        raise ModelError(f"model {name!r}: its __init__ never calls super().__init__(backbone)")
     model.spec = {"name": name, "num_classes": num_classes, "backbone": backbone, "options": plain(options)}
     return model

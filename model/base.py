@@ -39,9 +39,17 @@ class SegModel(nn.Module):
         gives it. Logits of half precision (autocast) come back as float32, which softmax and loss need.
         """
         outputs = self.decode(self.forward_features(x))
+        own = f"{type(self).__module__}.{type(self).__qualname__}.decode"
+        if not isinstance(outputs, dict) or "out" not in outputs:
+            given = sorted(outputs) if isinstance(outputs, dict) else f"a {type(outputs).__name__}"
+            raise ModelError(f"{own} gave {given}; it gives a dict of logits, the main ones as 'out'")
         for name, logits in outputs.items():
             if name in self.raw_outputs:
                 continue
+            if logits.ndim != 4:
+                raise ModelError(
+                    f"{own} gave {name!r} of shape {tuple(logits.shape)}; logits are (pictures, classes, height, width)"
+                )
             if logits.dtype in (torch.float16, torch.bfloat16):
                 logits = logits.float()
             if logits.requires_grad:  # the loss wants planes of classes, and the small map is the cheaper to rearrange

@@ -6,6 +6,8 @@ The name is looked up in a table, the class imported, the options compared with 
 import difflib
 import importlib
 import inspect
+import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
@@ -52,7 +54,11 @@ def complete(
 ) -> dict[str, object]:
     """Check `options` against a signature; return them with all defaults."""
     parameters = {k: p for k, p in inspect.signature(builder).parameters.items() if k not in reserved}
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # **options take any name
+    parameters = {k: p for k, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     for option, value in options.items():
+        if option not in parameters and free:
+            continue
         if option not in parameters:
             raise ModelError(unknown(f"option of {kind} {name!r}:", option, parameters))
         annotation = parameters[option].annotation
@@ -60,7 +66,10 @@ def complete(
         if set(wanted) <= PLAIN and not any(_fits(value, one) for one in wanted):
             types = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
             raise ModelError(f"{kind} {name!r}: {option} must be {types}, not {value!r}")
-    return {option: options.get(option, parameter.default) for option, parameter in parameters.items()}
+    needed = [option for option, p in parameters.items() if p.default is p.empty and option not in options]
+    if needed:
+        raise ModelError(f"{kind} {name!r} needs the option {needed[0]!r}, which has no default")
+    return {option: parameter.default for option, parameter in parameters.items()} | dict(options)
 
 
 def _fits(value: object, wanted: type) -> bool:
@@ -68,6 +77,18 @@ def _fits(value: object, wanted: type) -> bool:
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, (int, float) if wanted is float else wanted)
+
+
+def place_in(error: BaseException, builder: Callable) -> str:
+    """Return " (FILE, line N)" of an error in a user's class.
+
+    It is the last line of the builder's file that the error came through; "" for what stands in this package.
+    """
+    if builder.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return ""
+    file = getattr(sys.modules.get(builder.__module__), "__file__", None)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({file}, line {frames[-1].lineno})" if frames else ""
 
 
 def plain(value: object) -> object:

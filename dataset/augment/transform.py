@@ -98,6 +98,7 @@ class TrainTransform:
         self.cutout_prob = _check_probability("cutout_prob", cutout_prob)
         self.cutout_side = round(_check_probability("cutout_size", cutout_size) * min(self.crop))
         self.own = tuple(own)
+        self.num_classes: int | None = None  # of the data set; set by whoever knows it
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, point: tuple[int, int] | None = None
@@ -109,13 +110,31 @@ class TrainTransform:
         """
         image, label = self.apply(image, label, self.draw(rng, label.shape, point))
         for change in self.own:
-            wanted = image.shape, label.shape
-            image, label = change(image, label, rng)
-            if (image.shape, label.shape) != wanted or image.dtype != np.uint8 or label.dtype != np.uint8:
-                name = getattr(change, "__qualname__", repr(change))
+            image, label = self._changed(change, image, label, rng)
+        return image, label
+
+    def _changed(
+        self, change: Augmentation, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Apply one of the user's augmentations, whose result is checked."""
+        name = f"augment.own: {getattr(change, '__qualname__', repr(change))}"
+        wanted = f"uint8 {image.shape} and {label.shape} are needed"
+        shapes = image.shape, label.shape
+        result = change(image, label, rng)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise DataError(f"{name} gave a {type(result).__name__}; two arrays, {wanted}")
+        if not all(isinstance(each, np.ndarray) for each in result):
+            kinds = " and ".join(type(each).__name__ for each in result)
+            raise DataError(f"{name} gave {kinds}; two arrays, {wanted}")
+        image, label = result
+        if (image.shape, label.shape) != shapes or image.dtype != np.uint8 or label.dtype != np.uint8:
+            raise DataError(f"{name} gave {image.dtype} {image.shape} and {label.dtype} {label.shape}; {wanted}")
+        if self.num_classes is not None:
+            wrong = label[(label >= self.num_classes) & (label != self.ignore_label)]
+            if len(wrong):
                 raise DataError(
-                    f"augment.own: {name} gave {image.dtype} {image.shape} and {label.dtype} {label.shape}; uint8 "
-                    f"{wanted[0]} and {wanted[1]} are needed"
+                    f"{name} gave the label {wrong[0]}; the {self.num_classes} classes are 0 to "
+                    f"{self.num_classes - 1}, and {self.ignore_label} is ignored"
                 )
         return image, label
 

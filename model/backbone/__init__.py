@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from model.backbone.base import Backbone
-from model.table import complete, load, plain, resolve
+from model.table import ModelError, complete, load, plain, resolve
 
 BACKBONES: dict[str, str | Callable[..., Backbone]] = {
     "resnet18": "model.backbone.resnet.resnet18",
@@ -80,6 +80,8 @@ def build_backbone(name: str, output_stride: int | None = 32, finest: int = 8, *
         output_stride = min(stride for stride in output_strides(name) if stride >= finest)
     complete_options = complete("backbone", name, builder, {"output_stride": output_stride, **options})
     backbone = builder(**complete_options)
+    if not all(isinstance(getattr(backbone, each, None), list | tuple) for each in ("channels", "strides")):
+        raise ModelError(f"backbone {name!r} has no lists `channels` and `strides`, one number for each map it gives")
     backbone.spec = {"name": name, "options": plain(complete_options)}
     return backbone
 

@@ -13,12 +13,19 @@ from PIL import Image
 
 import dataset
 import util.loss
+from model import build_model
+from model.base import SegModel
+from model.table import ModelError
 from tests.conftest import CLASSES, failure, make_experiment, newest_metrics
 from tests.paths import ROOT
 from tool import export, predict, test, train
 from tool.predict import Segmenter
 from tool.shared import plugins
+from tool.shared.network import network_of, try_out
 from util import UserError, checkpoint
+from util.config.load import saved_config
+
+TRAIN = {"epochs": 1, "batch_size": 1}
 
 PACKAGE = {
     "net.py": '''
@@ -288,6 +295,36 @@ def test_a_mistake_is_one_line(sections, told, tmp_path, data, capsys):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("\nimport own_absent_too\n", r"no module 'own_absent_too', asked for by \S+net.py, line 2; looked for in /"),
+        ("\n\nfrom model import Nothing\n", r"cannot be imported \(.*'Nothing'.*, asked for by \S+net.py, line 3\)"),
+        ("def f(\n", r"own_{}\.net\.MyNet: cannot be imported \(.*, \S+own_{}/net.py, line 1\)"),
+        ("def my_net(): pass\n", r"has no class or function 'MyNet'$"),
+        ("def Mynet(): pass\n", r"has no class or function 'MyNet'; did you mean 'Mynet'\?"),
+        ("MyNet = 5\n", r"MyNet: is of type int, no class or function"),
+    ],
+)
+def test_a_mistake_in_a_users_module_is_told_with_its_line(text, told, tmp_path, monkeypatch):
+    name = f"own_{tmp_path.name}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "net.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=told.replace("{}", tmp_path.name)):
+        plugins.find(f"{name}.net.MyNet", "exp.yaml: model.name")
+
+
+@pytest.mark.fast
+def test_a_plugin_replaces_nothing_of_ours(tmp_path):
+    (tmp_path / "mine.py").write_text("from model import MODELS\nMODELS['fcn'] = MODELS['mine'] = 'os.system'")
+    ours = dict(plugins.MODELS)
+    with pytest.raises(UserError, match=r"mine.py: replaces 'fcn', which is a name of this project"):
+        plugins.import_file("mine.py", tmp_path, "exp.yaml: plugins")
+    assert {name: plugins.MODELS[name] for name in ours} == ours
+
+
+@pytest.mark.fast
 def test_an_error_in_a_plugin_shows_its_traceback(tmp_path, data):
     (tmp_path / "faulty.py").write_text("1 / 0")
     path = make_experiment(tmp_path, data, plugins=["faulty.py"])
@@ -322,6 +359,178 @@ def test_own_augmentation_keeps_sizes_and_has_the_samples_numbers(monkeypatch):
     smaller = TrainTransform((8, 8), own=[lambda image, label, rng: (image[1:], label)])
     with pytest.raises(dataset.DataError, match=r"augment.own: .*lambda.* gave uint8 \(7, 8, 3\)"):
         smaller(image, label, np.random.default_rng(0))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda image, label, rng: image, r"<lambda> gave a ndarray; two arrays, uint8 \(8, 8, 3\) and \(8, 8\)"),
+        (lambda image, label, rng: (image, None), "<lambda> gave ndarray and NoneType"),
+        (
+            lambda image, label, rng: (image, label + np.uint8(7)),
+            "gave the label 7; the 3 classes are 0 to 2, and 255 is",
+        ),
+        (lambda image, label, rng: (image, label + np.uint8(255)), None),
+    ],
+)
+def test_what_an_own_augmentation_gives_is_checked(change, told):
+    from dataset.augment.transform import TrainTransform
+
+    transform = TrainTransform((8, 8), own=[change])
+    transform.num_classes = 3
+    sample = np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8), np.random.default_rng(0)
+    if told is None:
+        assert (transform(*sample)[1] == 255).all()
+        return
+    with pytest.raises(dataset.DataError, match=told):
+        transform(*sample)
+
+
+@pytest.mark.fast
+def test_an_augmentation_of_another_signature_and_a_foreign_data_set_are_refused(monkeypatch):
+    monkeypatch.setitem(dataset.AUGMENTATIONS, "own.dark", lambda image, label: (image, label))
+    with pytest.raises(
+        dataset.DataError, match=r"augment.own: own.dark\(image, label\): too many positional arguments"
+    ):
+        dataset.augmentation("own.dark")
+    monkeypatch.setitem(dataset.DATASETS, "own.Data", dict)
+    with pytest.raises(dataset.DataError, match="data set 'own.Data' is <class 'dict'>; a data set is a subclass of"):
+        dataset.dataset_class("own.Data")
+
+
+class Shaped(SegModel):
+    """A network whose decoder gives what it is told to."""
+
+    def __init__(self, num_classes: int, kind: str = "dict"):
+        super().__init__(None)
+        self.kind, self.head = kind, torch.nn.Conv2d(3, num_classes, 1)
+
+    def forward_features(self, x):
+        return [x]
+
+    def decode(self, features):
+        out = self.head(features[0])
+        kinds = {"tensor": out, "tuple": (out, out), "other": {"logits": out}, "flat": {"out": out[0]}}
+        return kinds.get(self.kind, {"out": out})
+
+
+class ByItself(Shaped):
+    """The same by a `forward` of its own, in evaluation mode alone."""
+
+    def forward(self, x):
+        return self.decode([x[..., ::2] if self.kind == "half" else x]) if not self.training else super().forward(x)
+
+
+class Needy(SegModel):
+    """A network with an option that has no default, which never calls its base."""
+
+    def __init__(self, num_classes, width, **more):
+        pass
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("network", "options", "told"),
+    [
+        (Shaped, {"kind": "tensor"}, r"test_plugins\.Shaped\.decode gave a Tensor; it gives a dict of logits"),
+        (Shaped, {"kind": "tuple"}, "decode gave a tuple; it gives a dict"),
+        (Shaped, {"kind": "other"}, r"decode gave \['logits'\]; it gives a dict of logits, the main ones as 'out'"),
+        (Shaped, {"kind": "flat"}, r"decode gave 'out' of shape \(3, 8, 12\); logits are"),
+        (ByItself, {"kind": "tensor"}, "ByItself gives a Tensor in evaluation mode; a network gives a dict"),
+        (ByItself, {"kind": "half"}, r"logits \(1, 3, 8, 6\) for a picture of 8x12 and 3 classes; \(1, 3, 8, 12\) are"),
+        (ByItself, {}, None),
+        (torch.nn.Identity, {}, "is a Identity; a network is a subclass of model.base.Seg"),
+        (Needy, {}, "needs the option 'width', which has no default"),
+        (Needy, {"width": 3, "depth": 5}, r"its __init__ never calls super\(\).__init__\(backbone\)"),
+    ],
+)
+def test_an_own_network_is_tried_before_the_first_step(network, options, told, monkeypatch):
+    monkeypatch.setitem(plugins.MODELS, "own.net", network)
+    crop = {"augment": {"crop": [8, 12]}, "data": {"name": "custom", "root": ".", "classes": list("abc")}}
+    config = saved_config(crop | {"model": {"name": "own.net", "options": options}, "train": TRAIN}, "small.yaml")
+
+    def build():
+        model = network_of(config, 3)
+        try_out(model, config, 3, torch.device("cpu"))
+        assert model.training
+
+    if told is None:
+        build()
+        return
+    with pytest.raises(ValueError, match=told):
+        build()
+
+
+@pytest.mark.fast
+def test_a_value_that_an_own_network_refuses_is_told_with_its_line(monkeypatch):
+    def narrow(num_classes, width: int = 0):
+        raise ValueError("too narrow")
+
+    monkeypatch.setitem(plugins.MODELS, "own.net", narrow)
+    line = narrow.__code__.co_firstlineno + 1
+    with pytest.raises(
+        ModelError, match=rf"'own.net' cannot have these options: too narrow \(.*test_plugins.py, line {line}"
+    ):
+        build_model("own.net", 3)
+
+
+LABEL = torch.zeros(2, 4, 4, dtype=torch.uint8)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (
+            lambda logits, label, ignore_label: logits.mean((2, 3)),
+            r"loss 'own' gave float32 \(2, 3\); a loss gives a scal",
+        ),
+        (lambda logits, label, ignore_label: None, "gave None; a loss gives a scalar"),
+        (lambda logits, label, ignore_label: 1.0, "gave a float; a loss gives a scalar"),
+        (
+            lambda logits, label, ignore_label: logits.detach().mean(),
+            "gave a scalar without a gradient; compute it from",
+        ),
+        (
+            lambda logits, label: logits.mean(),
+            r"name: own\(logits, label\): too many positional arguments; a loss is a",
+        ),
+        (torch.nn.CrossEntropyLoss, "name: own is a class; a loss is a function"),
+    ],
+)
+def test_what_is_no_loss_is_told(loss, told, monkeypatch):
+    monkeypatch.setitem(util.loss.LOSSES, "own", loss)
+    with pytest.raises(UserError, match=told):
+        util.loss.SegLoss({"out": 1.0}, 3, name="own")({"out": torch.ones(2, 3, 4, 4, requires_grad=True)}, LABEL)
+
+
+@pytest.mark.fast
+def test_an_own_loss_may_know_how_many_classes_there_are(monkeypatch):
+    def three(logits, label, ignore_label, weight: float = 1.0):
+        assert logits.shape[1] == 3
+        return weight * logits.mean()
+
+    monkeypatch.setitem(util.loss.LOSSES, "own", three)
+    total, _ = util.loss.SegLoss({"out": 1.0}, 3, name="own", options={"weight": 2.0})(
+        {"out": torch.ones(2, 3, 4, 4)}, LABEL
+    )
+    assert total == 2
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        (torch.ones(2, 3, 4, 4), "the network gives a Tensor; a network gives a dict of logits"),
+        ({"out": torch.ones(2, 4, 4, 4)}, r"output 'out' is float32 \(2, 4, 4, 4\); .*, here \(2, 3, 4, 4\)"),
+        ({"out": torch.ones(2, 3, 2, 2)}, r"output 'out' is float32 \(2, 3, 2, 2\)"),
+        ({"out": torch.ones(2, 3, 4, 4, dtype=torch.long)}, r"output 'out' is int64 \(2, 3, 4, 4\)"),
+    ],
+)
+def test_outputs_that_no_loss_can_read_are_told(outputs, told):
+    with pytest.raises(UserError, match=told):
+        util.loss.SegLoss({"out": 1.0}, 3)(outputs, LABEL)
 
 
 @pytest.mark.fast

@@ -116,7 +116,9 @@ def train_transform(config: Config) -> TrainTransform:
 
 def build_data(config: Config, run: RunPaths):
     """Training and validation set, checked; rank 0 reads the labels for all."""
-    train_set = dataset_of(config, "train", train_transform(config))
+    transform = train_transform(config)
+    train_set = dataset_of(config, "train", transform)
+    transform.num_classes = len(train_set.classes)
     val_set = dataset_of(config, "val") if config.train.val_every else None
     sets = [part for part in (train_set, val_set) if part is not None]
     for part in sets:

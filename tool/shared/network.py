@@ -18,7 +18,7 @@ from model.inference.formats import ExportedFile, Form
 from model.layer.shapes import shapes_only
 from model.published import imagenet_weights, load_backbone_weights, load_published
 from model.table import ModelError
-from tool.shared.plugins import refuse_unnamed
+from tool.shared.plugins import is_own, refuse_unnamed
 from util import UserError, checkpoint, dist
 from util.config.schema import Config, Precision, TestConfig
 from util.loss import SegLoss
@@ -151,6 +151,8 @@ def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
     try:
         model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        if is_own(spec) and not isinstance(error, ModelError):
+            raise  # of the user's own class, whose line the traceback shows
         raise UserError(f"{path}: its network cannot be built ({error})") from error
     checkpoint.load_strictly(model, state["model"], str(path))
     return model
@@ -178,6 +180,8 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
         model = dist.convert_sync_batchnorm(model, device, config.train.compile)
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model.to(device, memory_format=layout)
+    if is_own(model.spec):
+        try_out(model, config, len(train_set.classes), device)
     ema = None
     if config.train.ema is not None:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema), use_buffers=True)
@@ -221,6 +225,32 @@ def build_training(config: Config, train_set, device: torch.device) -> Training:
         ema,
         steps_per_epoch,
     )
+
+
+def try_out(model: nn.Module, config: Config, num_classes: int, device: torch.device) -> None:
+    """Predict a grey picture with a network of the user's own.
+
+    What it gives in evaluation mode would else be seen after an epoch of training, in the first validation.
+
+    Raises:
+        UserError: it gives anything else than logits of the picture's size.
+    """
+    size, kind = config.augment.crop, type(model).__name__
+    model.eval()
+    with torch.no_grad():
+        outputs = model(torch.zeros(1, config.data.channels, *size, device=device))
+    model.train()
+    if not isinstance(outputs, dict) or "out" not in outputs:
+        given = sorted(outputs) if isinstance(outputs, dict) else f"a {type(outputs).__name__}"
+        raise UserError(
+            f"model.name: {kind} gives {given} in evaluation mode; a network gives a dict with logits 'out'"
+        )
+    shape = tuple(outputs["out"].shape)
+    if shape != (1, num_classes, *size):
+        raise UserError(
+            f"model.name: {kind} gives logits {shape} for a picture of {size[0]}x{size[1]} and {num_classes} classes; "
+            f"{(1, num_classes, *size)} are needed"
+        )
 
 
 def check_batch(config: Config, model: nn.Module) -> None:

@@ -6,11 +6,13 @@ a checkpoint asks for is looked up in the tables alone.
 """
 
 import argparse
+import difflib
 import importlib
 import importlib.util
 import os
 import re
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,6 +29,7 @@ from util.loss import LOSSES
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 TABLES: tuple[dict[str, Any], ...] = (MODELS, BACKBONES, LOSSES, DATASETS, AUGMENTATIONS)
+OURS = tuple(dict(table) for table in TABLES)  # before anything is added
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), folder: str | Path | None = None) -> Experiment:
@@ -106,6 +109,14 @@ def use(names: Iterable[str]) -> None:
             table.setdefault(name, found if table is LOSSES else name)
 
 
+def is_own(spec: Mapping[str, Any]) -> bool:
+    """Tell whether a network or its backbone is code outside the project."""
+    networks, backbones, *_ = OURS
+    backbone = str(spec["backbone"] or "")
+    known_backbone = not backbone or backbone in backbones or backbone.startswith(TIMM_PREFIX)
+    return spec["name"] not in networks or not known_backbone
+
+
 def refuse_unnamed(state: Mapping[str, Any], file: str | Path) -> None:
     """Refuse a checkpoint that needs code which nobody has named.
 
@@ -157,10 +168,15 @@ def find(name: str, asker: str) -> Callable[..., Any]:
         UserError: no such module or member, or its import fails.
     """
     module, _, member = name.rpartition(".")
-    found = getattr(_imported(lambda: importlib.import_module(module), f"{asker}: {name}"), member, None)
-    if not callable(found):
-        raise UserError(f"{asker}: {name}: module {module} has no class or function {member!r}")
-    return found
+    content = vars(_imported(lambda: importlib.import_module(module), f"{asker}: {name}"))
+    if member not in content:
+        known = [each for each, value in content.items() if callable(value) and not each.startswith("_")]
+        near = difflib.get_close_matches(member, known, 1) or [each for each in known if each.lower() == member.lower()]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{asker}: {name}: module {module} has no class or function {member!r}{hint}")
+    if not callable(content[member]):
+        raise UserError(f"{asker}: {name}: is of type {type(content[member]).__name__}, no class or function")
+    return content[member]
 
 
 def import_file(file: str, folder: Path, asker: str) -> Path:
@@ -171,10 +187,12 @@ def import_file(file: str, folder: Path, asker: str) -> Path:
     Raises:
         UserError: there is no such file, or its import fails.
     """
-    places = [Path(folder, Path(file).expanduser()), Path(file).expanduser()]
-    path = next((Path(os.path.abspath(place)) for place in places if place.is_file()), None)
+    places = list(dict.fromkeys(Path(os.path.abspath(start / Path(file).expanduser())) for start in (folder, Path())))
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise UserError(f"{asker}: {file}: there is no such file, neither in {folder.absolute()} nor in {os.getcwd()}")
+        if any(place.is_dir() for place in places):
+            raise UserError(f"{asker}: {file}: is a folder; a plugin is a Python file, FILE.py")
+        raise UserError(f"{asker}: {file}: there is no such file: {' nor '.join(map(str, places))}")
     name = f"plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{zlib.crc32(os.fsencode(path)):08x}"
     if name in sys.modules:
         return path
@@ -186,6 +204,7 @@ def import_file(file: str, folder: Path, asker: str) -> Path:
     done = False
     try:
         _imported(lambda: loader.exec_module(module), f"{asker}: {path}")
+        _keep_ours(f"{asker}: {path}")
         FROM_FILES[name] = str(path)  # which loader workers that are not forked import first
         done = True
     finally:
@@ -194,12 +213,38 @@ def import_file(file: str, folder: Path, asker: str) -> Path:
     return path
 
 
+def _keep_ours(what: str) -> None:
+    """Put back the entries of the tables that a plugin has replaced.
+
+    Raises:
+        UserError: there is one.
+    """
+    for table, ours in zip(TABLES, OURS, strict=True):
+        replaced = [name for name in ours if table.get(name) is not ours[name]]
+        table.update(ours)
+        if replaced:
+            raise UserError(
+                f"{what}: replaces {replaced[0]!r}, which is a name of this project; give yours another one"
+            )
+
+
 def _imported(action: Callable[[], Any], what: str) -> Any:
     """Import by `action`; one that fails is the user's mistake."""
     try:
         return action()
     except ModuleNotFoundError as error:
-        hint = f"no module {error.name!r}; it is looked for in this folder and on PYTHONPATH"
-        raise UserError(f"{what}: {hint}") from error
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"{what}: cannot be imported ({error})") from error
+        places = os.environ.get("PYTHONPATH") or "not set"
+        hint = f"no module {error.name!r}{_line_of(error)}; looked for in {os.getcwd()}, on PYTHONPATH ({places})"
+        raise UserError(f"{what}: {hint} and among the installed ones") from error
+    except SyntaxError as error:
+        file = "" if what.endswith(f": {error.filename}") else f"{error.filename}, "
+        raise UserError(f"{what}: cannot be imported ({error.msg}, {file}line {error.lineno})") from error
+    except ImportError as error:
+        raise UserError(f"{what}: cannot be imported ({error}{_line_of(error)})") from error
+
+
+def _line_of(error: ImportError) -> str:
+    """Return ", asked for by FILE, line N"; "" where no file of the user's does."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    frames = [frame for frame in frames if frame.filename != __file__]
+    return f", asked for by {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

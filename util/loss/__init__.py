@@ -27,6 +27,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "lovasz": lovasz_softmax,
 }
 
+OURS = dict(LOSSES)  # which can be tried with two classes; a loss of the user's may know how many it has
+
 # Losses of outputs that are no full-size maps of logits: (output, label (N, H, W), ignore_label) -> scalar.
 OTHER_LOSSES: dict[str, Callable[..., Tensor]] = {
     "presence": presence,
@@ -91,6 +93,7 @@ class SegLoss(nn.Module):
         if class_weights is not None and len(class_weights) != num_classes:
             raise UserError(f"loss.class_weights: {len(class_weights)} weights for {num_classes} classes")
         self.name, self.options, self.extra = name, dict(options or {}), dict(extra or {})
+        self.num_classes = num_classes
         self.outputs = {**OUTPUTS, **(outputs or {})}
         check_loss(name, self.options, label_smoothing, self.extra, self.outputs)
         if class_weights is not None and "class_weights" not in _arguments(name):
@@ -123,8 +126,10 @@ class SegLoss(nn.Module):
             normaliser: that of the whole batch, where this is a part of it.
 
         Raises:
-            UserError: an output has no weight, or one that a further loss reads is not there.
+            UserError: an output has no weight or another size, or a loss gives no scalar with a gradient.
         """
+        if not isinstance(outputs, Mapping):
+            raise UserError(f"the network gives a {type(outputs).__name__}; a network gives a dict of logits")
         unknown = sorted(set(outputs) - set(self.weights))
         if unknown:
             raise UserError(f"loss.weights has no weight for the network's output {unknown}; give it one, 0 to drop")
@@ -135,6 +140,8 @@ class SegLoss(nn.Module):
         for output, logits in outputs.items():
             own = self.outputs.get(output)
             name, options = (self.name, self.options) if own is None else (own, {})
+            if name in LOSSES:
+                self._check_logits(output, logits, label)
             term = self._term(name, options, logits, label, normaliser)
             total, terms[output] = total + self.weights[output] * term, term.detach()
         for name, weight in self.extra.items():
@@ -151,6 +158,14 @@ class SegLoss(nn.Module):
         near = near_boundary(label, outputs["boundary"], self.ignore_label)
         return self._term(self.name, self.options, outputs["out"], near, self.normaliser(near))
 
+    def _check_logits(self, output: str, logits: Tensor, label: Tensor) -> None:
+        wanted = len(label), self.num_classes, *label.shape[-2:]
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted or not logits.is_floating_point():
+            raise UserError(
+                f"the network's output {output!r} is {_kind(logits)}; logits are float (pictures, classes, height, "
+                f"width), here {wanted}"
+            )
+
     def _term(self, name: str, options: dict, logits: Tensor, label: Tensor, normaliser: Tensor) -> Tensor:
         if name in OTHER_LOSSES:
             return OTHER_LOSSES[name](logits, label, self.ignore_label) / normaliser[1]
@@ -161,8 +176,16 @@ class SegLoss(nn.Module):
         if "label_smoothing" in taken:
             options["label_smoothing"] = self.label_smoothing
         if "normaliser" in taken:
-            return LOSSES[name](logits, label, self.ignore_label, **options, normaliser=normaliser[0])
-        return LOSSES[name](logits, label, self.ignore_label, **options) / normaliser[1]
+            options["normaliser"] = normaliser[0]
+        term = LOSSES[name](logits, label, self.ignore_label, **options)
+        if not isinstance(term, Tensor) or term.ndim:
+            raise UserError(f"loss {name!r} gave {_kind(term)}; a loss gives a scalar, such as the mean over pixels")
+        if logits.requires_grad and not term.requires_grad:
+            raise UserError(
+                f"loss {name!r} gave a scalar without a gradient; compute it from the logits themselves, neither "
+                "detached nor by argmax, and where no pixel counts give logits.sum() * 0"
+            )
+        return term if "normaliser" in taken else term / normaliser[1]
 
 
 def check_loss(
@@ -197,10 +220,43 @@ def check_loss(
         wanted = arguments[option].annotation
         if wanted in (bool, int, float) and not _fits(value, wanted):
             raise UserError(f"options: {option} of loss {name!r} must be {wanted.__name__}, not {value!r}")
+    _check_signature("name", name, options)
+    for key, loss in [
+        *(("extra", loss) for loss in extra),
+        *((f"outputs.{o}", loss) for o, loss in (outputs or {}).items()),
+    ]:
+        if loss in LOSSES:
+            _check_signature(key, loss, {})
+    if LOSSES[name] is not OURS.get(name):
+        return
     try:
         LOSSES[name](torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8), 255, **options)
     except ValueError as error:
         raise UserError(f"options: {error}") from None
+
+
+def _check_signature(key: str, name: str, options: Iterable[str]) -> None:
+    """Refuse what cannot be called as a loss.
+
+    Raises:
+        UserError: begins with the key.
+    """
+    taken, given = _arguments(name), dict.fromkeys(options)
+    given |= dict.fromkeys(each for each in ("class_weights", "label_smoothing", "normaliser") if each in taken)
+    wanted = "a loss is a function (logits, label, ignore_label, options...) -> scalar"
+    if inspect.isclass(LOSSES[name]):
+        raise UserError(f"{key}: {name} is a class; {wanted}")
+    try:
+        inspect.signature(LOSSES[name]).bind(None, None, None, **given)
+    except TypeError as error:
+        raise UserError(f"{key}: {name}({', '.join(taken)}): {error}; {wanted}") from None
+
+
+def _kind(value: object) -> str:
+    """Tell what a value is where a tensor is expected."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
