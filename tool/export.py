@@ -259,8 +259,8 @@ class Compared:
     """How an exported file and the network differ, on pictures.
 
     difference: the largest of the logits, as a share of the largest logit; None where the file gives classes. own: how
-    much the network differs from itself when the input is off by one rounding, on the same scale; None where nobody
-    asked, since the file differs by less than float32 allows. equal: share of pixels of the same class. mIoU: of the
+    much the network differs from itself when the input is off by one rounding, on the same scale; None where that is
+    less than float32 allows. equal: share of pixels of the same class. mIoU: of the
     file's classes, the network's as the truth. seconds: of one picture, the network and the file.
     """
 
@@ -320,9 +320,15 @@ def compare(network: nn.Module, file: ExportedFile, pictures: list[Tensor], num_
     scores = confusion.result()
     first = pictures[0]
     seconds = seconds_of(lambda: network(first)), seconds_of(lambda: file(first))
-    largest = max(largest, 1e-12)
-    share = None if file.gives_classes else difference / largest
-    return Compared(len(pictures), share, own / largest if own else None, scores.allAcc, scores.mIoU, seconds)
+    difference, own = (value / max(largest, 1e-12) for value in (difference, own))
+    return Compared(
+        len(pictures),
+        None if file.gives_classes else difference,
+        own if own > BOUNDS["float32"][0] else None,
+        scores.allAcc,
+        scores.mIoU,
+        seconds,
+    )
 
 
 def off_by_one_rounding(values: Tensor) -> Tensor:
@@ -343,4 +349,4 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.command(main, on_memory="use a smaller --size")

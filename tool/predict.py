@@ -110,4 +110,4 @@ def sorted_inputs(given: list[str]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.command(main, on_memory="use a smaller --tile", on_interrupt="continues with what is left")

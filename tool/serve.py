@@ -298,4 +298,4 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.command(main, on_memory="use a smaller --tile or --max-megapixels")

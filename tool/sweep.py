@@ -239,4 +239,4 @@ def table(runs: Sequence[Run], failed: dict[str, int], experiment: Sequence[str]
 
 if __name__ == "__main__":
     with signals.Stop():
-        cli.command(main)
+        cli.command(main, on_interrupt="continues with what is left")

@@ -353,4 +353,4 @@ def score_existing(experiment: Experiment, place: Place, data, indices, confusio
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.command(main, on_memory="use a smaller test.window or test.window_batch")

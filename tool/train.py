@@ -296,4 +296,8 @@ def record_validation(
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.command(
+        main,
+        on_memory="use a smaller train.batch_size or augment.crop, or train.accumulate or train.amp",
+        on_interrupt="continues from the last checkpoint",
+    )

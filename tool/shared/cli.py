@@ -30,6 +30,8 @@ from util.record.log import log, printable
 # a defect of ours, and shows its traceback.
 USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError)
 
+SMALLER, AGAIN = "use smaller pictures, or fewer at once", "starts again"
+
 
 class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line that says what to type."""
@@ -80,11 +82,15 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w", errors="backslashreplace"))
 
 
-def command(main: Callable[[], int]) -> None:
+def command(main: Callable[[], int], on_memory: str = SMALLER, on_interrupt: str = AGAIN) -> None:
     """Run a command and exit with its status.
 
     A user's mistake is one message and status 2, without traceback. The loss of another process is one message too, and
     status `dist.PEER_LOST`.
+
+    Args:
+        on_memory: what to do where memory is short.
+        on_interrupt: what the same command does after Ctrl-C.
     """
     code = 1
     open_streams()
@@ -94,7 +100,7 @@ def command(main: Callable[[], int]) -> None:
             signals.ignore()
         status.end("stopped" if code in signals.STATUS.values() else "finished")
     except BaseException as error:
-        known = _status_of(error)
+        known = _status_of(error, on_memory, on_interrupt)
         if known is None:
             _unexpected(error)
             raise
@@ -111,20 +117,17 @@ def command(main: Callable[[], int]) -> None:
     sys.exit(code)
 
 
-def _status_of(error: BaseException) -> int | None:
+def _status_of(error: BaseException, on_memory: str, on_interrupt: str) -> int | None:
     """Say in one message what ended a command; return its exit status, None for a defect of ours."""
     stop = signals.cause(error)  # it may come up in the middle of other code, whose clean-up then fails
     if stop is not None:
         _report(f"stopped by {stop} before there was anything to save; the same command starts again", "stopped")
         return stop.status
     if isinstance(error, KeyboardInterrupt):
-        _report("interrupted; the same command continues from the last checkpoint", "stopped")
+        _report(f"interrupted; the same command {on_interrupt}", "stopped")
         return signals.INTERRUPTED
     if _is_out_of_memory(error):
-        _report(
-            f"{(str(error) or 'out of memory').splitlines()[0]} Use a smaller train.batch_size or augment.crop, or "
-            "train.accumulate or amp"
-        )
+        _report(f"out of memory: {(str(error) or 'no more is said').splitlines()[0].rstrip('.')}; {on_memory}")
         return 2
     if isinstance(error, USER_ERRORS):
         if not dist.is_printed(error):
