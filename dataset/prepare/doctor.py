@@ -18,15 +18,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from dataset.base import SegDataset
-from dataset.prepare.check import (
-    Report,
-    binary_message,
-    class_warnings,
-    compare_splits,
-    looks_binary,
-    looks_mapped,
-    palettes_differ,
-)
+from dataset.prepare.check import Report, compare_splits
+from dataset.prepare.check.report import binary_message, class_warnings, looks_binary, looks_mapped
+from dataset.prepare.check.tally import palettes_differ
 from dataset.prepare.hints import misnamed, sharing, unknown_hint
 from dataset.prepare.look import THUMB, Failed, Seen, look
 from dataset.prepare.records import appending, forget_others, recall, remember, scan

@@ -81,7 +81,7 @@ class Deployed(nn.Module):
 
 
 def class_kind(num_classes: int) -> torch.dtype:
-    """Return the type of the classes that a file gives: uint8 while they fit."""
+    """Return the type of a file's classes: uint8 while they fit."""
     return torch.uint8 if num_classes <= 256 else torch.int32
 
 

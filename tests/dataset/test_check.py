@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from dataset import build_dataset
-from dataset.prepare import check
-from dataset.prepare.check import check_dataset, compare_splits, shared_images
+from dataset.prepare.check import check_dataset, compare_splits, sample, shared_images, walk
+from dataset.prepare.check.tally import Tally
 from dataset.read import DataError
 from dataset.read.header import Header
 from tests.paths import SHARED
@@ -199,7 +199,7 @@ def test_compare_splits(tree):
 def test_stamp_skips_the_reading_until_something_changes(tree, monkeypatch):
     stamp = tree / "out" / "check.json"
     first = check_dataset(build(tree), stamp=stamp)
-    monkeypatch.setattr("dataset.prepare.check.read_stored", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("dataset.prepare.check.sample.read_stored", lambda path: pytest.fail("read again"))
     second = check_dataset(build(tree), stamp=stamp)
     assert second.cached and not first.cached
     assert (second.pixels, second.warnings, second.smallest) == (first.pixels, first.warnings, first.smallest)
@@ -244,10 +244,10 @@ def cut(monkeypatch, root, after, **options):
         read.append(index)
         return real(dataset, index)
 
-    real = check._inspect
+    real = sample._inspect
     with monkeypatch.context() as patch:
-        patch.setattr(check, "_inspect", inspect)
-        patch.setattr(check, "SAVE_SECONDS", -1.0)
+        patch.setattr(sample, "_inspect", inspect)
+        patch.setattr(walk, "SAVE_SECONDS", -1.0)
         try:
             return check_dataset(build(root), workers=1, **options), read
         except KeyboardInterrupt:
@@ -329,10 +329,10 @@ def test_what_the_check_keeps_does_not_grow_with_the_list(tree):
     raw, mapped = (np.array([0, 2]), np.array([9, 7])), np.bincount([0] * 9 + [2] * 7, minlength=256)
     dataset, sizes = build(tree), []
     for count in (1_000, 100_000):
-        tally = check._Tally()
+        tally = Tally()
         for i in range(count):
             unknown = {3 + i % 50: 1} if i % 3 == 0 else {}
-            found = DataError(f"{i}") if i % 3 == 1 else check._Finding((4, 4), header, raw, mapped, unknown)
+            found = DataError(f"{i}") if i % 3 == 1 else sample.Finding((4, 4), header, raw, mapped, unknown)
             tally.add(dataset, i % 3, found)
         sizes.append(len(json.dumps(asdict(tally))))
         assert tally.failed == len(range(1, count, 3)) and tally.images == tally.deep == count - tally.failed

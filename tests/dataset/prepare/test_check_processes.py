@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from dataset import build_dataset
-from dataset.prepare import check
-from dataset.prepare.check import check_dataset
+from dataset.prepare.check import check_dataset, sample
 from dataset.read import DataError
 from tests.three_pictures import picture, save
 
@@ -20,8 +19,8 @@ def test_processes_find_what_threads_find(tmp_path, monkeypatch):
         lines.append(f"{i}.png {name}\n")
     (tmp_path / "train.txt").write_text("".join(lines))
     threads = check_dataset(build_dataset("cityscapes", tmp_path))
-    monkeypatch.setattr(check, "WORTH_PROCESSES", 100)
-    monkeypatch.setattr(check, "map_threads", lambda *_: pytest.fail("by threads"))
+    monkeypatch.setattr(sample, "WORTH_PROCESSES", 100)
+    monkeypatch.setattr(sample, "map_threads", lambda *_: pytest.fail("by threads"))
     assert check_dataset(build_dataset("cityscapes", tmp_path), workers=2) == threads
     for i in (3, 77, 101, 149):
         save(tmp_path / lines[i].split()[1], np.full((4 + i % 5, 6), 77, np.uint8))
