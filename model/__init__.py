@@ -77,7 +77,9 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
     builder = resolve("model", name, MODELS)
     chosen = inspect.signature(builder).parameters.get("backbone")
     if chosen is None and backbone is not None:
-        raise ModelError(f"model {name!r} brings its own backbone; leave out backbone={backbone!r}")
+        raise ModelError(
+            f"model {name!r} brings its own backbone; leave out backbone={backbone!r} (model.backbone=null)"
+        )
     if chosen is not None:
         backbone = chosen.default if backbone is None else backbone
     options = complete("model", name, builder, options, reserved=("num_classes", "backbone"))

@@ -25,6 +25,15 @@ need_env() {
     exit 2
 }
 
+# work_in FOLDER DATASET EXPERIMENT: in a folder that has this experiment in a config/ of its own, else here
+work_in() {
+    [ -f "$1/config/${2:-}/${2:-}_${3:-}.yaml" ] || return 0
+    case $PYTHON in */*) PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON") ;; esac
+    PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+    cd "$1" || exit 1
+}
+
 # install_env EXTRA MODULES: EXTRA is "" or "[test]"; MODULES are what the extra must bring
 install_env() {
     find_env "$2" && return 0

@@ -5,7 +5,9 @@
 #
 # NGPU=2 sh tool/train.sh ...              two processes
 # NNODES=4 NODE_RANK=0 RDZV_ENDPOINT=host0:29400 sh tool/train.sh ...   on each of four machines
+started_in=$PWD
 cd "$(dirname "$0")/.." || exit 1
 . tool/env.sh
 need_env
+work_in "$started_in" "$@"
 exec "$PYTHON" -m tool.launch train "$@"

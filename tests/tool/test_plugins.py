@@ -256,12 +256,26 @@ def test_the_launcher_hands_own_code_to_its_processes(tmp_path, data, package):
     (tmp_path / "empty.py").write_text("")
     raw = yaml.safe_load(path.read_text()) | {"plugins": ["../../empty.py"]}
     (folder / "mine_net.yaml").write_text(yaml.safe_dump(raw))
-    places = os.pathsep.join([str(tmp_path / "lib"), str(ROOT)])
-    environment = os.environ | {"PYTHONPATH": places, "NGPU": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tool.launch", "train", "mine", "net"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "lib"), "NGPU": "2", "OMP_NUM_THREADS": "1"}
+    environment["PYTHON"] = sys.executable
+    command = ["sh", str(ROOT / "tool" / "train.sh"), "mine", "net"]  # in the folder that has this experiment
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0 <= json.loads(newest_metrics(tmp_path / "exp").read_text())["mIoU"] <= 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["model", "util", "dataset"])
+def test_a_file_of_the_users_that_hides_a_package_of_ours_is_named(name, tmp_path):
+    (tmp_path / f"{name}.py").write_text("X = 1\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for words, status, told in (
+        (["-m", "tool.config", "street", "fcn18"], 2, f"error: {tmp_path / name}.py hides {ROOT / name}, a package"),
+        (["-c", "import tool.predict"], 1, f"ImportError: {tmp_path / name}.py hides {ROOT / name}, a package"),
+    ):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == status and told in done.stderr
+        assert status == 1 or done.stderr.count("\n") == 1
 
 
 @pytest.mark.fast
