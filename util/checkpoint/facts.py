@@ -100,10 +100,18 @@ def check_facts(state: Mapping[str, Any]) -> None:
     if not isinstance(state.get("dataset", ""), str):
         raise UserError("'dataset' is no name of a data set")
     label_map = state.get("label_map", {})
-    if not isinstance(label_map, dict) or not all(
-        isinstance(key, str) and isinstance(value, int) for key, value in label_map.items()
-    ):
+    if not isinstance(label_map, dict):
         raise UserError("'label_map' does not map values of a label file to classes")
+    count = len(state.get("classes") or range(255))
+    for key, value in label_map.items():
+        sound = isinstance(key, str) and re.fullmatch(r"-?\d{1,5}|\d{1,3},\d{1,3},\d{1,3}", key)
+        if (
+            not sound
+            or not isinstance(value, int)
+            or isinstance(value, bool)
+            or not (0 <= value < count or value == 255)
+        ):
+            raise UserError(f"'label_map' maps {key!r:.80} to {value!r:.80}, which is none of {count} classes, nor 255")
     if not isinstance(state.get("protocol", {}), dict):
         raise UserError("'protocol' is no test protocol")
     data = state.get("config", {}).get("data", {})

@@ -48,6 +48,9 @@ def test_a_checkpoint_of_an_earlier_version_has_them_in_its_experiment():
     [
         ({"dataset": 3}, "'dataset'"),
         ({"label_map": {"7": "sky"}}, "'label_map'"),
+        ({"label_map": {"7": 2}, "classes": ["a", "b"]}, "'7' to 2, which is none of 2 classes"),
+        ({"label_map": {"road": 0}}, "'label_map'"),
+        ({"label_map": {"7": -1}}, "'label_map'"),
         ({"protocol": [1]}, "'protocol'"),
         ({"preprocessing": {"mean": [1, 2, 3], "std": [0, 1, 1]}}, "'preprocessing' has no sound mean and std"),
         ({"preprocessing": {"mean": [1, 2, float("nan")], "std": [1, 1, 1]}}, "no sound mean and std"),
