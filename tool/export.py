@@ -116,7 +116,7 @@ def arguments() -> cli.Parser:
     size.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="of the pictures (default: test.window)")
     size.add_argument("--dynamic", action="store_true", help="pictures of any size")
     parser.add_argument("--with-preprocessing", action="store_true", help="take uint8 R, G, B, and normalise them")
-    parser.add_argument("--argmax", action="store_true", help="give class ids, not logits")
+    parser.add_argument("--argmax", action="store_true", help="give classes uint8, not logits")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="float16")
     precision.add_argument("--int8", metavar="DATA", help="8 bits; a folder of pictures whose ranges are measured")

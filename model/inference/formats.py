@@ -39,7 +39,7 @@ class Form:
     Args:
         size: (H, W) of its pictures; None for any.
         mean, std: of the channels on the scale 0..255, of uint8 pictures; None: pictures are float32, normalised.
-        classes: whether it gives classes (N,H,W), of `class_kind`, not logits float32 (N,num_classes,H,W).
+        classes: whether it gives classes uint8 (N,H,W), not logits float32 (N,num_classes,H,W).
         precision: "float32", "float16" or "int8".
     """
 
@@ -77,12 +77,7 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = image if self.mean is None or self.std is None else (image.float() - self.mean) / self.std
         logits = self.network(x.half() if self.half_inside else x)["out"].float()
-        return logits.argmax(1).to(class_kind(logits.shape[1])) if self.form.classes else logits
-
-
-def class_kind(num_classes: int) -> torch.dtype:
-    """Return the type of a file's classes: uint8 while they fit."""
-    return torch.uint8 if num_classes <= 256 else torch.int32
+        return logits.argmax(1).to(torch.uint8) if self.form.classes else logits
 
 
 def deployed(network: nn.Module, form: Form) -> tuple[Deployed, Tensor]:
@@ -284,13 +279,13 @@ def run_tensorrt(file: Path) -> Run:
     engine = tensorrt.Runtime(logger).deserialize_cuda_engine(file.read_bytes())
     if engine is None:
         raise ModelError(f"{file}: damaged, or built for another GPU or version of TensorRT")
-    context, (form, facts) = engine.create_execution_context(), read_facts(file)
+    context, form = engine.create_execution_context(), read_facts(file)[0]
 
     def run(image: Tensor) -> Tensor:
         image = image.cuda().contiguous()
         if not context.set_input_shape("image", tuple(image.shape)):
             raise ModelError(f"{file}: is not for pictures of the shape {tuple(image.shape)}")
-        kind = class_kind(facts["spec"]["num_classes"]) if form.classes else torch.float32
+        kind = torch.uint8 if form.classes else torch.float32
         found = torch.empty(tuple(context.get_tensor_shape(form.output)), dtype=kind, device="cuda")
         context.set_tensor_address("image", image.data_ptr())
         context.set_tensor_address(form.output, found.data_ptr())

@@ -68,29 +68,6 @@ def test_a_network_of_one_size_says_so(tmp_path):
             formats.write(small(name).eval(), formats.Form(None), "onnx", tmp_path / "net.onnx")
 
 
-class Wide(nn.Module):
-    """A network of 300 classes, each of which is the colour's own."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv2d(3, 300, 1)
-
-    def forward(self, x):
-        return {"out": self.layer(x)}
-
-
-@NEEDS
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "torch-export", "torchscript"])
-def test_more_classes_than_a_byte_counts(kind, tmp_path):
-    torch.manual_seed(0)
-    network, x = Wide().eval(), torch.randn(2, 3, 40, 56)
-    file = tmp_path / f"net{formats.FORMATS[kind].suffix}"
-    formats.write(network, formats.Form((40, 56), classes=True), kind, file)
-    found, expected = formats.FORMATS[kind].run(file)(x), network(x)["out"].argmax(1)
-    assert expected.max() > 255 and found.dtype == torch.int32
-    assert (found == expected).double().mean() > 0.999
-
-
 class ByValue(nn.Module):
     """A network that asks a tensor's value, which torch.export cannot follow and tracing can."""
 
