@@ -12,6 +12,7 @@ import torch
 
 from dataset.prepare import lock
 from dataset.read import DataError
+from tests.conftest import make_experiment
 from tests.paths import ROOT
 from util import UserError, dist
 from util.record.machine import environment
@@ -32,9 +33,9 @@ HIDDEN_IN_OS = (
     "O_NOFOLLOW",
     "O_DIRECTORY",
 )
-IMPORT_ALL = f"""
+HIDE = f"""
 import importlib, json, os, signal, sys
-packages, modules = json.load(sys.stdin)
+packages, modules, commands = json.load(sys.stdin)
 for name in packages:  # what they need of the system is their business
     try:
         importlib.import_module(name)
@@ -46,8 +47,19 @@ for name in {HIDDEN_SIGNALS}:
     delattr(signal, name)
 for name in {HIDDEN_IN_OS}:
     delattr(os, name)
+"""
+IMPORT_ALL = f"""{HIDE}
 for name in modules:
     importlib.import_module(name)
+"""
+RUN_ALL = f"""
+import multiprocessing.resource_tracker, shutil
+multiprocessing.resource_tracker.ensure_running()  # a process of POSIX alone
+free = shutil.disk_usage(".")
+{HIDE}
+shutil.disk_usage = lambda path: free  # Python's own has another way on Windows
+for module, *words in commands:
+    assert not importlib.import_module(module).main(words), module
 """
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -72,7 +84,7 @@ def packages() -> list[str]:
 def test_every_module_imports_without_what_windows_and_macos_lack():
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL],
-        input=json.dumps([packages(), modules()]),
+        input=json.dumps([packages(), modules(), []]),
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -81,6 +93,30 @@ def test_every_module_imports_without_what_windows_and_macos_lack():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_goes_from_training_to_masks_without_what_windows_and_macos_lack(tmp_path, data):
+    path = make_experiment(tmp_path, data, train={"epochs": 1})
+    last = str(tmp_path / "run" / "model" / "last.pth")
+    commands = [
+        ["tool.train", "--config", str(path), "--exp", str(tmp_path / "run")],
+        ["tool.test", "--config", str(path), "--exp", str(tmp_path / "run")],
+        ["tool.predict", last, str(data / "image"), "--out", str(tmp_path / "predicted")],
+        ["tool.export", last, "--to", "weights", "--out", str(tmp_path / "net.safetensors")],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps([packages(), [], commands]),
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result" / "val-whole" / "report.html").is_file()
+    assert len(list((tmp_path / "predicted").glob("*.png"))) == len(list((data / "image").iterdir()))
 
 
 @pytest.mark.fast

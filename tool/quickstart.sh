@@ -10,11 +10,13 @@ install_env "" ""
 if [ "$PYTHON" = .venv/bin/python ]; then
     printf '\nbefore commands that begin with python:  . .venv/bin/activate\n'
 fi
+[ $# -gt 0 ] || printf '\nexpected: a mean IoU of about 64 (docs/results.md); a point or two off is chance\n'
 cat <<END
 
 the report, a page for your browser:    exp/street/sfnet_mobile/result/val-whole/report.html
 pictures (photo | truth | prediction):  exp/street/sfnet_mobile/result/val-whole/pictures
 scores:                                 exp/street/sfnet_mobile/result/val-whole/metrics.json
-next, your own data or Cityscapes:      README.md, "Real data"
+your own photo:                         python -m tool.predict exp/street/sfnet_mobile/model/last.pth PHOTO --out exp/predicted --save overlay
+next, your own data or Cityscapes:      README.md, "Your own data" and "Real data"
 the same network with another setting:  sh tool/train.sh street sfnet_mobile train.epochs=40 --exp exp/street/longer
 END
