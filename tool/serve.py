@@ -8,14 +8,16 @@ beyond --max-mb or --max-megapixels is refused with 413, what is no picture with
 and with 429 whoever asks more often than --rate, or while --queue pictures wait.
 """
 
+import asyncio
 import base64
 import io
+import os
 import socket
+import struct
 import time
-from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,6 +35,7 @@ from util.record.log import log, open_log
 try:
     import uvicorn
     from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 except ModuleNotFoundError as error:  # an extra: told by `main`
@@ -41,20 +44,52 @@ else:
     MISSING = None
 
 PAGE = Path(__file__).with_name("shared") / "serve.html"
+API_PAGE = PAGE.with_name("serve_api.html")  # FastAPI's own loads its script from elsewhere
 MINUTE = 60.0
+SILENCE = 30.0  # seconds in which an upload goes on
+GRACE = 5.0  # seconds that Ctrl-C leaves to the picture that is predicted
+LOOK = 0.2  # seconds after which the server looks whether it is to end
+GONE = 499  # status of an answer that nobody waits for
 FRAME = 1 << 16  # bytes that a form adds to its picture, at most
 # What the page may load: itself alone. The picture and its mask are blobs.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
 )
 
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+TEXT, NUMBER, INTEGER = ({"type": kind} for kind in ("string", "number", "integer"))
+CLASS = {"id": INTEGER, "name": TEXT, "color": {"type": "array", "items": INTEGER}, "pixels": INTEGER, "share": NUMBER}
+ANSWER = _object(
+    width=INTEGER,
+    height=INTEGER,
+    seconds=NUMBER,
+    classes={"type": "array", "items": _object(**CLASS)},
+    mask={"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
+    encoding=TEXT,
+)
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {}, "application/json": {}}, "description": "class ids of the pixels"},
-    413: {"description": "too many bytes or pixels"},
-    415: {"description": "no picture"},
-    422: {"description": "no field `image`, or a picture that cannot be read"},
-    429: {"description": "too often, or too many wait"},
+    200: {
+        "content": {"image/png": {}, "application/json": {"schema": ANSWER}},
+        "description": "class ids of the pixels, at the picture's size",
+    },
+    **{
+        status: {"description": text, "content": {"application/json": {"schema": _object(detail=TEXT)}}}
+        for status, text in (
+            (408, f"an upload that stood still for {SILENCE:g} seconds"),
+            (413, "too many bytes or pixels"),
+            (415, "no picture"),
+            (422, "no field `image`, or a picture that cannot be read"),
+            (429, "too often, or too many wait; Retry-After says the seconds"),
+            (503, "the server ends"),
+        )
+    },
 }
+# What Pillow raises of damaged files, by their format.
+DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -94,11 +129,16 @@ class Guard:
         elif declared.isdigit() and int(declared) > most:
             answer = JSONResponse({"detail": self.too_large()}, 413)
         else:
-            received = 0
+            received, complete = 0, False
 
             async def counted() -> dict[str, Any]:  # a body without a declared length
-                nonlocal received
-                message = await receive()
+                nonlocal received, complete
+                try:
+                    async with asyncio.timeout(None if complete else SILENCE):
+                        message = await receive()
+                except TimeoutError:
+                    raise HTTPException(408, f"nothing came for {SILENCE:g} seconds") from None
+                complete = not message.get("more_body", False)
                 received += len(message.get("body", b""))
                 if received > most:
                     raise HTTPException(413, self.too_large())
@@ -125,22 +165,92 @@ class Guard:
         return 0
 
 
+class Turns:
+    """Predicts one picture after the other, first come, first served.
+
+    A network is one, and uses every core by itself.
+    """
+
+    def __init__(self, queue: int):
+        self.queue, self.waiting = queue, 0  # pictures that may wait, or be predicted, at a time; those that do
+        self.ends: Callable[[], bool] = lambda: False  # whether the server is to end
+        self._worker, self._turn = ThreadPoolExecutor(1, "predict"), asyncio.Lock()
+        self._job: Future | None = None
+
+    def busy(self) -> bool:
+        """Tell whether a picture is being predicted."""
+        return self._job is not None and not self._job.done()
+
+    async def take(self, request: "Request", image: "UploadFile", *work: Any) -> "Response":
+        """Call work[0] with the upload's content and the rest of `work`, when it is its turn.
+
+        Raises:
+            HTTPException: too many wait, or the server ends; or of the work.
+        """
+        if self.waiting >= self.queue:
+            raise HTTPException(429, f"{self.waiting} pictures wait; try again in a moment", {"Retry-After": "1"})
+        self.waiting += 1
+        try:
+            content = await image.read()
+            async with self._turn:
+                if await request.is_disconnected():  # nobody waits for it any more
+                    return Response(status_code=GONE)
+                if self.ends():
+                    raise HTTPException(503, "the server ends")
+                self._job = self._worker.submit(work[0], content, *work[1:])
+                return await self._finished(asyncio.wrap_future(self._job))
+        finally:
+            self.waiting -= 1
+
+    async def _finished(self, job: "asyncio.Future[Response]") -> "Response":
+        while not self.ends():
+            await asyncio.wait({job}, timeout=LOOK)
+            if job.done():
+                return job.result()
+        await asyncio.wait({job}, timeout=GRACE)
+        if not job.done():
+            raise HTTPException(503, "the server ends")
+        return job.result()
+
+
+def in_a_sentence(request: "Request", error: Any) -> "JSONResponse":
+    """Answer a form of the wrong fields; FastAPI would answer a list."""
+    first = error.errors()[0]
+    told = f"{first['loc'][-1]}: {first['msg']}"
+    if first["loc"][:2] == ("body", "image"):
+        told = "send the picture as a file in the field `image` of a multipart form"
+    return JSONResponse({"detail": told}, 422)
+
+
 def build_app(segmenter: Segmenter, limits: Limits, hosts: Sequence[str] = ("*",)) -> "FastAPI":
     """Build the application.
 
     hosts: names by which it may be called; "*" for any.
     """
-    app = FastAPI(title="Semantic segmentation", description="One network, a picture at a time.")
+    description = "One network, a picture at a time. The reason of a refusal stands in `detail`."
+    app = FastAPI(title="Semantic segmentation", description=description, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, limits=limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    worker = ThreadPoolExecutor(1, "predict")  # a network is one, and uses every core by itself
-    waiting = 0
+    app.add_exception_handler(RequestValidationError, in_a_sentence)
+    app.state.turns = turns = Turns(limits.queue)
+
+    def shown(file: Path) -> HTMLResponse:
+        return HTMLResponse(file.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
+        return shown(PAGE)
 
-    @app.get("/facts")
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return shown(API_PAGE)
+
+    @app.get("/health", response_description="`ok`, and the number")
+    def health() -> dict[str, Any]:
+        """Tell how many pictures wait, or are predicted."""
+        return {"status": "ok", "waiting": turns.waiting}
+
+    @app.get("/facts", response_description="network, data set, classes (id, name, color) and limits")
     def facts() -> dict[str, Any]:
         """Give the network, its classes with their colours, and the limits."""
         return {
@@ -158,28 +268,26 @@ def build_app(segmenter: Segmenter, limits: Limits, hosts: Sequence[str] = ("*",
     ) -> Response:
         """Predict the class of each pixel.
 
-        Answers a PNG of class ids; JSON with shares and the PNG in base64 for `format=json` or
-        `Accept: application/json`.
+        Answers a PNG of class ids; JSON with shares and the PNG in base64 for `format=json`, or where `Accept` asks for
+        `application/json`.
         """
-        nonlocal waiting
-        if waiting >= limits.queue:
-            raise HTTPException(429, f"{waiting} pictures wait; try again in a moment", {"Retry-After": "1"})
-        waiting += 1
-        try:
-            content = await image.read()
-            start = time.perf_counter()
-            result = await get_running_loop().run_in_executor(worker, _predicted, segmenter, content, limits)
-        finally:
-            waiting -= 1
-        seconds = round(time.perf_counter() - start, 4)
-        wants_json = format == "json" or (format is None and request.headers.get("accept") == "application/json")
-        return _answer(result, seconds, wants_json)
+        accepted = request.headers.get("accept", "")
+        asks_json = "application/json" in accepted and "image/png" not in accepted
+        wants_json = format == "json" or (format is None and asks_json)
+        return await turns.take(request, image, _answered, segmenter, limits, wants_json)
 
     return app
 
 
+def _answered(content: bytes, segmenter: Segmenter, limits: Limits, wants_json: bool) -> "Response":
+    """Predict an upload and encode the answer, on the worker's thread."""
+    start = time.perf_counter()
+    result = _predicted(segmenter, content, limits)
+    return _answer(result, round(time.perf_counter() - start, 4), wants_json)
+
+
 def _predicted(segmenter: Segmenter, content: bytes, limits: Limits) -> Segmentation:
-    """Decode and predict an upload, on the worker's thread.
+    """Decode and predict an upload.
 
     Raises:
         HTTPException: with the status of what is wrong with it.
@@ -190,15 +298,24 @@ def _predicted(segmenter: Segmenter, content: bytes, limits: Limits) -> Segmenta
         picture = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:
         raise HTTPException(413, f"the picture has more than {limits.max_pixels / 1e6:g} megapixels") from error
-    except OSError as error:
+    except DAMAGE as error:
         raise HTTPException(415, "this is no picture that can be read; send JPEG, PNG, WebP, TIFF or BMP") from error
     if picture.width * picture.height > limits.max_pixels:
         size = f"{picture.width}x{picture.height}"
         raise HTTPException(413, f"the picture is {size}; at most {limits.max_pixels / 1e6:g} megapixels")
     try:
-        return segmenter(picture)
-    except (UserError, DataError, OSError, SyntaxError) as error:  # Pillow has a SyntaxError of a broken PNG
+        image = segmenter.read(picture)
+    except DAMAGE as error:
         raise HTTPException(422, f"the picture cannot be read: {error}") from error
+    try:
+        return segmenter(image)
+    except (UserError, DataError) as error:
+        raise HTTPException(422, f"the picture cannot be predicted: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not cli.is_out_of_memory(error):
+            raise
+        size = f"{picture.width}x{picture.height}"
+        raise HTTPException(413, f"there is too little memory for a picture of {size}") from error
 
 
 def _answer(result: Segmentation, seconds: float, wants_json: bool) -> "Response":
@@ -212,16 +329,8 @@ def _answer(result: Segmentation, seconds: float, wants_json: bool) -> "Response
     ]
     height, width = result.mask.shape
     mask = base64.b64encode(buffer.getvalue()).decode()
-    return JSONResponse(
-        {
-            "width": width,
-            "height": height,
-            "seconds": seconds,
-            "classes": classes,
-            "mask": mask,
-            "encoding": "png;base64",
-        }
-    )
+    found = {"width": width, "height": height, "seconds": seconds, "classes": classes}
+    return JSONResponse(found | {"mask": mask, "encoding": "png;base64"})
 
 
 def _classes(segmenter: Segmenter) -> list[dict[str, Any]]:
@@ -269,6 +378,8 @@ def main(argv: list[str] | None = None) -> int:
     segmenter = from_arguments(args)
     if segmenter.channels != 3:
         raise UserError(f"{args.checkpoint}: takes {segmenter.channels} channels, a page shows three; use tool.predict")
+    # The limit is ours alone: a header is looked at before a pixel is read.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, round(args.max_megapixels * 1e6))
     limits = Limits(round(args.max_mb * 1e6), round(args.max_megapixels * 1e6), args.rate, args.queue)
     app = build_app(segmenter, limits, allowed_hosts(args.host))
     with _listening(args.host, args.port) as listener:
@@ -278,9 +389,14 @@ def main(argv: list[str] | None = None) -> int:
         if allowed_hosts(args.host) == ["*"]:
             log.warning("--host %s: everybody who reaches this address may use it", args.host)
         try:
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+            app.state.turns.ends = lambda: server.should_exit
+            server.run([listener])
         except KeyboardInterrupt:
             log.info("ended")
+        if app.state.turns.busy():
+            log.warning("the last picture was given up")
+            os._exit(0)  # its thread cannot be stopped, and Python would wait for it
     return 0
 
 

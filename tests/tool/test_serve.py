@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -102,7 +103,11 @@ def test_the_answer_is_the_segmenters_mask(segmenter):
         status, headers, png = post(address, content)
         assert status == 200 and headers["Content-Type"] == "image/png" and float(headers["X-Seconds"]) > 0
         assert np.array_equal(ids(png), expected)
-        for asked in ({"path": "/predict?format=json"}, {"Accept": "application/json"}):
+        for asked in (
+            {"path": "/predict?format=json"},
+            {"Accept": "application/json"},
+            {"Accept": "application/json, */*"},
+        ):
             found = json.loads(post(address, content, **asked)[2])
             assert np.array_equal(ids(base64.b64decode(found["mask"])), expected)
             assert (found["height"], found["width"]) == (48, 64)
@@ -111,7 +116,12 @@ def test_the_answer_is_the_segmenters_mask(segmenter):
         facts = json.loads(get(address + "/facts")[1])
         assert [tuple(each["color"]) for each in facts["classes"]] == [tuple(color) for color in COLORS]
         described = json.loads(get(address + "/openapi.json")[1])["paths"]["/predict"]["post"]
-        assert {"200", "413", "415", "422", "429"} <= set(described["responses"])
+        assert {"200", "408", "413", "415", "422", "429", "503"} <= set(described["responses"])
+        schema = described["responses"]["200"]["content"]["application/json"]["schema"]
+        assert set(schema["properties"]) == set(found) and set(found["classes"][0]) == set(
+            schema["properties"]["classes"]["items"]["properties"]
+        )
+        assert json.loads(get(address + "/health")[1]) == {"status": "ok", "waiting": 0}
 
 
 def test_two_hundred_at_once_each_get_their_own(segmenter):
@@ -121,6 +131,12 @@ def test_two_hundred_at_once_each_get_their_own(segmenter):
         answers = list(pool.map(lambda index: post(address, contents[index % 10]), range(200)))
     assert {status for status, _, _ in answers} == {200}
     assert all(np.array_equal(ids(png), expected[index % 10]) for index, (_, _, png) in enumerate(answers))
+
+
+def truncated_header() -> bytes:
+    """A PNG whose header has 5 bytes: Pillow raises a ValueError."""
+    header = b"IHDR" + bytes(5)
+    return encoded()[:8] + (5).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
 
 
 def large_png() -> bytes:
@@ -137,12 +153,13 @@ def large_png() -> bytes:
         (b"no picture", 415, "no picture"),
         (b"", 415, "no picture"),
         (encoded()[:200], 422, "cannot be read"),
+        (truncated_header(), 415, "no picture"),
         (encoded(kind="TIFF", mode="I"), 422, "beyond 8 bits"),
         (large_png(), 413, "megapixels"),
         (encoded(size=(200, 300)), 413, "at most 0.05 megapixels"),
         (b"0" * 300_000, 413, "larger than 0.2 MB"),
     ],
-    ids=["text", "empty", "cut off", "16 bits", "bomb", "pixels", "bytes"],
+    ids=["text", "empty", "cut off", "header", "16 bits", "bomb", "pixels", "bytes"],
 )
 def test_a_bad_upload_is_refused_and_the_next_is_answered(content, status, told, segmenter):
     with served(segmenter, max_bytes=200_000, max_pixels=50_000) as address:
@@ -165,9 +182,72 @@ def test_a_body_without_a_length_is_counted(segmenter):
         assert post(address, encoded())[0] == 200
 
 
-def test_a_form_without_the_field_is_422(segmenter):
+def test_the_reason_of_a_refusal_is_a_sentence(segmenter):
+    """Not a list of what a validator found, whatever is wrong with the form."""
+    form = {"Content-Type": "application/octet-stream"}
     with served(segmenter) as address:
-        assert post(address, encoded(), field="picture")[0] == 422
+        for status, told, asked in (
+            (422, "field `image`", {"field": "picture"}),
+            (422, "field `image`", form),
+            (422, "format", {"path": "/predict?format=xml"}),
+            (400, "boundary", {"Content-Type": "multipart/form-data"}),
+        ):
+            got, _, body = post(address, encoded(), **asked)
+            assert got == status and told in json.loads(body)["detail"], asked
+
+
+def test_an_upload_that_stands_still_is_ended(segmenter, monkeypatch):
+    monkeypatch.setattr(serve, "SILENCE", 0.2)
+    with served(segmenter) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            slow.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            )
+            assert b" 408 " in slow.recv(4096)
+        assert post(address, encoded())[0] == 200
+
+
+def test_an_upload_that_nobody_waits_for_is_not_predicted(segmenter, monkeypatch):
+    go, seen, predicted = threading.Event(), [], serve._predicted
+
+    def slowly(own, content, limits):
+        seen.append(content)
+        assert go.wait(30)
+        return predicted(own, content, limits)
+
+    monkeypatch.setattr(serve, "_predicted", slowly)
+    contents = [encoded(seed) for seed in range(3)]
+    with served(segmenter) as address, ThreadPoolExecutor(2) as pool:
+
+        def until(number):
+            while json.loads(get(address + "/health")[1])["waiting"] != number:
+                pass
+
+        first = pool.submit(post, address, contents[0])
+        until(1)
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as gone:
+            body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + contents[1]
+            body += b"\r\n--x--\r\n"
+            head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            gone.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body)
+            until(2)
+        last = pool.submit(post, address, contents[2])
+        until(3)
+        go.set()
+        assert first.result()[0] == last.result()[0] == 200
+    assert seen == [contents[0], contents[2]]
+
+
+@pytest.mark.fast
+def test_the_pages_load_nothing_from_elsewhere(segmenter):
+    with served(segmenter) as address:
+        for path in ("/", "/docs"):
+            headers, page = get(address + path)
+            assert b"http" not in page and b"src=" not in page, path
+            assert headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
 def test_past_the_rate_it_is_429(segmenter):
@@ -236,6 +316,46 @@ def test_the_command_answers_until_it_is_interrupted(tmp_path, monkeypatch):
     assert process.returncode == 0 and "Traceback" not in rest, rest
 
 
+SLOW = """
+import time
+from tests.faults.toy import Toy
+
+class Slow(Toy):
+    def forward(self, *arguments, **options):
+        time.sleep(600)
+"""
+
+
+def test_an_interrupt_does_not_wait_for_a_long_prediction(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "slow.Slow"
+    monkeypatch.setitem(model.MODELS, own, own)
+    network = build_model(own, len(CLASSES))
+    checkpoint.save(tmp_path / "own.pth", {"model": network.state_dict(), "spec": network.spec})
+    start = "import sys; from tool import serve; serve.GRACE = 0.2; serve.cli.command(lambda: serve.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start]
+    command += [str(tmp_path / "own.pth"), "--port", "0", "--plugin", own]
+    places = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    with (
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | places
+        ) as process,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        try:
+            line = process.stdout.readline()
+            address = line.partition("open ")[2].split("/ ;")[0]
+            answers = [pool.submit(post, address, encoded()) for _ in range(2)]
+            while json.loads(get(address + "/health")[1])["waiting"] < 2:
+                pass
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=60)[0]
+        assert [answer.result()[0] for answer in answers] == [503, 503]
+    assert process.returncode == 0 and "given up" in rest and "Traceback" not in rest, line + rest
+
+
 def test_mistakes_are_one_line(weights, capsys):
     assert "--rate 0" in failure(capsys, serve.main, [str(weights), "--rate", "0"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -257,6 +377,7 @@ addEventListener("load", async () => {
   note.ids = [...ids]; note.size = [height, width]; note.status = at("status").textContent;
   const pixel = () => [...at("mask").getContext("2d").getImageData(0, 0, 1, 1).data];
   note.shown = pixel();
+  note.wider = at("stage").getBoundingClientRect().width;
   boxes()[ids[0]].click();
   note.hidden = pixel();
   at("opacity").value = 20; at("opacity").dispatchEvent(new Event("input"));
@@ -266,6 +387,19 @@ addEventListener("load", async () => {
   note.under = at("under").textContent;
   note.download = at("download").download;
   note.names = [...document.querySelectorAll("#classes span:not(.share)")].map(each => each.textContent);
+  // The first of two uploads is answered late.
+  const real = fetch; let calls = 0, released = false;
+  window.fetch = async (address, options) => {
+    const number = ++calls, answer = await real(address, {...options, signal: undefined});
+    if (number === 1) await until(() => released);
+    return answer;
+  };
+  give(new File([file], "late.png")); give(new File([file], "soon.png"));
+  await until(() => at("status").textContent.startsWith("soon.png: 64"));
+  released = true;
+  await new Promise(go => setTimeout(go, 300));
+  note.last = [at("status").textContent.split(":")[0], at("download").download];
+  window.fetch = real;
   give(new File(["no picture"], "b.png"));
   await until(() => at("status").className === "error");
   note.error = at("status").textContent;
@@ -296,5 +430,18 @@ def test_the_page_works_in_a_browser(segmenter, tmp_path, monkeypatch, width):
     assert np.array_equal(np.reshape(found["ids"], found["size"]), expected)
     assert found["shown"] == [*COLORS[first], 255] and found["hidden"][3] == 0 and found["opacity"] == "0.2"
     assert found["under"] == CLASSES[first] and found["download"] == "a_classes.png"
-    assert found["names"] == list(CLASSES) and "64 x 48 pixels in" in found["status"]
+    counts = np.bincount(expected.ravel(), minlength=len(CLASSES))
+    assert found["names"] == [CLASSES[index] for index in np.argsort(-counts, kind="stable")]  # the largest first
+    assert found["last"] == ["soon.png", "soon_classes.png"] and found["wider"] > 5 * 64
+    assert "64 x 48 pixels in" in found["status"]
     assert "no picture" in found["error"] and not found["wide"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_the_page_of_the_api_describes_it(segmenter, tmp_path):
+    with served(segmenter) as address:
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+        command += ["--virtual-time-budget=20000", "--dump-dom", address + "/docs"]
+        page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "POST /predict" in page and f"curl -F image=@photo.jpg {address}/predict" in page
+    assert ">429</code>" in page and "{width, height, seconds, classes, mask, encoding}" in page

@@ -126,7 +126,7 @@ def _status_of(error: BaseException, on_memory: str, on_interrupt: str) -> int |
     if isinstance(error, KeyboardInterrupt):
         _report(f"interrupted; the same command {on_interrupt}", "stopped")
         return signals.INTERRUPTED
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _report(f"out of memory: {(str(error) or 'no more is said').splitlines()[0].rstrip('.')}; {on_memory}")
         return 2
     if isinstance(error, USER_ERRORS):
@@ -142,8 +142,11 @@ def _status_of(error: BaseException, on_memory: str, on_interrupt: str) -> int |
     return None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library could not get memory: of a GPU, or of the host, by PyTorch, NumPy or OpenCV."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a library could not get memory.
+
+    Of a GPU, or of the host: by PyTorch, NumPy or OpenCV.
+    """
     if isinstance(error, cv2.error):
         return error.code == cv2.Error.StsNoMem
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
