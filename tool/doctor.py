@@ -35,6 +35,7 @@ from util import UserError
 from util.config.load import Experiment
 from util.config.schema import Config
 from util.record.machine import cores
+from util.record.table import aligned
 from util.report.html import render
 from util.report.visual import as_rgb, colorize, jpeg
 
@@ -142,11 +143,10 @@ def text(config: Config, sets: dict[str, SegDataset], found: dict[str, Examined]
         )
     for split, each in found.items():
         if each.report.labelled:
-            lines += ["", *_class_lines(class_rows(sets[split], each))]
+            lines += ["", *_class_lines(class_rows(split, sets[split], each))]
             break
     if "train" in found:
-        mean, deviation = (np.round(each, 2).tolist() for each in (found["train"].mean, found["train"].deviation))
-        lines += ["", f"mean {mean}, deviation {deviation} of train (0 to 255)"]
+        lines += ["", f"{statistics(found['train'])} of train (0 to 255)"]
     lines += [*notes(config, sets, found), ""]
     for finding in findings:
         lines.append(f"{'error' if finding.error else 'warning'}: {finding.where}: {finding.text}")
@@ -154,16 +154,22 @@ def text(config: Config, sets: dict[str, SegDataset], found: dict[str, Examined]
         if finding.files and finding.count > SHOWN_FILES:
             lines.append(f"    and {finding.count - SHOWN_FILES} more")
     errors = sum(finding.error for finding in findings)
-    lines.append(f"{errors} errors, {len(findings) - errors} warnings")
+    lines.append(f"{_number(errors, 'error')}, {_number(len(findings) - errors, 'warning')}")
     return "\n".join(lines)
+
+
+def statistics(examined: Examined) -> str:
+    """Write mean and deviation of the images' channels."""
+    mean, deviation = (np.round(each, 2).tolist() for each in (examined.mean, examined.deviation))
+    return f"mean {mean}, deviation {deviation}"
 
 
 def notes(config: Config, sets: dict[str, SegDataset], found: dict[str, Examined]) -> list[str]:
     """Say what memory is needed, and what mIoU means of two classes."""
     decoded = sum(decoded_bytes(each, config.data.channels) for each in found.values())
     out = [
-        f"decoded: {_size(decoded)} (tool.pack, loader.cache=memory); batches made ahead: {_size(batch_bytes(config))} "
-        "of shared memory"
+        f"decoded images: {_size(decoded)} (what tool.pack or loader.cache=memory keep); batches made ahead: "
+        f"{_size(batch_bytes(config))} of shared memory"
     ]
     classes = next(iter(sets.values())).classes if sets else ()
     if len(classes) == 2:
@@ -199,19 +205,30 @@ def content(
         "heading": f"Doctor: {config.data.name}",
         "findings": findings,
         "splits": [
-            {"name": split, "examined": each, "classes": class_rows(sets[split], each)} for split, each in found.items()
+            {
+                "name": split,
+                "examined": each,
+                "classes": class_rows(split, sets[split], each),
+                "statistics": statistics(each),
+            }
+            for split, each in found.items()
         ],
+        "open": SHOWN_FILES,
         "notes": notes(config, sets, found),
         "examples": examples,
         "samples": shown,
     }
 
 
-def class_rows(dataset: SegDataset, examined: Examined) -> list[dict[str, Any]]:
-    """Give the lines of the table of classes."""
+def class_rows(split: str, dataset: SegDataset, examined: Examined) -> list[dict[str, Any]]:
+    """Give the lines of the table of classes.
+
+    Weights are those of the training split: a loss has no other labels.
+    """
     report = examined.report
     total = max(sum(report.pixels) + report.ignored, 1)
-    columns = zip(dataset.classes, dataset.colors.tolist(), report.pixels, examined.class_weights, strict=True)
+    weights = examined.class_weights if split == "train" else [None] * len(dataset.classes)
+    columns = zip(dataset.classes, dataset.colors.tolist(), report.pixels, weights, strict=True)
     rows = [
         {"name": name, "color": color, "share": pixels / total, "weight": weight}
         for name, color, pixels, weight in columns
@@ -238,12 +255,16 @@ def _uri(picture: np.ndarray, width: int) -> str:
 
 def _class_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Write the table of classes for a terminal."""
-    width = max(len(row["name"]) for row in rows)
-    lines = [f"{'class':{width}}  share of pixels  weight by median frequency"]
+    weighed = any(row["weight"] is not None for row in rows)
+    lines = [["class", "share of pixels", *(["weight by median frequency"] if weighed else [])]]
     for row in rows:
-        weight = "" if row["weight"] is None else f"  {row['weight']:.4g}"
-        lines.append(f"{row['name']:{width}}  {row['share']:15.3%}{weight}")
-    return lines
+        weight = "" if row["weight"] is None else f"{row['weight']:.4g}"
+        lines.append([row["name"], f"{row['share']:.3%}", *([weight] if weighed else [])])
+    return aligned(lines)
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _size(count: float) -> str:

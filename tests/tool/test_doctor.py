@@ -364,6 +364,17 @@ def test_the_page_is_one_file_without_addresses(tmp_path, clean):
     text = page.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert text.count("data:image/jpeg;base64,") == 3 * 3 + 8  # three images of each class, eight samples
+    train, val = text.split('<h2 id="val">')[0], text.split('<h2 id="val">')[1].split("<h2")[0]
+    assert "<th>weight</th>" in train and "weight" not in val.lower()  # a loss has no labels of val
+    for part in (train, val):
+        assert re.search(r"mean \[[\d., ]+\], deviation \[[\d., ]+\]", part)
+
+
+def test_a_single_error_is_one_error(tmp_path, clean, capsys):
+    shutil.copytree(clean, tmp_path / "data")
+    (tmp_path / "data" / "train.txt").unlink()
+    status, text = run(tmp_path, tmp_path / "data", capsys)
+    assert status == 2 and text.endswith("1 error, 0 warnings\n") and "weight by" not in text, text
 
 
 def test_two_classes_say_what_the_mean_means(tmp_path, clean, capsys):

@@ -5,6 +5,7 @@ A spreadsheet opens the CSV without running what stands in it.
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -36,11 +37,22 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Write rows as columns, the first aligned left, others right."""
     rows = [[printable(" ".join(text.split())) for text in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+    def placed(text: str, width: int, left: bool) -> str:
+        space = " " * (width - columns(text))
+        return text + space if left else space + text
+
     return [
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        "  ".join(placed(text, width, i == 0) for i, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]
+
+
+def columns(text: str) -> int:
+    """Count the columns that a text takes in a terminal.
+
+    East Asian characters take two, marks that join the letter before them none.
+    """
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me") for letter in text)
