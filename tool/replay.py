@@ -51,6 +51,7 @@ def replay(file: str, overrides: list[str]) -> int:
     """
     record, path = read_record(file), Path(file)
     always = ["train.compile=false", "train.resume=force"]  # hooks see no compiled layer; a change may be tried out
+    plugins.refuse_unnamed_code(record.config, file)
     config = saved_config(record.config, file, [*always, *overrides])
     run = RunPaths(path.parent.parent, path.parent)
     device = dist.init(cli.lost)

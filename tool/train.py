@@ -22,10 +22,9 @@ from torch import Tensor
 from dataset import build_eval_loader
 from dataset.base import Sample, SegDataset
 from dataset.load.loader import Batch
-from tool.shared import cli
+from tool.shared import cli, plugins
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers, with_class_weights
 from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
-from tool.shared.plugins import load
 from tool.shared.trained import check_init
 from util import dist
 from util.checkpoint.store import CheckpointWriter
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     open_log(None)
     with signals.Stop() as stop:
         # Experiment, processes and folder of the run
-        experiment = load(args.config, args.overrides, args.exp)
+        experiment = plugins.load(args.config, args.overrides, args.exp)
         config, run = experiment.config, experiment.run
         device = dist.init(cli.lost)
         check_installed(config.train.trackers)
@@ -113,7 +112,8 @@ def with_replay(error: NotFinite, config: Config, run: RunPaths, checkpoints: Ch
     Rank 0 writes the record of it, and is the only rank that prints the error.
     """
     file = dist.main_first(lambda: leave_record(error, run.folder, config, checkpoints))
-    return dist.main_tells(FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}"))
+    own = plugins.words(config.model_dump(mode="json"))
+    return dist.main_tells(FloatingPointError(f"{error}. Where it came up: python -m tool.replay {file}{own}"))
 
 
 def open_run(experiment: Experiment, device: torch.device, step: int) -> Writers:

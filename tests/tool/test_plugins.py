@@ -18,7 +18,7 @@ from model.base import SegModel
 from model.table import ModelError
 from tests.conftest import CLASSES, failure, make_experiment, newest_metrics
 from tests.paths import ROOT
-from tool import export, predict, test, train
+from tool import export, predict, replay, test, train
 from tool.predict import Segmenter
 from tool.shared import plugins
 from tool.shared.network import network_of, try_out
@@ -556,6 +556,39 @@ def test_an_own_loss_without_class_weights_refuses_them(monkeypatch):
         {"out": torch.ones(1, 2, 4, 4)}, torch.zeros(1, 4, 4)
     )
     assert total == 1.0
+
+
+def test_an_exported_file_needs_no_class_but_its_data_set(tmp_path, data, package, capsys):
+    path = experiment_of(tmp_path, data, package)
+    assert train.main(run(path, tmp_path / "run")) == 0
+    out = tmp_path / "net.pt2"
+    last = str(tmp_path / "run" / "model" / "last.pth")
+    assert export.main([last, "--to", "torch-export", "--size", "48", "64", "--out", str(out)]) == 0
+    forget()
+    assert Segmenter(out)(picture(tmp_path)).mask.shape == (48, 64)
+    assert not [name for name in sys.modules if name.startswith(package)]
+    told = failure(capsys, test.main, ["--checkpoint", str(out), f"data.root={data}"])
+    assert f"its data set needs '{package}.parts.Own'" in told and ".net." not in told
+    own = ["data.name=custom", f"data.classes=[{','.join(CLASSES)}]", "test.window=[48,64]"]
+    assert test.main(["--checkpoint", str(out), f"data.root={data}", *own]) == 0
+
+
+def test_a_record_is_refused_with_all_that_it_needs_and_says_how_to_replay_it(tmp_path, data, package, capsys):
+    (tmp_path / "lib" / package / "parts.py").open("a").write(
+        "def broken(logits, label, ignore_label):\n    return logits.mean() * float('nan')\n"
+    )
+    path = experiment_of(tmp_path, data, package)
+    more = [f"loss.name={package}.parts.broken", "loss.options={}"]
+    told = failure(capsys, train.main, run(path, tmp_path / "run", *more))
+    command = told.partition("python -m tool.replay ")[2].split()
+    names = [f"{package}.{each}" for each in ("parts.Own", "net.MyNet", "net.stem", "parts.broken", "parts.dark")]
+    assert command[1:] == [word for name in names for word in ("--plugin", name)]
+    forget()
+    told = failure(capsys, replay.main, command[:1])
+    assert f"its data set needs '{package}.parts.Own'" in told and " ".join(command[1:]) in told
+    assert not [name for name in sys.modules if name.startswith(package)]
+    with pytest.raises(FloatingPointError, match="reproduced: step 0"):
+        replay.main(command)
 
 
 def test_exported_weights_name_the_file_without_its_folder(tmp_path, data):

@@ -144,10 +144,10 @@ def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
             weights do not fit.
     """
     checkpoint.check_ours(state, path)
-    refuse_unnamed(state, path)
     spec = state["spec"]
     if isinstance(form := state.get("export"), Form):  # of `read_ours` alone: a checkpoint holds plain values
         return ExportedFile(path, form, spec)
+    refuse_unnamed(state, path)
     try:
         model = build_model(spec["name"], spec["num_classes"], spec["backbone"], **spec["options"])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:

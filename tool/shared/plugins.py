@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shlex
 import sys
 import traceback
 import zlib
@@ -25,7 +26,7 @@ from model.backbone import TIMM_PREFIX
 from util import UserError
 from util.config.load import COMMAND_LINE, Experiment
 from util.config.load import load as read_experiment
-from util.loss import LOSSES
+from util.loss import JOINT_LOSSES, LOSSES, OTHER_LOSSES
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 TABLES: tuple[dict[str, Any], ...] = (MODELS, BACKBONES, LOSSES, DATASETS, AUGMENTATIONS)
@@ -58,14 +59,22 @@ def use_own_code(raw: dict[str, Any], sources: Mapping[str, str]) -> None:
         source = sources.get("plugins", COMMAND_LINE)
         folder = Path() if source == COMMAND_LINE else Path(source).parent
         raw["plugins"] = [str(import_file(file, folder, f"{source}: plugins")) for file in files]
+    for key, name, table in _asked(raw):
+        if isinstance(name, str) and DOTTED.fullmatch(name) and name not in table:
+            found = find(name, f"{sources.get(key, 'the experiment')}: {key}")
+            table[name] = found if table is LOSSES else name
+
+
+def _asked(raw: Mapping[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """List what the sections name: key, name (of any type, not checked yet), and the table it is looked up in."""
     asked: list[tuple[str, Any, dict[str, Any]]] = []
     for section, key, table in (
+        ("data", "name", DATASETS),
         ("model", "name", MODELS),
         ("model", "backbone", BACKBONES),
         ("loss", "name", LOSSES),
         ("loss", "extra", LOSSES),
         ("loss", "outputs", LOSSES),
-        ("data", "name", DATASETS),
         ("augment", "own", AUGMENTATIONS),
     ):
         content = raw.get(section)
@@ -73,10 +82,14 @@ def use_own_code(raw: dict[str, Any], sources: Mapping[str, str]) -> None:
         names = list(value.values()) if key == "outputs" and isinstance(value, dict) else value
         names = names if isinstance(names, list | dict) else [names]
         asked += [(f"{section}.{key}", name, table) for name in names]
-    for key, name, table in asked:
-        if isinstance(name, str) and DOTTED.fullmatch(name) and name not in table:
-            found = find(name, f"{sources.get(key, 'the experiment')}: {key}")
-            table[name] = found if table is LOSSES else name
+    return asked
+
+
+def words(raw: Mapping[str, Any]) -> str:
+    """Write --plugin before each name of an experiment's own code."""
+    dotted = [name for _, name, table in _asked(raw) if isinstance(name, str) and DOTTED.fullmatch(name)]
+    names = [*(raw.get("plugins") or ()), *dotted]
+    return "".join(f" --plugin {shlex.quote(name)}" for name in dict.fromkeys(names))
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -118,43 +131,66 @@ def is_own(spec: Mapping[str, Any]) -> bool:
 
 
 def refuse_unnamed(state: Mapping[str, Any], file: str | Path) -> None:
-    """Refuse a checkpoint that needs code which nobody has named.
+    """Refuse a checkpoint whose network needs code which nobody has named.
 
     Raises:
         UserError: names the code, and says how to name it.
     """
-    spec = state["spec"]
-    for name, table in ((spec["name"], MODELS), (spec["backbone"], BACKBONES)):
-        if name is not None and name not in table and not str(name).startswith(TIMM_PREFIX):
-            _refuse(state, file, "network", str(name))
+    _refuse(state.get("config"), file, _network_of(state))
 
 
-def refuse_unnamed_data(state: Mapping[str, Any], file: str | Path) -> None:
+def refuse_unnamed_data(state: Mapping[str, Any], file: str | Path, overridden: Iterable[str] = ()) -> None:
     """Refuse a checkpoint whose data set or loss nobody has named.
 
     A dotted loss may be missing: nothing but a training computes it.
 
+    Args:
+        overridden: keys, section.key, that somebody else says.
+
     Raises:
         UserError: as `refuse_unnamed`.
     """
-    for section, table in (("data", DATASETS), ("loss", LOSSES)):
-        content = state["config"].get(section)
-        name = content.get("name") if isinstance(content, dict) else None
-        if isinstance(name, str) and name not in table and not (section == "loss" and DOTTED.fullmatch(name)):
-            _refuse(state, file, {"data": "data set", "loss": "loss"}[section], name)
+    keys = {"data.name", "loss.name"} - set(overridden)
+    named = [(key, name, table) for key, name, table in _asked(state["config"]) if key in keys]
+    named = [entry for entry in named if not (entry[0] == "loss.name" and DOTTED.fullmatch(str(entry[1])))]
+    if any(_is_missing(*entry) for entry in named):
+        _refuse(state["config"], file, [*named, *_network_of(state)])
 
 
-def _refuse(state: Mapping[str, Any], file: str | Path, what: str, name: str) -> None:
-    """Raise the error, but for a plain name without plugins.
+def refuse_unnamed_code(config: Mapping[str, Any], file: str | Path) -> None:
+    """Refuse an experiment that needs code which nobody has named.
+
+    Raises:
+        UserError: as `refuse_unnamed`.
+    """
+    _refuse(config, file, _asked(config))
+
+
+def _network_of(state: Mapping[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """List network and backbone of a checkpoint; none of an exported file, which needs no class."""
+    spec = {} if "export" in state else state["spec"]
+    return _asked({"model": {key: spec.get(key) for key in ("name", "backbone")}})
+
+
+def _is_missing(key: str, name: Any, table: Mapping[str, Any]) -> bool:
+    known = table | OTHER_LOSSES | JOINT_LOSSES if table is LOSSES else table
+    return isinstance(name, str) and name not in known and not (table is BACKBONES and name.startswith(TIMM_PREFIX))
+
+
+def _refuse(config: object, file: str | Path, named: Iterable[tuple[str, Any, dict[str, Any]]]) -> None:
+    """Raise the error for the first name that is missing, but for a plain one without plugins.
 
     Whoever looks that up says which there are.
     """
-    config = state.get("config")
+    missing = [(key, name) for key, name, table in named if _is_missing(key, name, table)]
     known = config.get("plugins") if isinstance(config, dict) else None
     files = [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
-    if not files and not DOTTED.fullmatch(name):
+    dotted = [name for _, name in missing if DOTTED.fullmatch(name)]
+    if not missing or not (files or dotted):
         return
-    wanted = " ".join(f"--plugin {each}" for each in (files or [name]))
+    key, name = missing[0]
+    what = {"data": "data set", "loss": "loss", "augment": "augmentation"}.get(key.partition(".")[0], "network")
+    wanted = " ".join(f"--plugin {each}" for each in dict.fromkeys([*files, *dotted]))
     raise UserError(
         f"{file}: its {what} needs {name!r}, code outside the project, which a checkpoint alone never imports. If "
         f"you trust that code, write {wanted}; in Python Segmenter(file, plugins=[...])"

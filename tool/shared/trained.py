@@ -292,7 +292,7 @@ def experiment_of(
     state = read_ours(file)
     facts, spec = facts_of(state), state["spec"]
     if "config" in state:
-        refuse_unnamed_data(state, file)
+        refuse_unnamed_data(state, file, [override.partition("=")[0] for override in overrides])
         raw = state["config"]
         if any(override.startswith("test.protocol=") for override in overrides):  # whose keys the run has filled in
             test = {key: value for key, value in raw.get("test", {}).items() if key not in PROTOCOLS["whole"]}
