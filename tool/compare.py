@@ -19,7 +19,11 @@ from util.report.comparison import text, write_csv, write_page
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(description=__doc__, example="exp/camvid/pspnet50 exp/camvid/danet50 --html comparison.html")
+    parser = cli.Parser(
+        prog="python -m tool.compare",
+        description=__doc__,
+        example="python -m tool.compare exp/camvid/pspnet50 exp/camvid/danet50 --html comparison.html",
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a result")
     parser.add_argument("--json", metavar="FILE", help="everything that is found, for programs")
     parser.add_argument("--csv", metavar="FILE", help="a line for each result")

@@ -108,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
 def arguments() -> cli.Parser:
     """Build the parser of the command."""
     parser = cli.Parser(
-        prog="python -m tool.export", description=__doc__, example="last.pth --to onnx --size 512 1024 --out net.onnx"
+        prog="python -m tool.export",
+        description=__doc__,
+        example="python -m tool.export last.pth --to onnx --size 512 1024 --out net.onnx",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of ours, or a published one; hf://OWNER/NAME")
     parser.add_argument("--to", required=True, choices=(*FORMATS, WEIGHTS), help="the format")

@@ -25,7 +25,9 @@ from util.record.log import log, open_log
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(prog="python -m tool.hub", description=__doc__, example="last.pth OWNER/NAME --private")
+    parser = cli.Parser(
+        prog="python -m tool.hub", description=__doc__, example="python -m tool.hub last.pth OWNER/NAME --private"
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of ours, or a published one of a known family")
     parser.add_argument("name", metavar="OWNER/NAME", help="the repository, made where it is missing")
     parser.add_argument("--private", action="store_true", help="make it a private one")

@@ -79,7 +79,9 @@ def start(module: str, arguments: list[str], count: int, again: int, folder: Pat
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(description=__doc__, example="sh tool/train.sh street fcn18 train.epochs=2")
+    parser = cli.Parser(
+        prog="python -m tool.launch", description=__doc__, example="sh tool/train.sh street fcn18 train.epochs=2"
+    )
     parser.add_argument("stage", choices=("train", "test"))
     parser.add_argument("dataset")
     parser.add_argument("experiment", nargs="?")

@@ -450,7 +450,11 @@ def _command(config: Path, options: argparse.Namespace) -> str:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="python -m tool.prepare", description=__doc__, example="voc --root /data/voc --download")
+    parser = Parser(
+        prog="python -m tool.prepare",
+        description=__doc__,
+        example="python -m tool.prepare voc --root /data/voc --download",
+    )
     parser.add_argument("dataset", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--root", required=True, metavar="DIR", help="folder that the data set was unpacked in")
     parser.add_argument("--download", action="store_true", help="fetch the data set first, where its terms allow it")

@@ -22,7 +22,9 @@ HEAD = ("run", "state", "step", "loss", "best", "pictures/s", "checkpoint", "hea
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(description=__doc__, example="python -m tool.status exp/cityscapes")
+    parser = cli.Parser(
+        prog="python -m tool.status", description=__doc__, example="python -m tool.status exp/cityscapes"
+    )
     parser.add_argument("folder", nargs="?", default="exp", help="where the runs are (default: exp)")
     parser.add_argument("--json", action="store_true", help="a list of objects, one a run")
     args = parser.parse_args(argv)

@@ -77,7 +77,7 @@ class Run:
 
 def main(argv: list[str] | None = None) -> int:
     example = "python -m tool.sweep camvid fcn18 optim.lr=0.01,0.02 seed=0,1,2"
-    parser = cli.Parser(description=__doc__, example=example)
+    parser = cli.Parser(prog="python -m tool.sweep", description=__doc__, example=example)
     parser.add_argument("dataset")
     parser.add_argument("experiment")
     parser.add_argument("--exp", metavar="DIR", help="folder of the runs (default: exp/DATASET/EXPERIMENT-sweep)")

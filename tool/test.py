@@ -52,7 +52,7 @@ from util.train.loop import AMP_TYPES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, needs_config=False)
+    parser = cli.parser("tool.test", __doc__, needs_config=False)
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to score (default: the run's own)")
     plugins.add_argument(parser)
     args = parser.parse_intermixed_args(argv)

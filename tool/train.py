@@ -52,7 +52,7 @@ PICTURES_SHOWN = 4  # predictions in TensorBoard after each validation
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = cli.parser(__doc__).parse_intermixed_args(argv)
+    args = cli.parser("tool.train", __doc__).parse_intermixed_args(argv)
     open_log(None)
     with signals.Stop() as stop:
         # Experiment, processes and folder of the run

@@ -175,7 +175,7 @@ def _text(list_file: Path | Url) -> bytes:
         where = "" if os.path.isabs(list_file) else f" in {os.getcwd()}"
         raise FileNotFoundError(
             f"{list_file}: no such list file{where}; `python -m tool.prepare NAME --root DIR` writes it, where "
-            "NAME is the data set's, or `custom` for pictures and masks of your own"
+            "NAME is the data set's, or `custom` for pictures and masks of your own; for data elsewhere: data.root=DIR"
         )
     require_file(list_file, "list file")
     with open(list_file, "rb") as file:

@@ -1,5 +1,7 @@
 """Pictures in, predictions out, from a checkpoint alone; and what is drawn of a network's inside."""
 
+import importlib
+
 import cv2
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ import torch
 from model import build_model
 from model.layer.flow import warp
 from tests.conftest import CLASSES, COLORS, failure
-from tool import bench, demo, import_weights, pack, replay
+from tests.paths import ROOT
+from tool import demo
 from util import checkpoint
 from util.report import panels
 from util.score.predict import Predictor
+
+COMMANDS = sorted(path.stem for path in (ROOT / "tool").glob("*.py") if path.stem != "__init__") + ["bench"]
 
 
 def write_picture(path, size=(48, 64), seed=0):
@@ -212,8 +217,8 @@ def test_mistakes_are_one_message(tmp_path, weights, capsys):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("command", [demo, import_weights, pack, replay, bench], ids=lambda each: each.__name__)
-@pytest.mark.parametrize("arguments", [[], ["--unknown", "x"]], ids=["none", "unknown"])
-def test_wrong_arguments_are_one_line_with_an_example(command, arguments, capsys):
-    message = failure(capsys, command.main, arguments)
-    assert "for example: python -m tool." in message and "usage" not in message
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_arguments_are_one_line_with_an_example(name, capsys):
+    message = failure(capsys, importlib.import_module(f"tool.{name}").main, ["--unknown", "x"])
+    shown = "sh tool/train.sh" if name == "launch" else f"python -m tool.{name}"
+    assert f"for example: {shown} " in message and "usage" not in message

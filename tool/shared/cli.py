@@ -54,9 +54,17 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{example} (--help lists the arguments)")
 
 
-def parser(description: str, needs_config: bool = True) -> Parser:
-    """Build the parser with --config, --exp and overrides."""
-    out = Parser(description=description, example="--config config/street/street_fcn18.yaml train.epochs=2")
+def parser(name: str, description: str, needs_config: bool = True) -> Parser:
+    """Build the parser with --config, --exp and overrides.
+
+    Args:
+        name: the command's module, such as "tool.train".
+        description: what --help says.
+        needs_config: whether --config must be given.
+    """
+    prog = f"python -m {name}"
+    example = f"{prog} --config config/street/street_fcn18.yaml train.epochs=2"
+    out = Parser(prog=prog, description=description, example=example)
     out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     out.add_argument(
