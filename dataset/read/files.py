@@ -82,6 +82,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     That is once all of it is on the disk. Whoever reads sees the old file or the new one. A process that is killed
     leaves `NAME.PID.tmp` behind.
+
+    Raises:
+        OSError: names `path`, not the unfinished file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -91,5 +94,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is not None and error.strerror == os.strerror(error.errno):  # no message of our own
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
