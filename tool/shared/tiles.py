@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from util.score.window import first_argmax
+
 OVERLAP = 8  # a tile overlaps its neighbour by this part of its side
 GRID = 32
 
@@ -85,11 +87,18 @@ def finished(predict: Predict, size: tuple[int, int], side: int) -> Iterator[tup
         above = below
 
 
-def classes_in_tiles(predict: Predict, size: tuple[int, int], side: int) -> np.ndarray:
-    """Return the class of each pixel, uint8 (H, W)."""
-    out = np.empty(size, np.uint8)
+def id_type(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the smallest type of class ids."""
+    return np.uint8 if classes <= 256 else np.uint16
+
+
+def classes_in_tiles(
+    predict: Predict, size: tuple[int, int], side: int, kind: type[np.uint8] | type[np.uint16] = np.uint8
+) -> np.ndarray:
+    """Return the class of each pixel, of this kind (H, W)."""
+    out = np.empty(size, kind)
     for rows, columns, part in finished(predict, size, side):
-        out[rows, columns] = part.argmax(0).numpy()
+        out[rows, columns] = first_argmax(part).numpy()
     return out
 
 

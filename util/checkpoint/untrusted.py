@@ -14,6 +14,7 @@ from util import UserError
 from util.checkpoint.facts import check_facts
 
 MAX_DEPTH = 50
+MOST_CLASSES = 65_535  # that a prediction of 16 bits tells apart; labels have at most 255
 MAX_VALUES = 1_000_000  # shared ones counted each time they are named
 PLAIN: tuple[type, ...] = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generic, np.dtype)
 PLAIN += (torch.Size, torch.dtype, torch.device, torch.layout)
@@ -63,8 +64,8 @@ def check_network(state: dict) -> None:
     if not sound or not isinstance(spec.get("backbone", 0), str | None):
         raise UserError("'spec' does not say which network it is")
     number = spec.get("num_classes")
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 255:
-        raise UserError(f"'spec' says {number!r} classes, where 1 to 255 are possible")
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_CLASSES:
+        raise UserError(f"'spec' says {number!r} classes, where 1 to {MOST_CLASSES:,} are possible")
     if not all(isinstance(name, str) for name in spec["options"]):
         raise UserError("'spec' has options without a name")
     endless = [name for name, value in spec["options"].items() if isinstance(value, float) and not math.isfinite(value)]

@@ -86,7 +86,7 @@ class Predictor:
             image: uint8 (3, H, W), RGB.
 
         Returns:
-            The classes, uint8 (H, W), on the predictor's device.
+            The classes, uint8 (H, W), of more than 256 uint16, on the predictor's device.
 
         Raises:
             UserError: the picture is of another kind, or the network's output of another shape or not finite.
@@ -199,8 +199,8 @@ class Predictor:
 
 
 def _check_settings(num_classes, scales, window, stride_rate, base_size, window_batch, amp) -> None:
-    if not 1 <= num_classes <= 256:
-        raise UserError(f"num_classes must be 1 to 256, not {num_classes}: predictions are bytes")
+    if not 1 <= num_classes <= 65536:
+        raise UserError(f"num_classes must be 1 to 65536, not {num_classes}: predictions are of 16 bits")
     if not scales or min(scales) <= 0:
         raise UserError(f"scales must be one or more numbers above 0, not {scales}")
     if window is not None and (len(window) != 2 or min(window) < 1):

@@ -109,11 +109,12 @@ def resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
 def first_argmax(scores: Tensor) -> Tensor:
     """Return the class of the largest score, first of equal ones.
 
-    (C, H, W), C at most 256 -> uint8 (H, W).
+    (C, H, W) -> uint8 (H, W), of more than 256 classes uint16.
     """
+    kind = torch.uint8 if len(scores) <= 256 else torch.uint16
     if scores.device.type != "cpu":
-        return scores.argmax(0).to(torch.uint8)
-    found = torch.zeros(scores.shape[1:], dtype=torch.uint8)
+        return scores.argmax(0).to(kind)
+    found = torch.zeros(scores.shape[1:], dtype=torch.uint8 if len(scores) <= 256 else torch.int32)
     for rows in bands(
         (1, *found.shape), found.device
     ):  # Tensor.argmax over the first axis takes five times as long on a CPU
@@ -121,7 +122,7 @@ def first_argmax(scores: Tensor) -> Tensor:
         for index, plane in enumerate(scores[1:, rows], start=1):
             found[rows].masked_fill_(plane > best, index)
             torch.maximum(best, plane, out=best)
-    return found
+    return found.to(kind)
 
 
 def bands(shape: Sequence[int], device: torch.device) -> Iterator[slice]:
