@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     number = network.spec["num_classes"]
     outputs = without_void(facts, number)
     count, (mean, std) = len(outputs or range(number)), facts.normalisation
+    if args.argmax and count > 256:
+        raise UserError(f"--argmax gives bytes, and the network has {count} classes; leave it out for logits")
     seen = adapt(network, facts.channel_order, outputs).eval()
     form = Form(
         size_of(args, state, facts),

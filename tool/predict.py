@@ -4,32 +4,41 @@
     python -m tool.predict last.pth list.txt --out predicted --save color,overlay,polygons
     python -m tool.predict last.pth street.mp4 --out predicted
     find /data -name '*.jpg' | python -m tool.predict last.pth - --out predicted
+    cat photo.jpg | python -m tool.predict last.pth - --out predicted
 
 In Python:
 
     from tool.predict import Segmenter
     mask = Segmenter("last.pth")("photo.jpg").mask
 
-An input is a picture, a folder, a .txt with a path a line, a film, the number of a camera, or - for paths from the
-standard input. Each picture becomes a PNG of class ids, named by its stem (a georeferenced TIFF a TIFF with the same
-georeference, where rasterio is installed); --save adds folders beside it: color and
-overlay (pictures), polygons and rle (annotations as COCO writes them). A film becomes a film of overlays; --save mask
-writes one PNG a frame too. index.jsonl lists what is done; the same command continues after a kill. Under torchrun, or
-in a SLURM array, the processes share the pictures.
+An input is a picture, a folder, a .txt with a path a line, a film, the number of a camera, or - for the standard
+input: paths, or pictures. Each picture becomes a PNG of class ids, named by its stem (a georeferenced TIFF a TIFF with
+the same georeference, where rasterio is installed); --save adds folders beside it: color and overlay (pictures),
+polygons and rle (annotations as COCO writes them). A film becomes a film of overlays; --save mask writes one PNG a
+frame too. index.jsonl lists what is done; the same command continues after a kill. Under torchrun, or in a SLURM
+array, the processes share the inputs.
 """
 
-import sys
+import errno
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader
+from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
 from tqdm import tqdm
 
 from dataset.read import DataError
+from model.table import ModelError
 from tool.shared import cli
-from tool.shared.film import SUFFIXES as FILMS
-from tool.shared.film import predict_film
-from tool.shared.geotiff import MAP, is_georeferenced, predict_geotiff
-from tool.shared.pictures import name_results
-from tool.shared.predictions import KINDS, Predictions, share_of_this_process
+from tool.shared.film import END, predict_film
+from tool.shared.geotiff import MAP, is_georeferenced, predict_geotiff, read_result
+from tool.shared.inputs import Inputs, pictures_of
+from tool.shared.pictures import named
+from tool.shared.predictions import KINDS, STREAM, Predictions, share_of_this_process
 from tool.shared.segmenter import Segmentation as Segmentation
 from tool.shared.segmenter import Segmenter as Segmenter
 from tool.shared.segmenter import add_arguments, from_arguments
@@ -37,6 +46,9 @@ from util import UserError
 from util.record.log import log, open_log, printable
 
 SHOWN = 20  # failures that are listed
+EVERY = 60.0  # seconds between two lines of progress where there is no terminal
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what would meet every further result, too
+Item = TypeVar("Item")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,61 +64,139 @@ def main(argv: list[str] | None = None) -> int:
     kinds = [kind for kind in args.save.split(",") if kind]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(f"--save {unknown[0]}: there are {', '.join(KINDS)}")
-    films, pictures = sorted_inputs(args.inputs)
-    out = Path(args.out)
-    there = [picture for picture in pictures if Path(picture).exists()]
-    failures = [f"{picture}: no such picture or folder" for picture in pictures if not Path(picture).exists()]
-    targets = name_results(there, out) if there else {}
-    segmenter = from_arguments(args)
-    # The pictures, of which those of an earlier call are done
-    predictions = Predictions(out, segmenter, kinds)
-    todo = [pair for pair in share_of_this_process(list(targets.items())) if not predictions.has(pair[0])]
-    done = 0
-    for target, path in tqdm(todo, unit="picture", disable=None, leave=False):
+    share, out = share_of_this_process(), Path(args.out)
+    if share.count > 1 and STREAM in args.inputs:
+        raise UserError("-: several processes cannot share a standard input; write the paths into a list.txt")
+    inputs = Inputs(args.inputs, out)
+    pictures, films = named(inputs.pictures, out, ".png"), named(inputs.films, out, END)
+    _refuse_mixture(pictures, out, kinds)
+    work = Work(Predictions(out, from_arguments(args), kinds), "mask" in kinds)
+    work.failures += inputs.failures if share.first == 0 else []
+    mine, my_films = share.of([*pictures.items()]), share.of([*films.items()])
+    if share.count > 1:
+        log.info("process %d of %d: %d of %d pictures", share.first + 1, share.count, len(mine), len(pictures))
+    work.predictions.discard_unfinished(target for target, _ in (*mine, *my_films))
+    try:
+        for target, path in _shown(mine, "picture"):
+            work.do(work.picture, target, path)
+        for number, (data, end, alone) in enumerate(_numbered(inputs.stream)):
+            work.do(work.piece, out / ("stdin.png" if alone else f"stdin/{number:06}.png"), number, data, end)
+        for target, film in my_films:
+            work.do(work.film, target, film)
+        for camera in inputs.cameras if share.first == 0 else []:
+            work.do(work.film, out / f"camera{camera}{END}", camera)
+    finally:
+        work.tell(out)
+    return 1 if work.failures else 0
+
+
+class Work:
+    """Predicts one input after the other, and remembers which of them failed."""
+
+    def __init__(self, predictions: Predictions, frames: bool):
+        self.predictions, self.segmenter, self.frames = predictions, predictions.segmenter, frames
+        self.done, self.before, self.failures = 0, 0, list[str]()
+
+    def do(self, way: Callable[..., bool], target: Path, *given: object) -> None:
+        """Predict an input in its way, and count it.
+
+        A failure is remembered, and stops nothing.
+
+        Raises:
+            OSError: the disk takes nothing more.
+        """
         try:
-            if is_georeferenced(path):
-                target = target.with_suffix(MAP)
-                predictions.note(target, path, *predict_geotiff(path, target, segmenter))
+            if way(target, *given):
+                self.done += 1
             else:
-                predictions.write(target, path, segmenter(path))
-            done += 1
-        except (UserError, DataError, OSError) as error:
-            failures.append(str(error))
-    # The films
-    for source in share_of_this_process(films):
-        try:
-            log.info("%s -> %s", source, predict_film(source, out, segmenter, "mask" in kinds))
-            done += 1
-        except (UserError, OSError) as error:
-            failures.append(str(error))
-    log.info("%d predicted, %d were done before: %s", done, len(targets) - len(todo), out)
-    for failure in failures[:SHOWN]:
-        log.error("not predicted: %s", printable(failure))
-    if failures:
-        log.error("%d inputs could not be predicted", len(failures))
-    return 1 if failures else 0
+                self.before += 1
+        except (UserError, DataError, ModelError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            self.failures.append(cli.message(error))
+        except (MemoryError, RuntimeError, cv2.error) as error:
+            if not cli.is_out_of_memory(error):
+                raise
+            self.failures.append(f"{given[0]}: takes more memory than there is; try a smaller --tile, as 1025")
+
+    def picture(self, target: Path, path: Path) -> bool:
+        """Predict a picture, unless it is done."""
+        predictions, map_target = self.predictions, target.with_suffix(MAP)
+        predictions.update()
+        if predictions.has(target, path) or (predictions.knows(map_target) and predictions.has(map_target, path)):
+            return False
+        if not is_georeferenced(path):
+            predictions.write(target, path, self.segmenter(path))
+            return True
+        predictions.has(map_target, path)  # is not somebody's file
+        size, counts = predict_geotiff(path, map_target, self.segmenter)
+        if predictions.kinds:
+            result = read_result(path, map_target, self.segmenter)
+            if result is None:
+                log.warning("%s: too large for --save %s; its mask alone is written", path, ",".join(predictions.kinds))
+            else:
+                predictions.draw(map_target, path, result)
+        predictions.note(map_target, path, size, counts)
+        return True
+
+    def piece(self, target: Path, number: int, data: bytes, end: str) -> bool:
+        """Predict a picture of the standard input."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, f"picture{end}")
+            file.write_bytes(data)
+            try:
+                result = self.segmenter(file)
+            except DataError as error:
+                name = f"picture {number + 1} of the standard input"
+                raise DataError(str(error).replace(str(file), name)) from None
+        self.predictions.write(target, STREAM, result)
+        return True
+
+    def film(self, target: Path, film: str | Path) -> bool:
+        """Predict a film, unless it is done, or record a camera."""
+        source = str(film)
+        if not source.isdecimal() and self.predictions.has(target, source, ["mask"] if self.frames else []):
+            return False
+        frames = predict_film(source, target, self.segmenter, self.frames)
+        log.info("%s -> %s", source, target)
+        self.predictions.note_film(target, source, frames, self.frames)
+        return True
+
+    def tell(self, out: Path) -> None:
+        """Log what was done, and what failed."""
+        log.info("%d predicted, %d were done before: %s", self.done, self.before, out)
+        for failure in self.failures[:SHOWN]:
+            log.error("not predicted: %s", printable(failure))
+        if self.failures:
+            log.error("%d inputs could not be predicted", len(self.failures))
 
 
-def sorted_inputs(given: list[str]) -> tuple[list[str], list[str]]:
-    """Return films and cameras, and pictures and folders.
+def _refuse_mixture(pictures: dict[Path, Path], out: Path, kinds: Sequence[str]) -> None:
+    """Refuse pictures of a folder that has the name of one of ours."""
+    for target, path in pictures.items():
+        first, *more = target.relative_to(out).parts
+        if more and first in kinds:
+            raise UserError(f"{path}: its mask would lie in the folder of --save {first}; predict its folder by itself")
 
-    Lists and the standard input stand for the paths in them; a relative one starts at the list's folder, or here.
 
-    Raises:
-        FileNotFoundError: a list is missing.
-    """
-    films, pictures = [], []
-    for word in given:
-        if word == "-":
-            pictures += [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        elif word.isdecimal() or Path(word).suffix.lower() in FILMS:
-            films.append(word)
-        elif Path(word).suffix.lower() == ".txt":
-            lines = Path(word).read_text(encoding="utf-8").splitlines()
-            pictures += [str(Path(word).parent / line.strip()) for line in lines if line.strip()]
-        else:
-            pictures.append(word)
-    return films, pictures
+def _shown(items: Sequence[Item], unit: str) -> Iterator[Item]:
+    """Yield items under a progress bar; where there is no terminal, log a line a minute."""
+    start = last = time.monotonic()
+    with tqdm(items, unit=unit, disable=None, leave=False) as bar:
+        for number, item in enumerate(bar):
+            now = time.monotonic()
+            if bar.disable and now - last >= EVERY:
+                last = now
+                log.info("%d of %d %ss, %.3g a second", number, len(items), unit, number / (now - start))
+            yield item
+
+
+def _numbered(stream: BufferedReader | None) -> Iterator[tuple[bytes, str, bool]]:
+    """Yield the pictures of a stream, each with its suffix, and whether it is the only one."""
+    pictures = iter(()) if stream is None else pictures_of(stream)
+    first = list(islice(pictures, 2))
+    for data, end in chain(first, pictures):
+        yield data, end, len(first) == 1
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ _INVERSE = {6: 8, 8: 6}  # every other orientation is its own inverse
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
-Limits = tuple[float, float] | tuple[str, str]
+Limits = tuple[float, float] | tuple[str, str] | tuple[np.ndarray, np.ndarray]
 Decoder = Callable[[str | Path, bytes, Header], np.ndarray]
 Jobs = SimpleQueue[tuple[Future[np.ndarray], Decoder, str | Path, bytes, Header]]
 _idle: list[Jobs] = []  # of decoding threads; a forked process has none of them
@@ -148,13 +148,21 @@ def to_8_bits(image: np.ndarray, limits: Limits | None) -> np.ndarray:
             return np.right_shift(image, 8).astype(np.uint8)
         return image.astype(np.uint8) * np.uint8(255) if image.dtype == np.bool_ else image
     values = np.nan_to_num(image.astype(np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-    low, high = (_limit(values, limit) for limit in limits)
+    low, high = limits_of(values, limits)
     # Where a band has one value alone, its limits are one as well.
     scaled = (values - low) * (255 / np.maximum(high - low, np.finfo(np.float32).tiny))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
-def _limit(values: np.ndarray, limit: float | str) -> np.ndarray:
+def limits_of(values: np.ndarray, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that become 0 and 255.
+
+    Those of each band where percentages say them. values: (H, W), or (H, W, bands).
+    """
+    return _limit(values, limits[0]), _limit(values, limits[1])
+
+
+def _limit(values: np.ndarray, limit: float | str | np.ndarray) -> np.ndarray:
     match = _PERCENT.fullmatch(limit) if isinstance(limit, str) else None
     if match is None:
         return np.asarray(limit, np.float32)

@@ -139,7 +139,7 @@ def _status_of(error: BaseException, on_memory: str, on_interrupt: str) -> int |
         return 2
     if isinstance(error, USER_ERRORS):
         if not dist.is_printed(error):
-            _report(_message(error))
+            _report(message(error))
         return 2
     if isinstance(error, RuntimeError):
         signals.ignore()  # of the launcher, which ends what is left: first say why
@@ -178,7 +178,8 @@ def _unexpected(error: BaseException) -> None:
     status.end("failed", text)
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
+    """Return what is told of an error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -1,7 +1,9 @@
-"""Pictures that the user names, and their results' names."""
+"""Pictures and films that the user names, and their results' names."""
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path, PurePath
 
 import cv2
@@ -11,52 +13,62 @@ from util import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
 
+Found = tuple[Path, PurePath]  # a file, and its path in the folder that was given
+
 
 def name_results(given: list[str], out: Path) -> dict[Path, Path]:
-    """Return the pictures by the file of their result.
-
-    In `out` as in the folder that was given, named .png. Pictures that differ in their suffix alone keep it in the
-    name; those of one name from several folders are named from the folder that holds all of them.
+    """Return the pictures by the file of their result; see `named`.
 
     Raises:
         FileNotFoundError: a path leads nowhere.
         UserError: a folder holds no picture, or a result would overwrite another or a picture.
     """
-    found = list(dict.fromkeys(find_pictures(given, out.resolve())))
+    return named(find_pictures(given, out.resolve()), out, ".png")
+
+
+def named(files: Iterable[Found], out: Path, end: str) -> dict[Path, Path]:
+    """Return files by the file of their result.
+
+    In `out` as in the folder that was given, named by stem and `end`. Files that differ in their suffix alone keep it
+    in the name; those of one name from several folders are named from the folder that holds all of them.
+
+    Raises:
+        UserError: a result would overwrite another, or one of the files.
+    """
+    real = cache(os.path.realpath)  # a folder's links are followed once: there may be a million files in it
+    found = list({(real(path.parent), path.name, inner): (path, inner) for path, inner in files}.values())
     times = Counter(inner for _, inner in found)
     several = [path.resolve() for path, inner in found if times[inner] > 1]
     if several:
         above = os.path.commonpath([path.parent for path in several])
         found = [(p, p.resolve().relative_to(above) if times[inner] > 1 else inner) for p, inner in found]
     stems = Counter(inner.with_suffix("") for _, inner in found)
-    targets = {}
+    targets: dict[Path, Path] = {}
     for path, inner in found:
         stem = inner.with_suffix("")
-        target = out / f"{stem if stems[stem] == 1 else inner}.png"
+        target = out / f"{stem if stems[stem] == 1 else inner}{end}"
         if targets.get(target, path) != path:
             raise UserError(f"{targets[target]} and {path} have one name; give the folder that holds both")
         targets[target] = path
-    sources = {path.resolve() for path, _ in found}
-    if over := [target for target in targets if target.resolve() in sources]:
+    sources = {(real(path.parent), path.name) for path, _ in found}
+    if over := [target for target in targets if (real(target.parent), target.name) in sources]:
         raise UserError(f"{over[0]} would be overwritten by a result; choose another folder with --out")
     return targets
 
 
-def find_pictures(given: list[str], out: Path) -> list[tuple[Path, PurePath]]:
+def find_pictures(given: list[str], out: Path) -> list[Found]:
     """Find the pictures, each with its path in the folder.
 
     Earlier results in `out` are left aside.
     """
-    found = []
+    found: list[Found] = []
     for path in map(Path, given):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such picture or folder")
         if path.is_file():
             found.append((path, PurePath(path.name)))
-            continue
-        if path.resolve() == out:
-            raise UserError(f"{path}: pictures and results would be mixed; choose another folder with --out")
-        found += [(p, p.relative_to(path)) for p in pictures_in(path, out if path.resolve() in out.parents else None)]
+        else:
+            found += [(p, p.relative_to(path)) for p in pictures_in(path, out)]
     return found
 
 
@@ -67,16 +79,42 @@ def pictures_in(folder: Path, results: Path | None = None) -> list[Path]:
         results: a folder whose pictures are left aside.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the results would lie among them.
+        OSError: a folder cannot be read.
     """
-    inside = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
-    pictures = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    if results is not None:
-        pictures = [p for p in pictures if results not in p.resolve().parents]
+    pictures = files_in(folder, SUFFIXES, results)
     if not pictures:
         raise UserError(f"{folder}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
     return pictures
+
+
+def _stop(error: OSError) -> None:
+    raise error
+
+
+def files_in(
+    folder: Path, suffixes: Sequence[str], results: Path | None = None, failed: Callable[[OSError], None] = _stop
+) -> list[Path]:
+    """List the files below a folder with these suffixes, in order.
+
+    Args:
+        results: a folder that is left aside.
+        failed: is called for a folder that cannot be read.
+
+    Raises:
+        UserError: the results would lie among the files.
+    """
+    if results is not None and folder.resolve() == results:
+        raise UserError(f"{folder}: pictures and results would be mixed; choose another folder with --out")
+    inside = results is not None and folder.resolve() in results.parents
+    found = []
+    for place, folders, names in os.walk(folder, onerror=failed):
+        # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if inside:
+            folders[:] = [name for name in folders if Path(place, name).resolve() != results]
+        found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(tuple(suffixes))]
+    return sorted(found)
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:

@@ -5,16 +5,18 @@ Masks, what is drawn of them, and the index of what is done.
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from tool.shared.geotiff import MAP
 from tool.shared.segmenter import Segmentation, Segmenter
 from util import UserError
-from util.record.files import sha256, write_bytes
+from util.record.files import open_plain, sha256, write_bytes
+from util.record.lock import NO_LOCKS
 from util.report.outlines import annotations
 from util.report.visual import png
 
@@ -25,13 +27,26 @@ except ModuleNotFoundError:  # Windows
 
 KINDS = ("mask", "color", "overlay", "polygons", "rle")
 INDEX = "index.jsonl"
+STREAM = "-"  # the source of pictures from the standard input, which are others each time
+LEFT = re.compile(r"\.(.{1,40})\.(\d+)\.[0-9a-f]{8}\.part")  # how util.record.files names an unfinished file
 Item = TypeVar("Item")
+
+
+class Done(NamedTuple):
+    """A line of the index.
+
+    source: what was predicted. saved: what was written beside the mask.
+    """
+
+    source: str
+    saved: frozenset[str]
 
 
 class Predictions:
     """Predictions in a folder, one PNG of class ids a picture.
 
-    The first line of index.jsonl says what they were made with, each further one a picture that is done.
+    The first line of index.jsonl says what they were made with, each further one a picture or film that is done.
+    Several processes add lines to it.
 
     Args:
         out: the folder.
@@ -40,110 +55,249 @@ class Predictions:
 
     Raises:
         UserError: the folder holds results of another checkpoint or of other settings.
+        OSError: it cannot be written.
     """
 
     def __init__(self, out: Path, segmenter: Segmenter, kinds: Sequence[str]):
-        self.out, self.kinds = out, [kind for kind in kinds if kind != "mask"]
+        self.out, self.segmenter, self.kinds = out, segmenter, sorted({*kinds} - {"mask"})
         self.classes = segmenter.classes
-        made = {
+        self.index = out / INDEX
+        self._made = {
             "checkpoint": Path(segmenter.file).name,
             "sha256": sha256(segmenter.file),
             "classes": list(segmenter.classes),
             "protocol": segmenter.predictor.describe(),
-            "save": sorted(self.kinds),
         }
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._done = self._read(made)
+        self._done: dict[str, Done] = {}
+        self._read = 0  # bytes of the index that are in `_done`
+        self._begun: float | None = None  # when the index was made, on the clock of the file system
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{error.filename}: a file; name a folder for the results with --out") from None
+        self._append(None)
 
-    def _read(self, made: dict[str, Any]) -> set[str]:
-        file = self.out / INDEX
-        if not file.is_file() or not file.stat().st_size:
-            self._append(made, only_first=True)
-        done, first = set(), None
-        for line in file.read_text(encoding="utf-8").splitlines():
+    def _append(self, entry: dict[str, Any] | None) -> None:
+        """Add a line, whole, unless another process has done so; the first line where there is none."""
+        number = open_plain(self.index, os.O_RDWR | os.O_APPEND)
+        try:
+            _lock(number)
+            cut = self._update(number)
+            entries: list[dict[str, Any]] = []
+            if self._begun is None:
+                self._begun = os.fstat(number).st_mtime
+                entries.append({**self._made, "begun": self._begun})
+            if entry is not None:
+                name, done = _result_of(entry), _done_of(entry)
+                if self._done.get(name) != done or done.source == STREAM:
+                    entries.append(entry)
+                    self._done[name] = done
+            text = "".join(json.dumps(each) + "\n" for each in entries)
+            end = os.lseek(number, 0, os.SEEK_END)
             try:
-                entry = json.loads(line)
-            except ValueError:  # a line that a kill cut short: its picture is predicted again
-                continue
-            if first is None:
-                first = entry
-            else:
-                done.add(entry.get("mask"))
-        if first != made:
-            other = [key for key, value in made.items() if (first or {}).get(key) != value]
+                _write_all(number, ("\n" + text if cut and text else text).encode())
+            except OSError:
+                os.ftruncate(number, end)  # no half line
+                raise
+        except OSError as error:
+            error.filename = str(self.index)
+            raise
+        finally:
+            os.close(number)  # gives up the lock, too
+
+    def _update(self, number: int) -> bool:
+        """Read what was added since; tell whether the last line is cut short, as a kill leaves it."""
+        os.lseek(number, self._read, os.SEEK_SET)
+        with os.fdopen(os.dup(number), "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return True
+                self._read += len(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # it was cut short: its picture is predicted again
+                    continue
+                if "sha256" in entry:
+                    self._compare(entry)
+                elif name := _result_of(entry):
+                    self._done[name] = _done_of(entry)
+        return False
+
+    def _compare(self, made: dict[str, Any]) -> None:
+        if other := [key for key, value in self._made.items() if made.get(key) != value]:
             raise UserError(
-                f"{file}: the results there were made with another {' and '.join(other)}; choose another folder with "
-                "--out, or remove that one"
+                f"{self.index}: the results there were made with another {' and '.join(other)}; choose another folder "
+                "with --out, or remove that one"
             )
-        return done
+        self._begun = made.get("begun", 0.0)
 
-    def _append(self, entry: dict[str, Any], only_first: bool = False) -> None:
-        """Add a line, whole; a further process may do so at the same moment."""
-        with open(self.out / INDEX, "a+", encoding="utf-8") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if only_first and file.tell():
-                return
-            text = json.dumps(entry) + "\n"
-            if file.tell() and not _ends_a_line(self.out / INDEX):
-                text = "\n" + text
-            file.write(text)
+    def has(self, target: Path, source: str | Path, saved: Iterable[str] | None = None) -> bool:
+        """Tell whether a picture or film is done.
 
-    def has(self, target: Path) -> bool:
-        """Tell whether a picture is done, by the path of its mask.
+        Args:
+            target: the file of its mask; of a film, that of its overlays.
+            saved: what has to be there, too; None for what this call saves beside masks.
 
-        Which may be a map's (`tool.shared.geotiff`).
+        Raises:
+            UserError: the file there is that of another picture, or no result at all.
         """
-        masks = (target, target.with_suffix(MAP))
-        return any(str(mask.relative_to(self.out)) in self._done and mask.is_file() for mask in masks)
+        done = self._done.get(self._name(target))
+        if not target.is_file():
+            return False
+        if done is None:
+            if target.stat().st_mtime < (self._begun or 0.0):
+                raise UserError(f"{target} is there already, and no result; choose another folder with --out")
+            return False  # left by a process that was killed before it could note it
+        if done.source != os.path.abspath(source):
+            raise UserError(f"{source}: {target} is the result of {done.source}; choose another folder with --out")
+        return {*(self.kinds if saved is None else saved)} <= done.saved
 
-    def write(self, target: Path, source: Path, result: Segmentation) -> None:
+    def knows(self, target: Path) -> bool:
+        """Tell whether the index has a line for this file."""
+        return self._name(target) in self._done
+
+    def update(self) -> None:
+        """Read what other processes have done meanwhile."""
+        if self.index.stat().st_size > self._read:
+            number = os.open(self.index, os.O_RDONLY)
+            try:
+                self._update(number)
+            finally:
+                os.close(number)
+
+    def discard_unfinished(self, targets: Iterable[Path]) -> None:
+        """Remove what killed processes have left of these results."""
+        folders: dict[Path, set[str]] = {}
+        for target in targets:
+            name = target.relative_to(self.out)
+            for place in (target, *(self.out / kind / name for kind in self.kinds)):
+                folders.setdefault(place.parent, set()).add(name.stem[:30])
+        for folder, stems in folders.items():
+            for entry in os.scandir(folder) if folder.is_dir() else ():
+                found = LEFT.match(entry.name)
+                if found and Path(found[1]).stem[:30] in stems and not _is_alive(int(found[2])):
+                    os.unlink(entry.path)
+
+    def write(self, target: Path, source: str | Path, result: Segmentation) -> None:
         """Write the results of a picture.
 
-        Its mask to `target`, what is drawn of it beside, and its line of the index.
+        What is drawn of its mask, the mask to `target`, and its line of the index.
         """
+        self.draw(target, source, result)
+        write_bytes(target, png(result.mask), parents=True)
+        self.note(target, source, result.mask.shape, result.counts())
+
+    def draw(self, target: Path, source: str | Path, result: Segmentation) -> None:
+        """Write what is drawn of a mask, beside it."""
         name = target.relative_to(self.out)
         for kind in self.kinds:
             place = self.out / kind / name
             if kind in ("color", "overlay"):
-                write_bytes(place, png(result.color() if kind == "color" else result.overlay()), parents=True)
+                drawn = result.color() if kind == "color" else result.overlay()
+                write_bytes(place.with_suffix(".png"), png(drawn), parents=True)
             else:
                 height, width = result.mask.shape
                 found = annotations(result.mask, result.classes, kind)
                 text = json.dumps({"file_name": str(source), "height": height, "width": width, "annotations": found})
                 write_bytes(place.with_suffix(".json"), text.encode(), parents=True)
-        write_bytes(target, png(result.mask), parents=True)
-        self.note(target, source, result.mask.shape, result.counts())
 
-    def note(self, target: Path, source: Path, size: Sequence[int], counts: np.ndarray) -> None:
+    def note(self, target: Path, source: str | Path, size: Sequence[int], counts: np.ndarray) -> None:
         """Note a picture that is done in the index.
 
         counts: pixels of each class.
         """
-        shares = {name: int(n) / int(counts.sum()) for name, n in zip(self.classes, counts, strict=True) if n}
-        mask = str(target.relative_to(self.out))
-        self._append({"image": str(source), "mask": mask, "size": list(size), "shares": shares})
+        whole = max(int(counts.sum()), 1)
+        shares = {name: int(n) / whole for name, n in zip(self.classes, counts, strict=True) if n}
+        image = STREAM if source == STREAM else os.path.abspath(source)
+        entry = {"image": image, "mask": self._name(target), "size": list(size), "shares": shares, "save": self.kinds}
+        self._append(entry)
+
+    def note_film(self, target: Path, source: str, frames: int, masks: bool) -> None:
+        """Note a film that is done."""
+        saved = ["mask"] if masks else []
+        self._append({"film": os.path.abspath(source), "result": self._name(target), "frames": frames, "save": saved})
+
+    def _name(self, target: Path) -> str:
+        return target.relative_to(self.out).as_posix()
 
 
-def share_of_this_process(items: list[Item]) -> list[Item]:
-    """Return the items of this process.
+@dataclass(frozen=True)
+class Share:
+    """The inputs of this process.
 
-    Every n-th, where this is one of n processes of torchrun or of a SLURM array.
+    Every `count`-th from `first` on.
     """
-    environment = os.environ
-    if "SLURM_ARRAY_TASK_ID" in environment:
-        first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
-        step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
-        rank, count = (
-            (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step,
-            int(environment["SLURM_ARRAY_TASK_COUNT"]),
-        )
-    else:
-        rank, count = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
-    return items[rank::count]
+
+    first: int
+    count: int
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """Return this process's items."""
+        return list(items[self.first :: self.count])
 
 
-def _ends_a_line(file: Path) -> bool:
-    with open(file, "rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
+def share_of_this_process() -> Share:
+    """Return the share of this process.
+
+    It may be one of torchrun, of a SLURM array, or of both.
+
+    Raises:
+        UserError: the array has gaps, so that nobody would take some of the inputs.
+    """
+    first, count = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        task, tasks = _number("SLURM_ARRAY_TASK_ID", 0), _number("SLURM_ARRAY_TASK_COUNT", 1)
+        least, step = _number("SLURM_ARRAY_TASK_MIN", 0), max(_number("SLURM_ARRAY_TASK_STEP", 1), 1)
+        most = _number("SLURM_ARRAY_TASK_MAX", least + step * (tasks - 1))
+        if (most - least) // step + 1 != tasks or (task - least) % step:
+            raise UserError(
+                f"an array of {tasks} tasks, numbered {least} to {most}: with gaps some inputs would be nobody's; "
+                f"start it anew with --array=0-{tasks - 1}, what is done is not done again"
+            )
+        first, count = (task - least) // step * count + first, tasks * count
+    return Share(first, count)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{name}={text}: expected a number")
+    return int(text)
+
+
+def _result_of(entry: dict[str, Any]) -> str:
+    return entry.get("mask") or entry.get("result") or ""
+
+
+def _done_of(entry: dict[str, Any]) -> Done:
+    return Done(entry.get("image") or entry.get("film") or "", frozenset(entry.get("save", ())))
+
+
+def _lock(number: int) -> None:
+    """Lock a file until it is closed.
+
+    Where the file system has no locks, whole lines are still added in one piece.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(number, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _write_all(number: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(number, data) :]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -31,10 +31,12 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 def annotations(mask: np.ndarray, names: Sequence[str], kind: str) -> list[dict[str, Any]]:
     """List the classes that occur, as annotations of COCO.
 
-    mask: class ids uint8 (H, W). kind: "polygons" or "rle".
+    mask: class ids (H, W), those beyond the classes being no class. kind: "polygons" or "rle".
     """
     found = []
     for index in np.unique(mask):
+        if index >= len(names):
+            break
         region = mask == index
         rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
         box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
