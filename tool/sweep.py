@@ -5,8 +5,8 @@
 
 A key with several values, parted by commas, is tried with each; one with a single value is the same for all. Each run
 has its folder in exp/DATASET/EXPERIMENT-sweep, or in what --exp says. The same command continues after a kill: runs
-that are done are not done again, the others go on from their checkpoints; more values can be added. Where there are
-several GPUs each run has one of them, else one run follows the other.
+that are done are not done again, the others go on from their checkpoints; more values can be added, and the keys be in
+another order. Where there are several GPUs each run has one of them, else one run follows the other.
 """
 
 import itertools
@@ -16,9 +16,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +29,11 @@ from tool.shared import cli
 from tool.shared.experiment import find_experiment
 from tool.shared.plugins import load
 from util import UserError
+from util.config.schema import Config
 from util.dist import seconds, signals
+from util.record import lock, status
 from util.record.files import read_text, write_bytes, write_text
-from util.record.log import printable
+from util.record.log import open_log, printable
 from util.record.table import aligned, csv_bytes
 from util.report.compare import Result, read_result
 from util.report.html import percent
@@ -37,6 +41,22 @@ from util.report.html import percent
 MARK = "sweep.json"  # in a run's folder: what it is, and its result once it is done
 LARGEST = 2**20
 LAUNCH = (sys.executable, "-m", "tool.launch")
+
+
+# Keys, or their beginnings, that move no score: a run that is done stays so when they change.
+NO_MATTER = (
+    "loader.workers",
+    "loader.packed",
+    "loader.cache",
+    "data.check",
+    "train.save_",
+    "train.keep_",
+    "train.val_",
+    "train.log_every",
+    "train.trackers",
+    "train.resume",
+    "plugins",
+)
 
 
 @dataclass(frozen=True)
@@ -47,11 +67,14 @@ class Run:
     overrides: tuple[str, ...]
     tried: tuple[str, ...]
 
-    def result(self, experiment: Sequence[str]) -> Path | None:
+    def result(self, experiment: Sequence[str], config: dict[str, Any] | None = None) -> Path | None:
         """Give the result of this run; None where it is not done.
 
+        Args:
+            config: `scored` of what it would be trained with today.
+
         Raises:
-            UserError: its folder holds a run with other overrides.
+            UserError: its folder holds a run with other overrides, or of an experiment that is another one by now.
         """
         file = self.folder / MARK
         if not file.is_file():
@@ -59,20 +82,28 @@ class Run:
         try:
             mark = json.loads(read_text(file, LARGEST))
             before, result = mark["run"], mark["result"] and self.folder / mark["result"]
+            known = (mark.get("config") or config or {}) | {}  # earlier versions do not say it
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{file}: damaged; delete it, and the run is continued") from None
-        if before != [*experiment, *self.overrides]:
-            words = " ".join(map(str, before)) if isinstance(before, list) else before
-            raise UserError(f"{self.folder} holds another run ({words}); name another folder with --exp")
-        return result
+        words = [str(word) for word in before] if isinstance(before, list) else [str(before)]
+        if words[:2] != [*experiment] or sorted(words[2:]) != sorted(self.overrides):
+            raise UserError(f"{self.folder} holds another run ({' '.join(words)}); name another folder with --exp")
+        if result is None or config is None or known == config:
+            return result
+        other = [f"{key} {known.get(key)} -> {config[key]}" for key in config if known.get(key) != config[key]]
+        raise UserError(
+            f"{self.folder} was trained before the experiment changed: {'; '.join(other) or 'keys are gone'}. Delete "
+            "it to train it anew, or name another folder with --exp"
+        )
 
-    def mark(self, experiment: Sequence[str], done: bool) -> None:
+    def mark(self, experiment: Sequence[str], config: dict[str, Any], done: bool) -> None:
         """Note what the run is, and its result once done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = (self.folder / "result").rglob("metrics.json") if done else ()
         newest = max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
         result = newest and newest.parent.relative_to(self.folder).as_posix()
-        write_text(self.folder / MARK, json.dumps({"run": [*experiment, *self.overrides], "result": result}) + "\n")
+        mark = {"run": [*experiment, *self.overrides], "result": result, "config": config}
+        write_text(self.folder / MARK, json.dumps(mark) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,20 +114,37 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--exp", metavar="DIR", help="folder of the runs (default: exp/DATASET/EXPERIMENT-sweep)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value[,value...]")
     args = parser.parse_intermixed_args(argv)
+    open_log(None)
     folder = Path(args.exp or Path("exp") / args.dataset / f"{args.experiment}-sweep")
     runs = combinations(args.overrides, folder)
     experiment = [args.dataset, args.experiment]
     # Every mistake is told before the first run starts.
     path = find_experiment(*experiment)
-    for run in runs:
-        load(path, run.overrides, run.folder)
-    waiting = [run for run in runs if run.result(experiment) is None]
+    configs = {run.folder: scored(load(path, run.overrides, run.folder).config) for run in runs}
+    for one, other in itertools.combinations(runs, 2):
+        if configs[one.folder] == configs[other.folder]:
+            raise UserError(f"{' '.join(one.tried)} and {' '.join(other.tried)} are one experiment; leave one out")
+    waiting = [run for run in runs if run.result(experiment, configs[run.folder]) is None]
+    lock.take(folder, "sweep")
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done: {folder}", flush=True)
-    failed, code = train(waiting, experiment)
+    failed, code = train(waiting, experiment, configs)
     if code:
         return code
     print(table(runs, failed, experiment, folder / "sweep.csv"))
     return 1 if failed else 0
+
+
+def scored(config: Config) -> dict[str, Any]:
+    """Give section.key -> value of what a score depends on."""
+    sections = json.loads(config.model_dump_json())
+    flat = {
+        f"{section}.{key}": value
+        for section, content in sections.items()
+        if isinstance(content, dict)
+        for key, value in content.items()
+    }
+    flat |= {key: value for key, value in sections.items() if not isinstance(value, dict)}
+    return {key: value for key, value in flat.items() if not key.startswith(NO_MATTER)}
 
 
 def split_values(text: str) -> list[str]:
@@ -141,7 +189,7 @@ def combinations(overrides: Sequence[str], folder: Path) -> list[Run]:
     runs = []
     for combination in itertools.product(*choices):
         tried = tuple(each for each, choice in zip(combination, choices, strict=True) if len(choice) > 1)
-        name = ",".join(re.sub(r"[^\w.=+-]", "_", each) for each in tried)
+        name = ",".join(sorted(re.sub(r"[^\w.=+-]", "_", each) for each in tried))
         runs.append(Run(folder / name, combination, tried))
     names = [run.folder.name for run in runs]
     if len(set(names)) < len(names):
@@ -162,8 +210,13 @@ def slots() -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": device.strip(), "NGPU": "1"} for device in devices[:count]]
 
 
-def train(runs: Sequence[Run], experiment: Sequence[str]) -> tuple[dict[str, int], int]:
+def train(
+    runs: Sequence[Run], experiment: Sequence[str], configs: Mapping[Path, dict[str, Any]]
+) -> tuple[dict[str, int], int]:
     """Train and score the runs.
+
+    Args:
+        configs: folder of a run -> `scored` of its experiment.
 
     Returns:
         folder -> exit status of those that failed; and 0, or the exit status after a signal.
@@ -175,7 +228,7 @@ def train(runs: Sequence[Run], experiment: Sequence[str]) -> tuple[dict[str, int
         while (waiting and not ended) or going:
             while waiting and free and not ended:
                 run, slot = waiting.pop(0), free.pop(0)
-                run.mark(experiment, done=False)
+                run.mark(experiment, configs[run.folder], done=False)
                 words = ["train", *experiment, *run.overrides, "--exp", str(run.folder)]
                 # It ends with this process, however this one ends (see util/dist/group.py).
                 environment = {**os.environ, **slot, "LAUNCHER_PID": str(os.getpid())}
@@ -188,7 +241,7 @@ def train(runs: Sequence[Run], experiment: Sequence[str]) -> tuple[dict[str, int
                 child, run, slot = entry
                 free.append(slot)
                 if child.returncode == 0:
-                    run.mark(experiment, done=True)
+                    run.mark(experiment, configs[run.folder], done=True)
                 elif child.returncode in signals.STATUS.values():
                     ended = child.returncode
                 else:
@@ -226,15 +279,36 @@ def table(runs: Sequence[Run], failed: dict[str, int], experiment: Sequence[str]
         mean = float(np.mean(scores)) if scores else None
         deviation = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
         rows.append((mean, deviation, len(scores), key))
-        lines += [[*(e.partition("=")[2] for e in run.tried), str(run.folder), r.metrics["mIoU"]] for run, r in members]
+        lines += [[*map(value_of, run.tried), str(run.folder), r.metrics["mIoU"]] for run, r in members]
     rows.sort(key=lambda row: -1.0 if row[0] is None else -row[0])
     text = [["values", "mIoU", "deviation", "runs"]]
     text += [[" ".join(key) or "all", percent(mean), percent(deviation), str(n)] for mean, deviation, n, key in rows]
-    out = aligned(text)
-    out += [f"failed with status {status}, see train.log there: {printable(place)}" for place, status in failed.items()]
+    out = [*aligned(text), f"each run: {file}"] if rows else []
+    for place, code in failed.items():
+        out.append(printable(f"failed with status {code}, see train.log there: {place}{reason_of(Path(place))}"))
     keys = [each.partition("=")[0] for each in runs[0].tried]
     write_bytes(file, csv_bytes([*keys, "run", "mIoU"], lines))
     return "\n".join(out)
+
+
+def value_of(override: str) -> int | float | str:
+    """Give the value of an override; numbers as such.
+
+    No spreadsheet takes them for a formula.
+    """
+    text = override.partition("=")[2]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def reason_of(folder: Path) -> str:
+    """Return ": REASON" of a training that failed, or nothing."""
+    try:
+        return f": {json.loads(read_text(folder / status.NAME, LARGEST))['error'].splitlines()[0]}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return ""
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ with open(folder / "calls", "a") as file:
 if seed == 1 and lr == 0.02 and not (folder.parent / "mended").exists():
     sys.exit(2)
 place = folder / "result" / "val-whole"
-place.mkdir(parents=True)
+place.mkdir(parents=True, exist_ok=True)
 score = {"mIoU": lr * 10 + seed / 100, "mAcc": 0.5, "allAcc": 0.5, "num_images": 1}
 (place / "metrics.json").write_text(json.dumps(score | {"classes": [{"name": "a", "iou": score["mIoU"]}]}))
 """
@@ -109,6 +109,47 @@ def test_runs_that_failed_are_done_again_and_others_are_not(tmp_path, monkeypatc
     assert lines == [("0.01", "0", 0.1), ("0.01", "1", 0.11), ("0.02", "0", 0.2), ("0.02", "1", 0.21)]
     with pytest.raises(UserError, match=r"holds another run \(street fcn18 optim.lr=0.01 seed=0\)"):
         sweep.main([*words, "train.epochs=3"])
+    # The same keys in another order are the same sweep.
+    swapped = ["street", "fcn18", "seed=0,1", "optim.lr=0.01,0.02", "--exp", str(folder)]
+    assert sweep.main(swapped) == 0
+    assert "4 runs, 4 of them done" in capfd.readouterr().out
+    # An experiment that has changed since makes no table of both.
+    mark = folder / "optim.lr=0.02,seed=0" / "sweep.json"
+    known = json.loads(mark.read_text())
+    mark.write_text(json.dumps(known | {"config": known["config"] | {"train.batch_size": 99, "train.log_every": 7}}))
+    with pytest.raises(
+        UserError, match=r"seed=0 was trained before the experiment changed: train.batch_size 99 -> 16\."
+    ):
+        sweep.main(words)
+
+
+@pytest.mark.fast
+def test_one_sweep_at_a_time_works_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep.lock, "HERE", 0.2)
+    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("a run was started"))
+    code = "import sys; from pathlib import Path; from util.record import lock; lock.take(Path(sys.argv[1]), 'sweep')"
+    words = [sys.executable, "-c", f"{code}; print('taken', flush=True); sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match=f"another sweep is under way in this folder: process {other.pid}"):
+            sweep.main(["street", "fcn18", "seed=0,1", "--exp", str(tmp_path)])
+        other.stdin.close()
+
+
+@pytest.mark.fast
+def test_values_that_are_one_experiment_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"optim.lr=0.01 and optim.lr=1e-2 are one experiment"):
+        sweep.main(["street", "fcn18", "optim.lr=0.01,1e-2", "--exp", str(tmp_path)])
+
+
+@pytest.mark.fast
+def test_a_failed_run_says_why_and_numbers_stay_numbers(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "status.json").write_text(json.dumps({"state": "failed", "error": "no such list\nmore"}))
+    run = sweep.Run(tmp_path / "a", ("seed=0",), ("seed=0",))
+    out = sweep.table([run], {str(run.folder): 2}, ["street", "fcn18"], tmp_path / "sweep.csv")
+    assert out == f"failed with status 2, see train.log there: {run.folder}: no such list"
+    assert [sweep.value_of(f"a.b={text}") for text in ("-3", "1e-3", "[1, 2]", "-x")] == [-3, 0.001, "[1, 2]", "-x"]
 
 
 def start(folder, data, *values):

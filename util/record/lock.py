@@ -1,6 +1,7 @@
 """One training at a time in a run's folder.
 
-And one evaluation in that of a result. Rank 0 holds a lock on run.lock, or test.lock.
+And one evaluation in that of a result, one sweep in that of its runs. Rank 0 holds a lock on run.lock, test.lock, or
+sweep.lock.
 
 The lock is the kernel's, not the file, which stays: a process that is killed gives it up at once. It is a record lock
 of POSIX, which file servers know, and which processes that this one forks, as a loader's, do not hold with it. A lock
@@ -24,7 +25,7 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]  # asked for before each use
 
-NAMES = {"training": "run.lock", "evaluation": "test.lock"}
+NAMES = {"training": "run.lock", "evaluation": "test.lock", "sweep": "sweep.lock"}
 LARGEST = 4096
 # Seconds that a holder may need to be gone. One that was killed frees its memory first; of a machine that is lost, the
 # file server keeps the locks for a lease, 90 s with NFS 4.
@@ -126,7 +127,7 @@ def _wait(number: int, folder: Path, what: str) -> None:
         holder = os.pread(number, LARGEST, 0).decode(errors="replace").strip() or "an unknown process"
         patience = HERE if _here() in holder else ELSEWHERE
         if time.monotonic() - began >= patience:
-            stop = " (kill PID: it saves and ends), then the same command continues it" if what == "training" else ""
+            stop = " (kill PID: it saves and ends), then the same command continues it" if what != "evaluation" else ""
             raise UserError(
                 f"{folder}: another {what} is under way in this folder: {holder}. Wait for its end, or stop it "
                 f"there{stop}; or give this one a folder of its own with --exp OTHER_FOLDER"
