@@ -23,7 +23,7 @@ CONFUSIONS = 20  # pairs of classes that are listed
 MOST_IMAGES = 2000  # lines of the table of images; per_image.csv has all
 CHART = (640, 240)  # size of a chart's inside, in its own units
 TICKS = 4
-STEPS = (1, 2, 2.5, 5, 10)  # from one tick to the next, times a power of ten
+STEPS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)  # from one tick to the next, times a power of ten
 NOTES = (
     ("absent", "Neither labelled nor predicted, left out of the means"),
     ("never_labelled", "Predicted but never labelled, so that their IoU is 0 and counts"),
@@ -91,7 +91,7 @@ def render(file: Path, template: str, content: dict[str, Any]) -> Path:
     environment.filters |= {"percent": percent, "colour": colour}
     text = environment.get_template(template).render(content)
     with replacing(file) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files are not always UTF-8
     return file
 
 

@@ -19,12 +19,13 @@ import torch
 from util import UserError
 from util.record.files import replacing, sha256, write_bytes, write_text
 from util.record.machine import versions
-from util.record.table import csv_bytes
+from util.record.table import columns, csv_bytes
 from util.report.visual import colorize, confusion_picture, png
 from util.score.evaluate import Timing
 from util.score.metric import ConfusionMatrix, Scores
 from util.score.void import VoidConfusion
 
+NAMED = 12  # classes that a line of the table names
 # How a network with an output for what no label says was scored: the table's last line, by test.void.
 VOID = {
     "ignore": "void: ignore: the network's output for it has no part",
@@ -156,22 +157,29 @@ def never_labelled(scores: Scores) -> list[int]:
 
 def table(scores: Scores, class_names: Sequence[str]) -> str:
     """Return the scores as text, in percent, one line a class."""
-    width = max(len("class"), *(len(name) for name in class_names))
+    width = max(len("class"), *(columns(name) for name in class_names))
     lines = [f"{'class':<{width}}  {'IoU':>6}  {'acc':>6}  {'pixels':>13}"]
     lines.append("-" * len(lines[0]))
     for name, iou, acc, pixels in zip(class_names, scores.iou, scores.acc, scores.pixels, strict=True):
-        lines.append(f"{name:<{width}}  {_percent(iou)}  {_percent(acc)}  {pixels:>13,}")
+        space = " " * (width - columns(name))
+        lines.append(f"{name}{space}  {_percent(iou)}  {_percent(acc)}  {pixels:>13,}")
     lines.append(lines[1])
     means = f"{_percent(scores.mIoU)}  {_percent(scores.mAcc)}"
     lines.append(f"{'mean':<{width}}  {means}  {sum(scores.pixels):>13,}")
     lines.append(f"pixel accuracy {_percent(scores.allAcc).strip()}")
     if never_labelled(scores):
-        wrong = ", ".join(class_names[index] for index in never_labelled(scores))
+        wrong = _listed([class_names[index] for index in never_labelled(scores)])
         lines.append(f"predicted but never labelled, with an IoU of 0 in the mean: {wrong}")
     if scores.absent:
-        absent = ", ".join(class_names[index] for index in scores.absent)
+        absent = _listed([class_names[index] for index in scores.absent])
         lines.append(f"neither labelled nor predicted, left out of the means: {absent}")
     return "\n".join(lines)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name classes; of many the first, as metrics.json names all."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def write_submission(path: str | Path, items: Iterable[tuple[str, np.ndarray]]) -> int:

@@ -1,5 +1,6 @@
 """IoU by size against values computed by hand."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,6 +47,30 @@ def test_the_sizes_add_up_to_the_class():
     for index in range(3):
         here, there = (truth == index) & valid, (prediction == index) & valid
         assert counts[:, index].tolist() == [(here & there).sum(), (here | there).sum()]
+
+
+def test_counts_equal_those_of_each_object_by_itself():
+    rng = np.random.default_rng(3)
+    truth, prediction = (np.kron(rng.integers(0, 3, (9, 12)), np.ones((16, 16))).astype(np.uint8) for _ in range(2))
+    prediction = np.roll(np.where(rng.random((9, 12)).repeat(16, 0).repeat(16, 1) < 0.7, truth, prediction), 3, 1)
+    truth[:20] = 255
+    seen = np.where(truth == 255, 255, prediction)
+    expected = np.zeros((2, 3, 3), np.int64)
+    for index in range(3):
+        objects, regions = (
+            [numbers == number for number in range(1, count)]
+            for count, numbers in (
+                cv2.connectedComponents((labels == index).astype(np.uint8), connectivity=4) for labels in (truth, seen)
+            )
+        )
+        for mask in objects:
+            size = size_of(mask.sum())
+            expected[:, size, index] += (mask & (seen == index)).sum(), mask.sum()
+        for mask in regions:
+            covered = [(mask & other).sum() for other in objects]
+            size = size_of(objects[int(np.argmax(covered))].sum() if max(covered, default=0) else mask.sum())
+            expected[1, size, index] += (mask & (truth != index)).sum()
+    assert np.array_equal(size_counts(truth, prediction, 3), expected) and expected[1, :2].sum(1).all()
 
 
 def test_maps_without_anything_right_or_labelled():

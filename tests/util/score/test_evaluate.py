@@ -336,6 +336,15 @@ def test_table_shows_percent_and_what_is_left_out(outcome):
     assert lines[-1].endswith("left out of the means: boat")
 
 
+def test_the_table_of_many_or_wide_names():
+    """Of 20 absent classes twelve are named; letters of two columns keep the columns straight."""
+    confusion = ConfusionMatrix(21)
+    confusion.update(torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.uint8))
+    lines = table(confusion.result(), ["道路", *(f"c{index}" for index in range(20))]).splitlines()
+    assert lines[2] == "道路   100.00  100.00              4" and lines[0] == "class     IoU     acc         pixels"
+    assert lines[-1].endswith("means: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 and 8 more")
+
+
 def test_submission_holds_the_ids_and_is_reproducible(tmp_path):
     items = [(f"berlin_{index}", np.full((6, 8), 7 + index, np.uint8)) for index in range(3)]
     assert write_submission(tmp_path / "new" / "a.zip", items) == 3
