@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,13 @@ from util import UserError
 from util.record.files import open_plain
 from util.record.log import log
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # then an AttributeError, which is suppressed
+
 ROOT = Path(__file__).resolve().parents[2]
+PIPE = 2**18  # bytes that the pipe to it holds; the package may need half a minute to start
 WAITING = 2**25  # bytes that may wait for a tracker
 ENDING = 5.0  # seconds that one which reads no more has to end, while a training waits
 PATIENCE = 60.0  # seconds that the end of a run waits for a tracker to have sent everything
@@ -117,6 +124,8 @@ class Tracker:
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
         os.set_blocking(self._pipe, False)
+        with suppress(OSError, AttributeError):  # Linux: what is in the pipe arrives even if the training is killed
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
         self._send({"start": about | {"folder": str(folder.absolute()), "continued": continued}})
 
     def add_scalar(self, name: str, value: float, step: int) -> None:

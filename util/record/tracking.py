@@ -14,10 +14,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # asked for before each use
 
 LONGEST = 500  # of a parameter's value in MLflow
 AT_ONCE = 100  # parameters in one call of MLflow
@@ -114,11 +120,14 @@ def track(kind: str, lines: Iterable[str]) -> None:
         return
     start = json.loads(first)["start"]
     file = Path(start["folder"], f"tracker_{kind}.json")
+    lock = wait_for_another(file.with_suffix(".lock"))
     known = json.loads(file.read_text(encoding="utf-8"))["run"] if start["continued"] and file.is_file() else None
     client: Client = CLIENTS[kind](start, known)
     file.write_text(json.dumps({"run": client.name}) + "\n", encoding="utf-8")
     whole = False
     for line in lines:
+        if not line.endswith("\n"):  # the training was killed while it sent this one
+            break
         message = json.loads(line)
         if "scalar" in message:
             client.scalar(*message["scalar"])
@@ -128,6 +137,19 @@ def track(kind: str, lines: Iterable[str]) -> None:
         else:
             whole = "end" in message
     client.end(whole)
+    os.close(lock)
+
+
+def wait_for_another(file: Path) -> int:
+    """Wait until the run's earlier tracker has ended; return the lock.
+
+    One whose training was killed may still be starting: its name of the run is not written yet.
+    """
+    number = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(number, fcntl.LOCK_EX)
+    return number
 
 
 if __name__ == "__main__":

@@ -103,6 +103,30 @@ def test_a_killed_training_has_failed_there(tmp_path, stand_in):
     assert notes()[-1] == ["end", "FAILED"]
 
 
+def test_a_training_killed_within_a_line_has_failed_there(tmp_path, stand_in):
+    notes = stand_in()
+    tracker = Tracker("mlflow", tmp_path, ABOUT)
+    tracker.add_scalar("loss", 1.0, 1)
+    os.write(tracker._pipe, b'{"image": ["val/x", "/9j/4AAQ')
+    tracker._process.stdin.close()
+    assert tracker._process.wait() == 0
+    assert [note[0] for note in notes()][-2:] == ["metric", "end"] and notes()[-1] == ["end", "FAILED"]
+
+
+def test_a_run_continued_while_its_tracker_still_starts_is_the_same_there(tmp_path, stand_in):
+    notes = stand_in()
+    slow = tmp_path / "packages" / "mlflow" / "__init__.py"
+    text = slow.read_text()
+    slow.write_text(f"import time\ntime.sleep(2)\n{text}")
+    first = Tracker("mlflow", tmp_path, ABOUT)
+    first._process.stdin.close()  # killed
+    while first._process.poll() is None and not (tmp_path / "tracker_mlflow.lock").exists():
+        time.sleep(0.01)
+    slow.write_text(text)
+    Tracker("mlflow", tmp_path, ABOUT, continued=True).close()
+    assert [note[1] for note in notes() if note[0] == "start"] == [None, "abc"]
+
+
 @pytest.mark.parametrize("body", ["raise RuntimeError('no such server')", "os._exit(3)", "os.kill(os.getpid(), 9)"])
 def test_a_tracker_that_fails_is_one_warning(tmp_path, stand_in, warnings, body):
     stand_in(body)
