@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tool.shared import cli, plugins
 from tool.shared.disagreement import drawn
+from util.record.files import write_named
 from util.record.log import printable
 from util.report.compare import compare, read_result
 from util.report.comparison import text, write_csv, write_page
@@ -37,13 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     print(text(comparison))
     if args.json:
         content = json.dumps(comparison, indent=1, allow_nan=False, default=str) + "\n"
-        Path(args.json).write_text(content, encoding="utf-8")
+        write_named(args.json, content.encode())
     if args.csv:
         write_csv(Path(args.csv), comparison)
     if args.html:
         shown = drawn(results, [row["name"] for row in comparison["images"]], args.root)
         write_page(Path(args.html), comparison, shown.pictures, shown.problem, shown.classes)
-        print(f"page: {args.html}")
+        print(f"page: {printable(args.html)}")
         if shown.problem and comparison["images"]:
             print(f"pictures: {printable(shown.problem)}", file=sys.stderr)
     return 0

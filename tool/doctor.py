@@ -34,9 +34,11 @@ from tool.shared.plugins import load
 from util import UserError
 from util.config.load import Experiment
 from util.config.schema import Config
+from util.record.files import write_named
+from util.record.log import printable
 from util.record.machine import cores
 from util.record.table import aligned
-from util.report.html import render
+from util.report.html import filled
 from util.report.visual import as_rgb, colorize, jpeg
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -73,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     print(text(config, sets, found, findings))
     if args.html:
         page = content(config, sets, found, findings, args.samples)
-        print(f"page: {render(Path(args.html), 'doctor.html', page)}")
+        write_named(args.html, filled("doctor.html", page))
+        print(f"page: {printable(args.html)}")
     return 2 if any(finding.error for finding in findings) else 0
 
 

@@ -59,6 +59,18 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_named(path: str | Path, data: bytes) -> None:
+    """Write a file that a person has named.
+
+    As `write_bytes`, but into what is a device, pipe or link: /dev/stdout is written to, not replaced.
+    """
+    path = Path(path)
+    if path.is_symlink() or path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_bytes(data)
+    else:
+        write_bytes(path, data)
+
+
 def refuse_links(folder: Path, inside: Path) -> None:
     """Refuse a folder with a symbolic link above or below it.
 

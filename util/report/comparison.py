@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from util.record.files import write_bytes
+from util.record.files import write_named
 from util.record.log import printable
 from util.record.table import aligned, csv_bytes
 from util.report.disagreement import FIRST, NEITHER, OTHER
-from util.report.html import percent, render
+from util.report.html import filled, percent
 
 SHOWN = 10  # images in the terminal
 LONGEST = 40  # letters of a key's value there
@@ -85,7 +85,7 @@ def write_csv(file: Path, comparison: Mapping[str, Any]) -> None:
         row = [run["name"], run["seed"], run["num_images"], run["mIoU"], *(run["interval"] or (None, None))]
         row += [run["mAcc"], run["allAcc"], other.get("mIoU"), *(other.get("interval") or (None, None))]
         rows.append([*row, *(entry["iou"][index] for entry in comparison["classes"])])
-    write_bytes(file, csv_bytes(header + [f"IoU {entry['name']}" for entry in comparison["classes"]], rows))
+    write_named(file, csv_bytes(header + [f"IoU {entry['name']}" for entry in comparison["classes"]], rows))
 
 
 def write_page(
@@ -107,4 +107,4 @@ def write_page(
     legend = {"the first is right": FIRST, "another is right": OTHER, "they differ, none is right": NEITHER}
     content = {"comparison": comparison, "signed": signed, "bounds": bounds, "reach": reach, "spanned": bool(spans)}
     content |= {"pictures": pictures or {}, "problem": problem, "legend": legend, "classes": classes}
-    render(file, "compare.html", content)
+    write_named(file, filled("compare.html", content))

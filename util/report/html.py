@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from util.record.files import replacing
+from util.record.files import write_bytes
 from util.report.details import Measured
 from util.report.per_image import ImageCounts, mean_iou
 from util.report.sizes import SIZES
@@ -79,20 +79,19 @@ def write_report(folder: Path, page: Page) -> Path:
         "notes": [(key, text) for key, text in NOTES if page.metrics.get(key)],
         "boundary_iou": None if page.measured is None else float(mean_iou(*page.measured.band)),
     }
-    return render(folder / NAME, "report.html", content)
+    write_bytes(folder / NAME, filled("report.html", content))
+    return folder / NAME
 
 
-def render(file: Path, template: str, content: dict[str, Any]) -> Path:
-    """Fill in a template and write it; text is escaped."""
+def filled(template: str, content: dict[str, Any]) -> bytes:
+    """Fill in a template; text is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "colour": colour}
     text = environment.get_template(template).render(content)
-    with replacing(file) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files are not always UTF-8
-    return file
+    return text.encode("utf-8", "backslashreplace")  # names of files are not always UTF-8
 
 
 def percent(value: float | None) -> str:

@@ -3,11 +3,12 @@
 import errno
 import os
 import shutil
+import threading
 
 import pytest
 
 from tool.shared import cli
-from util.record.files import open_plain, read_text, replacing, write_text
+from util.record.files import open_plain, read_text, replacing, write_named, write_text
 from util.record.log import log, open_log, printable
 
 pytestmark = pytest.mark.fast
@@ -26,6 +27,23 @@ def test_a_file_that_takes_the_place_of_a_link_leaves_what_it_points_to(tmp_path
     (tmp_path / "config.yaml").symlink_to(precious)
     write_text(tmp_path / "config.yaml", "ours")
     assert (tmp_path / "config.yaml").read_text() == "ours" and not (tmp_path / "config.yaml").is_symlink()
+
+
+def test_what_a_person_names_is_written_into_where_it_is_no_file(tmp_path):
+    """As root the device /dev/stdout, or /dev/null, was replaced by a file."""
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_named(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    write_named(pipe, b"through")
+    reader.join(30)
+    assert found == [b"through"] and pipe.is_fifo()
+    write_named(tmp_path / "file", b"plain")
+    assert (tmp_path / "file").read_bytes() == b"plain"
 
 
 @pytest.mark.parametrize(

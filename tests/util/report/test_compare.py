@@ -208,7 +208,12 @@ def test_the_command_writes_all_forms(tmp_path, capsys):
     assert "+22.50 *" in shown and "optim.lr" in shown and "\x1b" not in shown
     assert json.loads((tmp_path / "c.json").read_text())["differences"][0]["mIoU"] == pytest.approx(0.225)
     with open(files[1], newline="") as file:
-        assert [row["IoU a"] for row in csv.DictReader(file)] == ["0.0", "0.45"]
-    page = (tmp_path / "c.html").read_text()
+        rows = list(csv.DictReader(file))
+    page, found = (tmp_path / "c.html").read_text(), json.loads((tmp_path / "c.json").read_text())
+    assert [row["IoU a"] for row in rows] == ["0.0", "0.45"]
+    for row, each in zip(rows, found["runs"], strict=True):  # all forms say the same
+        assert [float(row["low"]), float(row["high"])] == each["interval"]
+        assert " .. ".join(f"{100 * bound:.2f}" for bound in each["interval"]) in page
+    assert [float(rows[1][f"difference {end}"]) for end in ("low", "high")] == found["differences"][0]["interval"]
     assert "&lt;script&gt;" in page and "=x<script>" not in page
     assert "http" not in page
