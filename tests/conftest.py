@@ -84,10 +84,12 @@ def failure(capsys, run, *arguments) -> str:
 
 @pytest.fixture(autouse=True)
 def whole_float32(request):
-    """On a GPU a test computes float32 in full, as the CPU that it is compared with does, not in TF32."""
+    """On a GPU, where there is one, a test computes float32 in full, as the CPU does that it is compared with."""
     flags = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [flag.allow_tf32 for flag in flags]
     if request.node.get_closest_marker("gpu"):
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
         for flag in flags:
             flag.allow_tf32 = False
     yield
