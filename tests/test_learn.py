@@ -265,6 +265,8 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r'<(script|img|iframe)[^>]* src="?(https?:)?//', text), page
         assert not re.search(r'<link[^>]*stylesheet[^>]* href="?(https?:)?//', text), page
+        runs_on = re.search(r"<p>(?:(?!</p>).)*\n *(?:[-*]|\d+\.) ", text, re.S)  # a list without a line before it
+        assert not runs_on, f"{page}: {runs_on and runs_on[0][-200:]}"
     assert "Build a network with freshly initialised weights" in (tmp_path / "site/api/model.html").read_text()
 
 
