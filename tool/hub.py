@@ -12,14 +12,9 @@ into a file, to be read first, and pushes nothing. In Python:
     from tool.hub import push_to_hub
 """
 
-from pathlib import Path
-
 from tool.shared import cli, plugins
-from tool.shared.card import model_card
-from tool.shared.hub import SCHEME, check_name
+from tool.shared.hub import SCHEME, card_of
 from tool.shared.hub import push_to_hub as push_to_hub
-from tool.shared.network import rebuild
-from tool.shared.published import read_ours
 from util.record.files import write_text
 from util.record.log import log, open_log
 
@@ -39,15 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     open_log(None)
     plugins.use(args.plugin)
     if args.card:
-        check_name(args.name, args.name)
-        state = read_ours(args.checkpoint)
-        network = rebuild(state, args.checkpoint)
-        write_text(args.card, model_card(Path(args.checkpoint), state, network, args.name, args.licence))
+        write_text(args.card, card_of(args.checkpoint, args.name, args.licence)[1])
         log.info("the card: %s", args.card)
         return 0
     address = push_to_hub(args.checkpoint, args.name, args.private, args.licence, args.message)
     log.info("pushed: %s", address)
-    log.info('use it: python -m tool.predict %s%s photo.jpg, or Segmenter("%s%s")', *[SCHEME, args.name] * 2)
+    own = "".join(f" --plugin {name}" for name in args.plugin)
+    log.info("use it: python -m tool.predict %s%s photo.jpg%s, or as the card says", SCHEME, args.name, own)
     return 0
 
 

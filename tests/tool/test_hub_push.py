@@ -22,7 +22,8 @@ from tool import test as score_command
 from tool import train
 from tool.predict import Segmenter
 from tool.shared.card import model_card, results_of
-from tool.shared.hub import WEIGHTS, local_file, push_to_hub
+from tool.shared.hub import WEIGHTS, local_file, one_line, push_to_hub
+from tool.shared.plugins import own_code
 from util import UserError, checkpoint
 from util.record.files import sha256
 
@@ -108,7 +109,7 @@ for revision in (None, "main"):
 
 REFUSED = {
     "hf://somebody/nothing": "Repository Not Found.*hf auth login",
-    f"hf://{NAME}@v9": "Revision Not Found",
+    f"hf://{NAME}@v9": "Revision Not Found[^;]*$",
     "hf://somebody/private": "hf auth login",
     "hf://somebody/pickles": re.escape(WEIGHTS),
 }
@@ -154,6 +155,24 @@ def test_a_name_that_is_none_is_refused(name, file):
 
 
 @pytest.mark.fast
+def test_names_and_licences_that_the_hub_takes_not_are_refused_before_a_repository_is_made(file, tmp_path):
+    for name in ("me/..", "me/-roads"):
+        with pytest.raises(UserError, match=f"^{re.escape(name)}: Repo id must"):
+            push_to_hub(file, name)
+    with pytest.raises(UserError, match="--licence My own: write it as the Hub does, such as mit"):
+        push_to_hub(file, NAME, licence="My own")
+
+
+@pytest.mark.fast
+def test_an_upload_that_is_cut_off_is_one_line_and_a_defect_is_not():
+    told = r"^hf://a/b: Error while uploading \(reset by peer\); nothing was committed"
+    with pytest.raises(OSError, match=told), one_line("hf://a/b"):
+        raise RuntimeError("Error while uploading.") from ConnectionResetError("reset by peer")
+    with pytest.raises(RuntimeError), one_line("hf://a/b"):
+        raise RuntimeError("another one")
+
+
+@pytest.mark.fast
 def test_where_a_file_is_needed_the_hub_is_refused_with_what_to_do(tmp_path, data, capsys):
     """Results lie beside a scored file; a training says what it started from."""
     told = failure(capsys, score_command.main, ["--checkpoint", f"hf://{NAME}", "data.root=x"])
@@ -193,6 +212,7 @@ def test_results_of_another_file_or_a_part_are_not_its_scores(file, tmp_path):
     score(file, result / "val-whole" / "part-0-9")
     assert results_of(file) == [] and "None were measured with this file" in card_of(file)
     score(file, tmp_path / "run" / "model" / "last.result" / "val-semseg")
+    score(file, tmp_path / "run" / "result" / "val-semseg")  # a run's own result, which that one repeats
     assert len(results_of(file)) == 1
     (result / "broken").mkdir()
     (result / "broken" / "metrics.json").write_text("[")
@@ -211,6 +231,9 @@ def test_a_card_names_code_that_a_checkpoint_needs(tmp_path):
     file = write(tmp_path / "a", config={"plugins": ["/home/me/mynet.py"]})
     assert "Segmenter(\"hf://somebody/roads\", plugins=['mynet.py'])" in card_of(file)
     assert "/home/me" not in card_of(file)
+    spec = {"name": "mypkg.net.Mine", "backbone": "timm/resnet18.a1_in1k"}
+    assert own_code({"spec": spec, "config": {"plugins": ["/home/me/mynet.py"]}}) == ["mynet.py", "mypkg.net.Mine"]
+    assert own_code({"spec": {"name": "fcn", "backbone": "mypkg.net.stem"}}) == ["mypkg.net.stem"]
 
 
 @pytest.mark.fast

@@ -13,6 +13,7 @@ from torch import nn
 from dataset import DATASETS, dataset_class
 from model import MODELS
 from model.table import load
+from tool.shared.plugins import own_code
 from tool.shared.published import version, without_void
 from util import UserError
 from util.checkpoint.facts import Facts, facts_of
@@ -52,7 +53,8 @@ def results_of(file: Path) -> list[dict[str, Any]]:
             sound = isinstance(metrics["classes"], list) and isinstance(metrics["protocol"] or {}, dict)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); evaluate the file again") from None
-        found += [metrics] if of_this and sound else []
+        said = [known["protocol"] == metrics["protocol"] and known["classes"] == metrics["classes"] for known in found]
+        found += [metrics] if of_this and sound and not any(said) else []  # a run's own, and one that repeats it
     return found
 
 
@@ -115,10 +117,7 @@ def _front_matter(
 
 
 def _use(name: str, state: Mapping[str, Any]) -> str:
-    config = state.get("config")
-    plugins = [Path(each).name for each in config.get("plugins") or ()] if isinstance(config, dict) else []
-    spec = state["spec"]
-    own = plugins or [str(each) for each in (spec["name"], spec["backbone"]) if each and "." in str(each)]
+    own = own_code(state)
     asked = f", plugins={own!r}" if own else ""
     lines = [
         "## Use",

@@ -9,9 +9,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from tool.shared.card import model_card
 from tool.shared.network import rebuild
@@ -22,6 +30,7 @@ from util.record.files import write_text
 SCHEME = "hf://"
 WEIGHTS, CARD = "model.safetensors", "README.md"
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 # The client's own errors, and those of the HTTP library below it, which by its version is httpx or requests.
 UNREACHED: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
 
@@ -69,12 +78,7 @@ def push_to_hub(
         FileNotFoundError, UserError: the file is missing, damaged or an export, or the name is none.
         OSError: the Hub cannot be reached, or refuses.
     """
-    check_name(name, name)
-    state = read_ours(file)
-    if "export" in state:
-        raise UserError(f"{os.fspath(file)}: is exported; push the checkpoint that it comes from")
-    network = rebuild(state, file)
-    card = model_card(Path(file), state, network, name, licence)
+    state, card = card_of(file, name, licence)
     if "config" in state:
         state = state | {"config": slim_config(state["config"])}
     with tempfile.TemporaryDirectory(prefix="hub.") as folder, one_line(SCHEME + name):
@@ -91,6 +95,21 @@ def push_to_hub(
     return str(made)
 
 
+def card_of(file: str | os.PathLike, name: str, licence: str | None = None) -> tuple[dict[str, Any], str]:
+    """Return what a checkpoint holds, and its model card.
+
+    Raises:
+        FileNotFoundError, UserError: as `push_to_hub`.
+    """
+    check_name(name, name)
+    if licence is not None and not LICENCE.fullmatch(licence):
+        raise UserError(f"--licence {licence}: write it as the Hub does, such as mit, apache-2.0, cc-by-4.0 or other")
+    state = read_ours(file)
+    if "export" in state:
+        raise UserError(f"{os.fspath(file)}: is exported; push the checkpoint that it comes from")
+    return state, model_card(Path(file), state, rebuild(state, file), name, licence)
+
+
 def check_name(name: str, asked: str) -> None:
     """Refuse what names no repository of the Hub.
 
@@ -99,6 +118,10 @@ def check_name(name: str, asked: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise UserError(f"{asked}: a repository of the Hub is OWNER/NAME, and a checkpoint there {SCHEME}OWNER/NAME")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{asked}: {' '.join(str(error).split())}") from None
 
 
 @contextmanager
@@ -117,7 +140,15 @@ def one_line(asked: str) -> Iterator[None]:
             raise  # the system's word about a file here
         login = "; where it is private or yours to write: hf auth login, or HF_TOKEN"
         status = getattr(getattr(error, "response", None), "status_code", None)
-        raise OSError(f"{asked}: {_reason(error)}{login if status in (401, 403, 404) else ''}") from error
+        hidden = status in (401, 403, 404) and not isinstance(error, RevisionNotFoundError | EntryNotFoundError)
+        raise OSError(f"{asked}: {_reason(error)}{login if hidden else ''}") from error
+    except RuntimeError as error:  # what the client makes of an upload that was cut off
+        if not isinstance(error.__cause__, UNREACHED):
+            raise
+        raise OSError(
+            f"{asked}: {_reason(error)} ({_reason(error.__cause__)}); nothing was committed, the same command tries "
+            "again"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -125,4 +156,4 @@ def _reason(error: BaseException) -> str:
     while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+    return " ".join(lines[:2]).rstrip(".") or type(error).__name__

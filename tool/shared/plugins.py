@@ -130,6 +130,21 @@ def is_own(spec: Mapping[str, Any]) -> bool:
     return spec["name"] not in networks or not known_backbone
 
 
+def own_code(state: Mapping[str, Any]) -> list[str]:
+    """List the code outside the project that a checkpoint's network needs.
+
+    Plugins are named without their folder.
+    """
+    config, spec = state.get("config"), state["spec"]
+    files = config.get("plugins") if isinstance(config, dict) else None
+    named = [Path(each).name for each in files or () if isinstance(each, str)]
+    networks, backbones, *_ = OURS
+    for name, ours in ((spec["name"], networks), (spec["backbone"], backbones)):
+        known = name in ours or str(name).startswith(TIMM_PREFIX)
+        named += [str(name)] if DOTTED.fullmatch(str(name)) and not known else []
+    return named
+
+
 def refuse_unnamed(state: Mapping[str, Any], file: str | Path) -> None:
     """Refuse a checkpoint whose network needs code which nobody has named.
 
