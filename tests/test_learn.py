@@ -20,6 +20,7 @@ from tool import launch
 from tool.doc.site import navigation, relinked
 from tool.shared.network import network_of
 from util.config.load import load
+from util.config.schema import Config
 from util.loss import check_loss
 
 DOCS = ROOT / "docs"
@@ -199,6 +200,26 @@ def test_the_experiment_of_the_page_is_one(tmp_path):
     path = tmp_path / Path(title).name
     path.write_text(body.replace("../base", str(ROOT / "config" / "base")), encoding="utf-8")
     assert load(path).config.data.classes == ("other", "drivable")
+
+
+# Words like keys that are none: another program's, a slip that is shown, a module of the package `model`.
+NO_KEYS = {"model.decode_head", "train.epohcs", "model.tinynet"}
+
+
+@pytest.mark.fast
+def test_keys_that_pages_name_are_keys_of_an_experiment():
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    known = {f"{name}.{key}" for name, section in sections.items() for key in getattr(section, "model_fields", ())}
+    unknown = []
+    for page in [ROOT / "README.md", ROOT / "initmodel" / "README.md", *DOCS.glob("*.md"), *DOCS.glob("learn/*.md")]:
+        words = re.findall(r"(?<![\w./-])((?:[a-z]+)\.[a-z]\w*)\b(?!\()", page.read_text(encoding="utf-8"))
+        for word in set(words) - known - NO_KEYS:
+            section, name = word.split(".")
+            is_file = name in ("txt", "log", "lock", "py", "safetensors")
+            is_module = (ROOT / section / name).exists() or (ROOT / section / f"{name}.py").exists()
+            if section in sections and not is_file and not is_module:
+                unknown.append(f"{page.name}: {word}")
+    assert not unknown and len(known) > 80
 
 
 def places(page: Path) -> set[str]:
