@@ -10,7 +10,9 @@ and with 429 whoever asks more often than --rate, or while --queue pictures wait
 
 import asyncio
 import base64
+import errno
 import io
+import math
 import os
 import socket
 import struct
@@ -371,8 +373,8 @@ def main(argv: list[str] | None = None) -> int:
     if MISSING is not None:
         raise UserError(f"tool.serve needs {MISSING}: python -m pip install -e '.[serve]'")
     for name in ("max_mb", "max_megapixels", "rate", "queue"):
-        if not getattr(args, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: a number above 0 is needed")
+        if not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: a finite number above 0 is needed")
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port {args.port}: a port is 0 to 65535")
     segmenter = from_arguments(args)
@@ -410,7 +412,10 @@ def _listening(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
+        known = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        remedy = "choose another --port" if known else "--host is an address of this machine"
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise OSError(f"cannot listen on {host}:{port}: {reason}; {remedy}") from error
 
 
 if __name__ == "__main__":

@@ -358,10 +358,12 @@ def test_an_interrupt_does_not_wait_for_a_long_prediction(tmp_path, monkeypatch)
 
 def test_mistakes_are_one_line(weights, capsys):
     assert "--rate 0" in failure(capsys, serve.main, [str(weights), "--rate", "0"])
+    assert "--max-mb inf" in failure(capsys, serve.main, [str(weights), "--max-mb", "inf"])
+    assert "--host is an address" in failure(capsys, serve.main, [str(weights), "--host", "203.0.113.7"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = failure(capsys, serve.main, [str(weights), "--port", str(port)])
-    assert f"cannot listen on 127.0.0.1:{port}" in told
+    assert f"cannot listen on 127.0.0.1:{port}" in told and "another --port" in told
 
 
 USE = """
