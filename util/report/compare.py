@@ -117,6 +117,16 @@ def flat_config(file: Path) -> dict[str, Any]:
     return flat
 
 
+def draws(images: int, resamples: int) -> Iterator[np.ndarray]:
+    """Yield how often images are drawn: float (resamples, images).
+
+    Up to 100 resamples at a time.
+    """
+    rng = np.random.default_rng(SEED)
+    for start in range(0, resamples, 100):
+        yield rng.multinomial(images, np.full(images, 1 / images), min(100, resamples - start)).astype(np.float64)
+
+
 def resample(overlaps: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int = RESAMPLES) -> np.ndarray:
     """Score every run on images drawn anew: mIoU, (resamples, runs).
 
@@ -126,15 +136,30 @@ def resample(overlaps: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int =
     Args:
         overlaps: for each run intersection and union, (images, C) each, of the same images in the same order.
     """
-    images = len(overlaps[0][0])
-    rng = np.random.default_rng(SEED)
     parts = [(hits.astype(np.float64), unions.astype(np.float64)) for hits, unions in overlaps]
-    scores = np.empty((resamples, len(parts)))
-    for start in range(0, resamples, 100):
-        weights = rng.multinomial(images, np.full(images, 1 / images), min(100, resamples - start)).astype(np.float64)
-        for run, (hits, unions) in enumerate(parts):
-            scores[start : start + 100, run] = mean_iou(weights @ hits, weights @ unions)
-    return scores
+    scores = [
+        np.stack([mean_iou(weights @ hits, weights @ unions) for hits, unions in parts], 1)
+        for weights in draws(len(parts[0][0]), resamples)
+    ]
+    return np.concatenate(scores)
+
+
+def class_intervals(first: ImageCounts, other: ImageCounts) -> list[list[float] | None]:
+    """Give the paired interval of the difference in IoU, class by class.
+
+    None for a class that a resample may lack, as it occurs in few images.
+    """
+    if len(first.names) < 2:
+        return [None] * first.scored
+    parts = [[part.astype(np.float64) for part in counts.overlaps()] for counts in (first, other)]
+    differences = []
+    for weights in draws(len(first.names), RESAMPLES):
+        iou = []
+        for hits, unions in parts:
+            union = weights @ unions
+            iou.append(np.divide(weights @ hits, union, out=np.full(union.shape, np.nan), where=union > 0))
+        differences.append(iou[1] - iou[0])
+    return [interval(column) for column in np.concatenate(differences).T]
 
 
 def resampled(results: Sequence[Result], aligned: Sequence[ImageCounts | None]) -> list[np.ndarray | None]:
@@ -203,7 +228,7 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
         "against": first.name,
         "differences": differences,
         "resamples": RESAMPLES,
-        "classes": class_differences(results),
+        "classes": class_differences(results, aligned),
         "keys": differing_keys(results),
         "seeds": seeds,
         "images": disagreeing([counts for counts in aligned if counts is not None]) if all(aligned) else [],
@@ -282,13 +307,21 @@ def _take(counts: ImageCounts, order: Sequence[int]) -> ImageCounts:
     return ImageCounts(names, counts.classes, counts.scored, starts, counts.cells[place], counts.counts[place])
 
 
-def class_differences(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Give the IoU of each class and its differences to the first."""
+def class_differences(results: Sequence[Result], aligned: Sequence[ImageCounts | None]) -> list[dict[str, Any]]:
+    """Give the IoU of each class, its differences and their intervals."""
+    first, classes = aligned[0], len(results[0].metrics["classes"])
+    intervals = [
+        [None] * classes if first is None or counts is None else class_intervals(first, counts)
+        for counts in aligned[1:]
+    ]
     rows = []
-    for entries in zip(*(result.metrics["classes"] for result in results), strict=True):
+    for index, entries in enumerate(zip(*(result.metrics["classes"] for result in results), strict=True)):
         iou = [entry["iou"] for entry in entries]
         difference = [None if value is None or iou[0] is None else value - iou[0] for value in iou[1:]]
-        rows.append({"name": entries[0]["name"], "iou": iou, "difference": difference})
+        bounds = [each[index] for each in intervals]
+        apart = [None if each is None else each[0] > 0 or each[1] < 0 for each in bounds]
+        row = {"name": entries[0]["name"], "iou": iou, "difference": difference, "interval": bounds, "apart": apart}
+        rows.append(row)
     return rows
 
 

@@ -62,7 +62,13 @@ def text(comparison: Mapping[str, Any]) -> str:
 
 
 def _classes(comparison: Mapping[str, Any]) -> list[list[str]]:
-    return [[row["name"], *map(percent, row["iou"]), *map(signed, row["difference"])] for row in comparison["classes"]]
+    marked = any(any(row["apart"]) for row in comparison["classes"])
+    rows = []
+    for row in comparison["classes"]:
+        marks = [(" *" if apart else "  ") if marked else "" for apart in row["apart"]]
+        changes = [signed(value) + mark for value, mark in zip(row["difference"], marks, strict=True)]
+        rows.append([row["name"], *map(percent, row["iou"]), *changes])
+    return rows
 
 
 def _shortened(value: Any) -> str:

@@ -63,9 +63,20 @@ def test_a_difference_that_is_the_same_in_every_image_is_certain(tmp_path):
     alone, difference = found["runs"][0]["interval"], found["differences"][0]
     # IoU of a moves by 10 / 100 exactly, that of b by a little more or less with the images.
     assert difference["apart"] and difference["interval"][0] < difference["mIoU"] < difference["interval"][1]
+    changed = found["classes"][0]
+    assert changed["interval"] == [pytest.approx([0.1, 0.1])] and changed["apart"] == [True]
     assert (alone[1] - alone[0]) > 5 * (difference["interval"][1] - difference["interval"][0])
     same = compare([read_result(tmp_path / "one"), read_result(result(tmp_path / "copy", one))])
     assert same["differences"][0]["interval"] == [0, 0] and not same["differences"][0]["apart"]
+    assert all(row["interval"] == [[0, 0]] and row["apart"] == [False] for row in same["classes"])
+
+
+def test_a_class_that_a_resample_may_lack_has_no_interval(tmp_path):
+    matrices = np.array(coin(10))
+    matrices[0] = [[5, 0], [2, 3]]  # class b is labelled in one image, and never predicted elsewhere
+    matrices[1:, 0] = [9, 0]
+    one, other = (read_result(result(tmp_path / name, matrices)) for name in ("one", "other"))
+    assert [row["interval"] for row in compare([one, other])["classes"]] == [[[0, 0]], [None]]
 
 
 def test_resamples_equal_drawing_images_one_by_one():
@@ -205,7 +216,7 @@ def test_the_command_writes_all_forms(tmp_path, capsys):
     places = [str(tmp_path / "a"), str(tmp_path / "b\x1b[2J")]
     assert command.main([*places, "--json", files[0], "--csv", files[1], "--html", files[2]]) == 0
     shown = capsys.readouterr().out
-    assert "+22.50 *" in shown and "optim.lr" in shown and "\x1b" not in shown
+    assert "+22.50 *" in shown and "+45.00 *" in shown and "optim.lr" in shown and "\x1b" not in shown
     assert json.loads((tmp_path / "c.json").read_text())["differences"][0]["mIoU"] == pytest.approx(0.225)
     with open(files[1], newline="") as file:
         rows = list(csv.DictReader(file))
