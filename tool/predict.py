@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -48,7 +47,6 @@ from util.record.log import log, open_log, printable
 SHOWN = 20  # failures that are listed
 EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what would meet every further result, too
-Item = TypeVar("Item")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,19 +68,20 @@ def main(argv: list[str] | None = None) -> int:
     inputs = Inputs(args.inputs, out)
     pictures, films = named(inputs.pictures, out, ".png"), named(inputs.films, out, END)
     _refuse_mixture(pictures, out, kinds)
+    mine, my_films = share.of(pictures), share.of(films)
     work = Work(Predictions(out, from_arguments(args), kinds), "mask" in kinds)
     work.failures += inputs.failures if share.first == 0 else []
-    mine, my_films = share.of([*pictures.items()]), share.of([*films.items()])
     if share.count > 1:
         log.info("process %d of %d: %d of %d pictures", share.first + 1, share.count, len(mine), len(pictures))
-    work.predictions.discard_unfinished(target for target, _ in (*mine, *my_films))
+    del pictures, films, inputs.pictures, inputs.films  # of millions this process keeps its share
+    work.predictions.discard_unfinished(Path(target) for target in (*mine, *my_films))
     try:
         for target, path in _shown(mine, "picture"):
-            work.do(work.picture, target, path)
+            work.do(work.picture, Path(target), Path(path))
         for number, (data, end, alone) in enumerate(_numbered(inputs.stream)):
             work.do(work.piece, out / ("stdin.png" if alone else f"stdin/{number:06}.png"), number, data, end)
-        for target, film in my_films:
-            work.do(work.film, target, film)
+        for target, film in my_films.items():
+            work.do(work.film, Path(target), film)
         for camera in inputs.cameras if share.first == 0 else []:
             work.do(work.film, out / f"camera{camera}{END}", camera)
     finally:
@@ -152,11 +151,12 @@ class Work:
         self.predictions.write(target, STREAM, result)
         return True
 
-    def film(self, target: Path, film: str | Path) -> bool:
+    def film(self, target: Path, source: str) -> bool:
         """Predict a film, unless it is done, or record a camera."""
-        source = str(film)
         if not source.isdecimal() and self.predictions.has(target, source, ["mask"] if self.frames else []):
             return False
+        if self.predictions.kinds:
+            log.warning("%s: --save %s is for pictures", source, ",".join(self.predictions.kinds))
         frames = predict_film(source, target, self.segmenter, self.frames)
         log.info("%s -> %s", source, target)
         self.predictions.note_film(target, source, frames, self.frames)
@@ -171,18 +171,20 @@ class Work:
             log.error("%d inputs could not be predicted", len(self.failures))
 
 
-def _refuse_mixture(pictures: dict[Path, Path], out: Path, kinds: Sequence[str]) -> None:
+def _refuse_mixture(pictures: dict[str, str], out: Path, kinds: Sequence[str]) -> None:
     """Refuse pictures of a folder that has the name of one of ours."""
+    if not kinds:
+        return
     for target, path in pictures.items():
-        first, *more = target.relative_to(out).parts
+        first, *more = Path(target).relative_to(out).parts
         if more and first in kinds:
             raise UserError(f"{path}: its mask would lie in the folder of --save {first}; predict its folder by itself")
 
 
-def _shown(items: Sequence[Item], unit: str) -> Iterator[Item]:
+def _shown(items: dict[str, str], unit: str) -> Iterator[tuple[str, str]]:
     """Yield items under a progress bar; where there is no terminal, log a line a minute."""
     start = last = time.monotonic()
-    with tqdm(items, unit=unit, disable=None, leave=False) as bar:
+    with tqdm(items.items(), unit=unit, disable=None, leave=False) as bar:
         for number, item in enumerate(bar):
             now = time.monotonic()
             if bar.disable and now - last >= EVERY:

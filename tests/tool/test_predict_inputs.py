@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ def test_lists(tmp_path, text):
     found = [write_image(tmp_path / name) for name in ("a.png", "sub/b c.png")]
     (tmp_path / "list.txt").write_bytes(text)
     inputs = Inputs([str(tmp_path / "list.txt")], tmp_path / "out")
-    assert [path for path, _ in inputs.pictures] == found and not inputs.failures
+    assert [Path(path) for path, _ in inputs.pictures] == found and not inputs.failures
 
 
 def test_names_that_are_no_text(tmp_path):
@@ -84,7 +85,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     inputs = Inputs([str(tmp_path)], tmp_path / "out")
-    assert [path for path, _ in inputs.pictures] == [photo] and inputs.failures == [f"{closed}: Permission denied"]
+    assert [Path(path) for path, _ in inputs.pictures] == [photo]
+    assert inputs.failures == [f"{closed}: Permission denied"]
 
 
 def test_a_folder_of_pictures_and_films(tmp_path):

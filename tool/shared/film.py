@@ -64,7 +64,7 @@ def _draw(capture: cv2.VideoCapture, file: Path, masks: Path | None, segmenter: 
     """Write the frames; return their number."""
     rate, expected = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     rate = rate if rate > 0 else CAMERA_RATE
-    writer, number, written, start = None, 0, 0, 0.0
+    writer, last, number, written, start = None, None, 0, 0, 0.0
     progress = tqdm(total=expected if expected > 0 else None, unit="frame", disable=None, leave=False)
     try:
         while True:
@@ -77,14 +77,17 @@ def _draw(capture: cv2.VideoCapture, file: Path, masks: Path | None, segmenter: 
                 writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
                 if not writer.isOpened():
                     raise UserError(f"{file.parent}: OpenCV cannot write a film of {size[0]}x{size[1]} here")
-            # Where the time of a frame is more than one frame from its turn, it is written twice, or left out.
-            time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            start = time if number == 0 else start
-            ahead = 0.0 if camera or expected <= 0 or time <= start else (time - start) * rate - written
-            copies = 1 if abs(ahead) < 1 else max(1 + round(ahead), 0)
-            for _ in range(min(copies, max(expected - written, 1))):
-                writer.write(cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))
+            # A frame that comes more than one frame's time late is waited for, one that comes early is left out.
+            drawn, time = cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR), capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            start, last = (time, drawn) if number == 0 else (start, last)
+            late = 0.0 if camera or expected <= 0 or time <= start else (time - start) * rate - written
+            for _ in range(min(round(late), expected - written - 1) if late >= 1 else 0):
+                writer.write(last)
                 written += 1
+            if late > -1:
+                writer.write(drawn)
+                written += 1
+            last = drawn
             if masks is not None:
                 write_bytes(masks / f"{number:06}.png", png(result.mask), parents=True)
             number += 1

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedReader
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from dataset.read.remote import is_url
 from tool.shared.film import SUFFIXES as FILMS
@@ -56,7 +56,7 @@ class Inputs:
             else:
                 self._add(word)
 
-    def _add(self, word: str, base: Path | None = None) -> None:
+    def _add(self, word: str, base: str | None = None) -> None:
         """Add a picture, a film, or all of a folder.
 
         base: what the paths of a list begin at.
@@ -64,29 +64,31 @@ class Inputs:
         if is_url(word):
             self.failures.append(f"{word}: a URL; fetch the file first, or give a picture's URL to Segmenter in Python")
             return
-        path = Path(word) if base is None else base / word
-        kind = self.films if path.suffix.lower() in FILMS else self.pictures
+        path = word if base is None else os.path.join(base, word)
+        suffix = os.path.splitext(path)[1].lower()
+        kind = self.films if suffix in FILMS else self.pictures
         # A list may have a million lines: what is named as a picture is looked at when it is predicted.
-        if base is not None and path.suffix.lower() in (*SUFFIXES, *FILMS):
-            kind.append((path, PurePath(path.name)))
+        if base is not None and suffix in (*SUFFIXES, *FILMS):
+            kind.append((path, os.path.basename(path)))
         elif os.path.isdir(path):
             self._add_folder(path)
         elif not os.path.exists(path):
             self.failures.append(f"{path}: no such picture or folder")
         else:
-            kind.append((path, PurePath(path.name)))  # of any suffix: whoever reads it says what it is
+            kind.append((path, os.path.basename(path)))  # of any suffix: whoever reads it says what it is
 
-    def _add_folder(self, folder: Path) -> None:
+    def _add_folder(self, folder: str) -> None:
         def failed(error: OSError) -> None:
             self.failures.append(f"{error.filename}: {error.strerror}")
 
         before = len(self.failures)
-        files = files_in(folder, (*SUFFIXES, *FILMS), self._out, failed)
+        files = files_in(Path(folder), (*SUFFIXES, *FILMS), self._out, failed)
         if not files and len(self.failures) == before:
             self.failures.append(f"{folder}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
+        start = len(os.path.join(Path(folder), ""))
         for path in files:
-            kind = self.films if path.suffix.lower() in FILMS else self.pictures
-            kind.append((path, path.relative_to(folder)))
+            kind = self.films if path.lower().endswith(FILMS) else self.pictures
+            kind.append((path, path[start:]))
 
     def _add_list(self, file: Path) -> None:
         try:
@@ -94,28 +96,28 @@ class Inputs:
         except OSError as error:
             self.failures.append(f"{file}: {(error.strerror or 'cannot be read').lower()}")
             return
-        self._add_lines(data, file.parent, str(file))
+        self._add_lines(data, str(file.parent), str(file))
 
     def _add_standard_input(self) -> None:
         stream = getattr(sys.stdin, "buffer", None)
         if stream is not None and stream.peek(8).startswith(tuple(PICTURES)):
             self.stream = stream
         elif stream is not None:
-            self._add_lines(stream.read(), Path(), "the standard input")
+            self._add_lines(stream.read(), "", "the standard input")
         else:  # somebody has put a text there
-            self._add_lines("" if sys.stdin is None else os.fsencode(sys.stdin.read()), Path(), "the standard input")
+            self._add_lines("" if sys.stdin is None else os.fsencode(sys.stdin.read()), "", "the standard input")
 
-    def _add_lines(self, data: bytes, base: Path, name: str) -> None:
+    def _add_lines(self, data: bytes, base: str, name: str) -> None:
         """Add the paths of a list, which begin at `base`."""
         lines = _lines(data)
         if not lines:
             self.failures.append(f"{name}: names no picture")
         for line in lines:
             # A list of a data set has the label behind each picture.
-            if any(map(str.isspace, line)) and not os.path.exists(base / line):
+            if any(map(str.isspace, line)) and not os.path.exists(os.path.join(base, line)):
                 match = _FIRST_FIELD.match(line)
                 field = "" if match is None else match[match.lastindex or 0]
-                line = field if os.path.exists(base / field) else line
+                line = field if os.path.exists(os.path.join(base, field)) else line
             self._add(line, base)
 
 

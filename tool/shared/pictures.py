@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from util import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
 
-Found = tuple[Path, PurePath]  # a file, and its path in the folder that was given
+Found = tuple[str, str]  # paths of a file, from here and in the folder that was given: there may be millions
 
 
 def name_results(given: list[str], out: Path) -> dict[Path, Path]:
@@ -23,10 +23,16 @@ def name_results(given: list[str], out: Path) -> dict[Path, Path]:
         FileNotFoundError: a path leads nowhere.
         UserError: a folder holds no picture, or a result would overwrite another or a picture.
     """
-    return named(find_pictures(given, out.resolve()), out, ".png")
+    found: list[Found] = []
+    for path in map(Path, given):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such picture or folder")
+        inside = [str(path)] if path.is_file() else map(str, pictures_in(path, out.resolve()))
+        found += [(each, os.path.relpath(each, path) if path.is_dir() else path.name) for each in inside]
+    return {Path(target): Path(path) for target, path in named(found, out, ".png").items()}
 
 
-def named(files: Iterable[Found], out: Path, end: str) -> dict[Path, Path]:
+def named(files: Iterable[Found], out: Path, end: str) -> dict[str, str]:
     """Return files by the file of their result.
 
     In `out` as in the folder that was given, named by stem and `end`. Files that differ in their suffix alone keep it
@@ -35,41 +41,30 @@ def named(files: Iterable[Found], out: Path, end: str) -> dict[Path, Path]:
     Raises:
         UserError: a result would overwrite another, or one of the files.
     """
-    real = cache(os.path.realpath)  # a folder's links are followed once: there may be a million files in it
-    found = list({(real(path.parent), path.name, inner): (path, inner) for path, inner in files}.values())
+    real = cache(os.path.realpath)  # a folder's links are followed once
+
+    def place(path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.join(real(folder or "."), name)
+
+    found = list({(place(path), inner): (path, inner) for path, inner in files}.values())
     times = Counter(inner for _, inner in found)
-    several = [path.resolve() for path, inner in found if times[inner] > 1]
+    several = [place(path) for path, inner in found if times[inner] > 1]
     if several:
-        above = os.path.commonpath([path.parent for path in several])
-        found = [(p, p.resolve().relative_to(above) if times[inner] > 1 else inner) for p, inner in found]
-    stems = Counter(inner.with_suffix("") for _, inner in found)
-    targets: dict[Path, Path] = {}
+        above = os.path.commonpath([os.path.dirname(path) for path in several])
+        found = [(p, os.path.relpath(place(p), above) if times[inner] > 1 else inner) for p, inner in found]
+    stems = Counter(os.path.splitext(inner)[0] for _, inner in found)
+    targets: dict[str, str] = {}
     for path, inner in found:
-        stem = inner.with_suffix("")
-        target = out / f"{stem if stems[stem] == 1 else inner}{end}"
+        stem = os.path.splitext(inner)[0]
+        target = os.path.join(out, f"{stem if stems[stem] == 1 else inner}{end}")
         if targets.get(target, path) != path:
             raise UserError(f"{targets[target]} and {path} have one name; give the folder that holds both")
         targets[target] = path
-    sources = {(real(path.parent), path.name) for path, _ in found}
-    if over := [target for target in targets if (real(target.parent), target.name) in sources]:
-        raise UserError(f"{over[0]} would be overwritten by a result; choose another folder with --out")
+    sources = {place(path) for path, _ in found}
+    if over := next((target for target in targets if place(target) in sources), None):
+        raise UserError(f"{over} would be overwritten by a result; choose another folder with --out")
     return targets
-
-
-def find_pictures(given: list[str], out: Path) -> list[Found]:
-    """Find the pictures, each with its path in the folder.
-
-    Earlier results in `out` are left aside.
-    """
-    found: list[Found] = []
-    for path in map(Path, given):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such picture or folder")
-        if path.is_file():
-            found.append((path, PurePath(path.name)))
-        else:
-            found += [(p, p.relative_to(path)) for p in pictures_in(path, out)]
-    return found
 
 
 def pictures_in(folder: Path, results: Path | None = None) -> list[Path]:
@@ -85,7 +80,7 @@ def pictures_in(folder: Path, results: Path | None = None) -> list[Path]:
     pictures = files_in(folder, SUFFIXES, results)
     if not pictures:
         raise UserError(f"{folder}: no picture in it; pictures end in {', '.join(SUFFIXES)}")
-    return pictures
+    return [Path(path) for path in pictures]
 
 
 def _stop(error: OSError) -> None:
@@ -94,7 +89,7 @@ def _stop(error: OSError) -> None:
 
 def files_in(
     folder: Path, suffixes: Sequence[str], results: Path | None = None, failed: Callable[[OSError], None] = _stop
-) -> list[Path]:
+) -> list[str]:
     """List the files below a folder with these suffixes, in order.
 
     Args:
@@ -107,14 +102,15 @@ def files_in(
     if results is not None and folder.resolve() == results:
         raise UserError(f"{folder}: pictures and results would be mixed; choose another folder with --out")
     inside = results is not None and folder.resolve() in results.parents
-    found = []
+    found, ends = [], tuple(suffixes)
     for place, folders, names in os.walk(folder, onerror=failed):
         # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if inside:
             folders[:] = [name for name in folders if Path(place, name).resolve() != results]
-        found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(tuple(suffixes))]
-    return sorted(found)
+        names.sort()
+        found += [os.path.join(place, name) for name in names if name[0] != "." and name.lower().endswith(ends)]
+    return found
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:

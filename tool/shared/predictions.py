@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,6 @@ KINDS = ("mask", "color", "overlay", "polygons", "rle")
 INDEX = "index.jsonl"
 STREAM = "-"  # the source of pictures from the standard input, which are others each time
 LEFT = re.compile(r"\.(.{1,40})\.(\d+)\.[0-9a-f]{8}\.part")  # how util.record.files names an unfinished file
-Item = TypeVar("Item")
 
 
 class Done(NamedTuple):
@@ -79,7 +79,7 @@ class Predictions:
 
     def _append(self, entry: dict[str, Any] | None) -> None:
         """Add a line, whole, unless another process has done so; the first line where there is none."""
-        number = open_plain(self.index, os.O_RDWR | os.O_APPEND)
+        number = open_plain(self.index, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))  # the latter of Windows
         try:
             _lock(number)
             cut = self._update(number)
@@ -158,7 +158,7 @@ class Predictions:
 
     def update(self) -> None:
         """Read what other processes have done meanwhile."""
-        if self.index.stat().st_size > self._read:
+        if self.index.is_file() and self.index.stat().st_size > self._read:
             number = os.open(self.index, os.O_RDONLY)
             try:
                 self._update(number)
@@ -231,9 +231,9 @@ class Share:
     first: int
     count: int
 
-    def of(self, items: Sequence[Item]) -> list[Item]:
-        """Return this process's items."""
-        return list(items[self.first :: self.count])
+    def of(self, items: dict[str, str]) -> dict[str, str]:
+        """Return this process's items, in their order."""
+        return dict(islice(items.items(), self.first, None, self.count))
 
 
 def share_of_this_process() -> Share:
