@@ -25,7 +25,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dataset.base import distinct_palette
 from dataset.read import DataError
@@ -306,13 +306,14 @@ def _predicted(segmenter: Segmenter, content: bytes, limits: Limits) -> Segmenta
         size = f"{picture.width}x{picture.height}"
         raise HTTPException(413, f"the picture is {size}; at most {limits.max_pixels / 1e6:g} megapixels")
     try:
-        image = segmenter.read(picture)
+        picture = ImageOps.exif_transpose(picture)  # which decodes it
+        picture.info.pop("exif", None)  # it may be damaged, and is not asked again
     except DAMAGE as error:
         raise HTTPException(422, f"the picture cannot be read: {error}") from error
     try:
-        return segmenter(image)
+        return segmenter(picture)
     except (UserError, DataError) as error:
-        raise HTTPException(422, f"the picture cannot be predicted: {error}") from error
+        raise HTTPException(422, f"the picture cannot be read: {error}") from error
     except (RuntimeError, MemoryError) as error:
         if not cli.is_out_of_memory(error):
             raise

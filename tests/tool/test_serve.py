@@ -169,6 +169,16 @@ def test_a_bad_upload_is_refused_and_the_next_is_answered(content, status, told,
         assert post(address, encoded())[0] == 200
 
 
+def test_a_damaged_orientation_is_as_good_as_none(segmenter):
+    image, buffer = Image.open(io.BytesIO(encoded())), io.BytesIO()
+    image.save(buffer, "JPEG", exif=b"Exif\0\0MM\0\xbc\0\0\0\x08")
+    plain = io.BytesIO()
+    image.save(plain, "JPEG")
+    with served(segmenter) as address:
+        answers = [post(address, each.getvalue()) for each in (buffer, plain)]
+    assert [status for status, _, _ in answers] == [200, 200] and answers[0][2] == answers[1][2]
+
+
 def test_a_body_without_a_length_is_counted(segmenter):
     with served(segmenter, max_bytes=100_000) as address:
         request = urllib.request.Request(
