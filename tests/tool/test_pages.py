@@ -67,6 +67,10 @@ def test_a_new_network_is_one_file_and_one_line(tmp_path, data, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     name, path = re.fullmatch(r'\s*"(\w+)": "model\.(\S+)",\s*', line).groups()
     monkeypatch.setitem(model.MODELS, name, path)
+    paper = models.paper_of(importlib.import_module("tinynet").TinyNet)  # which the page of networks needs
+    assert paper.startswith("Long et al.")
+    four = model.build_model(name, 5, in_channels=4).eval()(torch.randn(1, 4, 32, 32))
+    assert four["out"].shape == (1, 5, 32, 32)
     network = model.build_model(name, 5).train()
     out = network(torch.randn(2, 3, 45, 67))["out"]
     assert out.shape == (2, 5, 45, 67)

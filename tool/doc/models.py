@@ -13,6 +13,7 @@ from model.layer.shapes import shapes_only
 from model.published.table import LAYOUTS
 from model.table import load
 from tool.bench.flops import COUNTED, count
+from tool.shared import cli
 from tool.shared.card import paper_of
 from util.config.load import load as read_experiment
 
@@ -178,5 +179,10 @@ def page(root: Path = Path("config")) -> str:
     return "\n".join(line for part in parts for line in part)
 
 
-if __name__ == "__main__":
+def main() -> int:
     print(page())
+    return 0
+
+
+if __name__ == "__main__":
+    cli.command(main)

@@ -97,7 +97,7 @@ class SegLoss(nn.Module):
         self.outputs = {**OUTPUTS, **(outputs or {})}
         check_loss(name, self.options, label_smoothing, self.extra, self.outputs)
         if class_weights is not None and "class_weights" not in _arguments(name):
-            raise UserError(f"loss.class_weights: loss {name!r} takes none; leave them out")
+            raise UserError(f"loss.class_weights: loss {name!r} takes none; leave them out (loss.class_weights=null)")
         self.arguments = {loss: frozenset(_arguments(loss)) for loss in LOSSES}
         self.weights, self.ignore_label, self.label_smoothing = dict(weights), ignore_label, label_smoothing
         table = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
