@@ -169,6 +169,22 @@ def test_a_bad_upload_is_refused_and_the_next_is_answered(content, status, told,
         assert post(address, encoded())[0] == 200
 
 
+def test_deep_values_are_brought_to_8_bits_once(weights):
+    """As the network was trained: 1000 to 3000 are its whole range, and what is 8 bits then is not spread again."""
+    state = checkpoint.load(weights)
+    state["preprocessing"]["range"] = [1000, 3000]
+    checkpoint.save(weights, state)
+    deep = Segmenter(weights)
+    values = np.random.default_rng(0).integers(1000, 3000, (24, 32), np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    small = np.rint((values - 1000.0) * (255 / 2000)).astype(np.uint8)
+    expected = deep.predictor(torch.from_numpy(np.repeat(small[None], 3, 0))).numpy()
+    with served(deep) as address:
+        status, _, png = post(address, buffer.getvalue())
+    assert status == 200 and np.array_equal(ids(png), expected) and len(np.unique(expected)) > 1
+
+
 def test_a_damaged_orientation_is_as_good_as_none(segmenter):
     image, buffer = Image.open(io.BytesIO(encoded())), io.BytesIO()
     image.save(buffer, "JPEG", exif=b"Exif\0\0MM\0\xbc\0\0\0\x08")
