@@ -90,6 +90,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         )
     },
 }
+# What is read of strangers. Pillow knows more, of which EPS is a program that it has Ghostscript run.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 # What Pillow raises of damaged files, by their format.
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, OverflowError, struct.error)
 
@@ -297,7 +299,8 @@ def _predicted(segmenter: Segmenter, content: bytes, limits: Limits) -> Segmenta
     if len(content) > limits.max_bytes:
         raise HTTPException(413, f"the picture is larger than {limits.max_bytes / 1e6:g} MB")
     try:
-        picture = Image.open(io.BytesIO(content))
+        Image.init()
+        picture = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise HTTPException(413, f"the picture has more than {limits.max_pixels / 1e6:g} megapixels") from error
     except DAMAGE as error:

@@ -152,6 +152,7 @@ def large_png() -> bytes:
     [
         (b"no picture", 415, "no picture"),
         (b"", 415, "no picture"),
+        (encoded(kind="EPS"), 415, "no picture"),
         (encoded()[:200], 422, "cannot be read"),
         (truncated_header(), 415, "no picture"),
         (encoded(kind="TIFF", mode="I"), 422, "beyond 8 bits"),
@@ -159,7 +160,7 @@ def large_png() -> bytes:
         (encoded(size=(200, 300)), 413, "at most 0.05 megapixels"),
         (b"0" * 300_000, 413, "larger than 0.2 MB"),
     ],
-    ids=["text", "empty", "cut off", "header", "16 bits", "bomb", "pixels", "bytes"],
+    ids=["text", "empty", "program", "cut off", "header", "16 bits", "bomb", "pixels", "bytes"],
 )
 def test_a_bad_upload_is_refused_and_the_next_is_answered(content, status, told, segmenter):
     with served(segmenter, max_bytes=200_000, max_pixels=50_000) as address:
