@@ -82,12 +82,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(
         prog="python -m tool.launch", description=__doc__, example="sh tool/train.sh street fcn18 train.epochs=2"
     )
-    parser.add_argument("stage", choices=("train", "test"))
-    parser.add_argument("dataset")
-    parser.add_argument("experiment", nargs="?")
+    parser.add_argument("stage", choices=("train", "test"), help="train and then evaluate, or evaluate alone")
+    parser.add_argument("dataset", help="a folder of config/, or a name of config/base/data")
+    parser.add_argument(
+        "experiment", nargs="?", help="config/DATASET/DATASET_EXPERIMENT.yaml, or a name of config/base/network"
+    )
     parser.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
     parser.add_argument("--checkpoint", metavar="FILE", help="for test: weights to score (default: the run's own)")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help=cli.OVERRIDES)
     args = parser.parse_intermixed_args(argv)
     dist.end_with_launcher()  # that is a sweep, here
     if args.experiment is None:

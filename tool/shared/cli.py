@@ -30,6 +30,7 @@ from util.record.log import log, printable
 # a defect of ours, and shows its traceback.
 USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError)
 
+OVERRIDES = "changes to the experiment, e.g. train.epochs=2 (docs/config.md lists the keys)"
 SMALLER, AGAIN = "use smaller pictures, or fewer at once", "starts again"
 
 
@@ -67,13 +68,7 @@ def parser(name: str, description: str, needs_config: bool = True) -> Parser:
     out = Parser(prog=prog, description=description, example=example)
     out.add_argument("--config", required=needs_config, metavar="FILE", help="the experiment, a YAML file")
     out.add_argument("--exp", metavar="DIR", help="folder of the run (default: exp/DATASET/EXPERIMENT)")
-    out.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="section.key=value",
-        help="changes to the experiment, e.g. train.epochs=2",
-    )
+    out.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help=OVERRIDES)
     return out
 
 
