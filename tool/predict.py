@@ -41,7 +41,7 @@ from tool.shared.predictions import KINDS, STREAM, Predictions, share_of_this_pr
 from tool.shared.segmenter import Segmentation as Segmentation
 from tool.shared.segmenter import Segmenter as Segmenter
 from tool.shared.segmenter import add_arguments, from_arguments
-from util import UserError
+from util import UserError, dist
 from util.record.log import log, open_log, printable
 
 SHOWN = 20  # failures that are listed
@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             work.do(work.film, out / f"camera{camera}{END}", camera)
     finally:
         work.tell(out)
+    dist.leave(wait=bool(work.failures))
     return 1 if work.failures else 0
 
 

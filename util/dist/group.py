@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -22,6 +23,7 @@ from util import UserError
 from util.dist.peers import ANSWER, DONE, Lost, Peers, give_up_after, reachable
 
 UNEQUAL = 12
+POLL = 0.5  # seconds between two looks at who has finished
 PEER_LOST = 69  # exit status (EX_UNAVAILABLE): another process is gone; restarted, this one can go on
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -200,6 +202,27 @@ def barrier() -> None:
         return
     _group.meetings += 1
     _group.meet(True, str(rank()), [str(each) for each in range(world_size())])
+
+
+def leave(wait: bool) -> None:
+    """Tell torchrun's other processes that this one has finished; join no group.
+
+    torchrun ends all processes when one ends with a status other than 0. One that will, waits here for the others.
+
+    Args:
+        wait: until each of them has been here, as long as it takes.
+    """
+    environment, world = os.environ, int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    prefix = f"leave/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}/"
+    try:
+        store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
+        store.set(prefix + environment["RANK"], "1")
+        while wait and not store.check([f"{prefix}{rank}" for rank in range(world)]):
+            time.sleep(POLL)
+    except dist.DistError:
+        return  # torchrun is gone, and ends nobody any more
 
 
 def main_first(function: Callable[[], T]) -> T:
