@@ -1,6 +1,7 @@
 """Results lie side by side, say where they come from, and are shown on a page."""
 
 import csv
+import html
 import json
 import shutil
 import subprocess
@@ -206,7 +207,9 @@ def test_the_page_works_in_a_browser(run, tmp_path, width):
     )
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
+    command += ["--enable-logging=stderr"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert ":CONSOLE" not in done.stderr
     found = json.loads(done.stdout.split('id="found">')[1].split("</script>")[0])
     metrics = json.loads((place / "metrics.json").read_text())
     iou = sorted((entry["iou"] for entry in metrics["classes"]), reverse=True)
@@ -220,3 +223,32 @@ def test_the_page_works_in_a_browser(run, tmp_path, width):
     ]
     assert found["grabbed"] == "range"
     assert found["cut"] == "80%" and found["shows"] and found["decoded"] and found["themes"] and not found["wide"]
+
+
+WIDTH = """
+<!doctype html><iframe style="width: 390px; height: 800px; border: 0" srcdoc="PAGE"></iframe>
+<script>
+addEventListener("load", () => {
+  const root = document.querySelector("iframe").contentDocument.documentElement;
+  document.body.dataset.found = [root.clientWidth <= 390, root.scrollWidth <= root.clientWidth];
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_the_page_fits_a_phone(run, tmp_path, kind):
+    """390 pixels, in a frame, since a headless window is wider; a class has a name of one long word."""
+    place, file = run[1] / "result" / "val-whole", tmp_path / "comparison.html"
+    if kind == "report":
+        file = place / "report.html"
+    else:
+        assert compare.main([str(place), str(place / "metrics.json"), "--html", str(file)]) == 0
+    content, page = file.read_text().replace("sky", "s" * 90), tmp_path / "page.html"
+    assert content.count("s" * 90) >= 2
+    page.write_text(WIDTH.replace("PAGE", html.escape(content)))
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert 'data-found="true,true"' in done.stdout
