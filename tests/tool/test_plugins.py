@@ -189,6 +189,22 @@ def test_a_file_beside_the_experiment_adds_to_the_tables(name, tmp_path, data, c
         Segmenter(file)
     assert Segmenter(file, plugins=[str(tmp_path / "mynet.py")])(picture(tmp_path)).mask.shape == (48, 64)
 
+    # A plugin that is another one by now: the name is gone, or the network is another.
+    more = "class Plugged(Toy):\n    def __init__(self, num_classes, dropout: float = 0.2):\n        super().__init__("
+    for before, after, told in (
+        (f'["{name}"]', '["another"]', rf"needs '{name}', which \S+mynet.py does not add to the tables; has the file"),
+        (
+            "class Plugged(Toy):",
+            more + "num_classes)\n        self.more = self.head[4]",
+            "has the code of .* changed since",
+        ),
+    ):
+        forget()
+        (tmp_path / "mynet.py").write_text(PLUGIN.replace(before, after))
+        with pytest.raises(UserError, match=told):
+            Segmenter(file, plugins=[str(tmp_path / "mynet.py")])
+    (tmp_path / "mynet.py").write_text(PLUGIN)
+
     forget()
     told = failure(capsys, test.main, ["--checkpoint", str(file)])
     assert "its loss needs 'plugged_loss'" in told and f"--plugin {tmp_path}/mynet.py" in told

@@ -154,7 +154,12 @@ def rebuild(state: dict, path: str | Path) -> torch.nn.Module:
         if is_own(spec) and not isinstance(error, ModelError):
             raise  # of the user's own class, whose line the traceback shows
         raise UserError(f"{path}: its network cannot be built ({error})") from error
-    checkpoint.load_strictly(model, state["model"], str(path))
+    try:
+        checkpoint.load_strictly(model, state["model"], str(path))
+    except UserError as error:
+        if is_own(spec):
+            raise UserError(f"{error}; has the code of {spec['name']} changed since?") from None
+        raise
     return model
 
 

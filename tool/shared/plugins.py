@@ -205,6 +205,12 @@ def _refuse(config: object, file: str | Path, named: Iterable[tuple[str, Any, di
         return
     key, name = missing[0]
     what = {"data": "data set", "loss": "loss", "augment": "augmentation"}.get(key.partition(".")[0], "network")
+    imported = {Path(path).name for module, path in FROM_FILES.items() if module in sys.modules}
+    if not DOTTED.fullmatch(name) and all(Path(each).name in imported for each in files):
+        raise UserError(
+            f"{file}: its {what} needs {name!r}, which {' nor '.join(files)} does not add to the tables; has the file "
+            "changed since?"
+        )
     wanted = " ".join(f"--plugin {each}" for each in dict.fromkeys([*files, *dotted]))
     raise UserError(
         f"{file}: its {what} needs {name!r}, code outside the project, which a checkpoint alone never imports. If "
@@ -243,7 +249,8 @@ def import_file(file: str, folder: Path, asker: str) -> Path:
     if path is None:
         if any(place.is_dir() for place in places):
             raise UserError(f"{asker}: {file}: is a folder; a plugin is a Python file, FILE.py")
-        raise UserError(f"{asker}: {file}: there is no such file: {' nor '.join(map(str, places))}")
+        where = "" if places == [Path(file)] else f": {' nor '.join(map(str, places))}"
+        raise UserError(f"{asker}: {file}: there is no such file{where}")
     name = f"plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{zlib.crc32(os.fsencode(path)):08x}"
     if name in sys.modules:
         return path
