@@ -4,11 +4,12 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from util.record.files import read_text, write_bytes
 from util.record.log import log
-from util.record.table import csv_bytes
+from util.record.table import cell, csv_bytes
 
 NAME = "history.csv"
 LARGEST = 2**27
@@ -25,13 +26,21 @@ def add(folder: Path, epoch: int, values: Mapping[str, float | None]) -> None:
         values: column -> number; None for one that is undefined.
     """
     file = folder / NAME
-    header = ["epoch", *values]
+    header = ["epoch", *map(cell, values)]
     line = [epoch, *(None if value is None or math.isnan(value) else round(value, 6) for value in values.values())]
     try:
-        kept = [[row[name] for name in header] for row in read(file, header) if int(row["epoch"]) < epoch]
+        kept = [[_number(row[name]) for name in header] for row in read(file, header) if int(row["epoch"]) < epoch]
         write_bytes(file, csv_bytes(header, [*kept, line]))
     except OSError as error:  # a disk that is full stops the record, not the run
         log.warning("%s cannot be written: %s", file, error.strerror)
+
+
+def _number(text: str) -> float | str:
+    """Give a number as such: one below zero would be written as text, which is no formula."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def read(file: Path, header: list[str] | None = None) -> list[dict[str, str]]:
