@@ -165,11 +165,13 @@ class Work:
 
     def tell(self, out: Path) -> None:
         """Log what was done, and what failed."""
-        log.info("%d predicted, %d were done before: %s", self.done, self.before, out)
+        before = f", {self.before} done before" if self.before else ""
+        log.info("%d predicted%s: %s", self.done, before, out)
         for failure in self.failures[:SHOWN]:
             log.error("not predicted: %s", printable(failure))
         if self.failures:
-            log.error("%d inputs could not be predicted", len(self.failures))
+            inputs = "1 input" if len(self.failures) == 1 else f"{len(self.failures)} inputs"
+            log.error("%s could not be predicted", inputs)
 
 
 def _refuse_mixture(pictures: dict[str, str], out: Path, kinds: Sequence[str]) -> None:

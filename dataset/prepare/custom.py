@@ -301,9 +301,10 @@ def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: st
     """
     lines = []
     undecided = sum(split is None for split in pairs.splits) if pairs.are_divided else 0
-    for lone, what in ((pairs.lone_images, "pictures without a mask"), (pairs.lone_masks, "masks without a picture")):
+    for lone, what, lacking in ((pairs.lone_images, "picture", "mask"), (pairs.lone_masks, "mask", "picture")):
         if lone:
-            lines.append(f"  left out: {len(lone)} {what} ({_shown(lone, 3)})")
+            many = "" if len(lone) == 1 else "s"
+            lines.append(f"  left out: {len(lone)} {what}{many} without a {lacking} ({_shown(lone, 3)})")
     if undecided:
         lines.append(f"  left out: {undecided} pairs in no folder of train, val or test")
     whole: Counter = Counter()

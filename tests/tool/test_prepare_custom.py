@@ -47,7 +47,7 @@ def test_binary_masks(tmp_path, capsys):
     assert (
         "255 on disk: foreground, 25.00% of the pixels" in printed and "mIoU is the mean over both classes" in printed
     )
-    assert "left out: 1 pictures without a mask (images/lone.jpg)" in printed
+    assert "left out: 1 picture without a mask (images/lone.jpg)" in printed
     assert "train 8, val 2 pictures, drawn with --seed 0" in printed
     config = f"--config {tmp_path}/config/mine_fcn18.yaml"
     assert printed.rstrip().splitlines()[-1].strip() == f"python -m tool.train {config}"
