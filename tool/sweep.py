@@ -246,6 +246,10 @@ def train(
                     ended = child.returncode
                 else:
                     failed[str(run.folder)] = child.returncode
+    except signals.Stopped as stopped:
+        ended = stopped.status
+        stop([child for child, _, _ in going])
+        print(f"stopped by {stopped}: the same command goes on where the runs are", flush=True)
     finally:
         stop([child for child, _, _ in going])
     return failed, ended

@@ -123,6 +123,28 @@ def test_runs_that_failed_are_done_again_and_others_are_not(tmp_path, monkeypatc
         sweep.main(words)
 
 
+def test_a_signal_ends_a_sweep_once_its_run_is_saved(tmp_path, monkeypatch, capfd):
+    child = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved', flush=True) or 75))"
+    )
+    monkeypatch.setattr(sweep, "LAUNCH", (sys.executable, "-c", f"{child}; print('on', flush=True); time.sleep(60)"))
+    seen, sleep = [""], time.sleep
+
+    def wait(seconds):  # once the run is on, the signal comes
+        sleep(seconds)
+        before = seen[0]
+        seen[0] += capfd.readouterr().out
+        if "on\n" in seen[0] and "on\n" not in before:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(sweep.time, "sleep", wait)
+    with sweep.signals.Stop():
+        assert sweep.main(["street", "fcn18", "seed=0,1", "--exp", str(tmp_path)]) == 75
+    out = seen[0] + capfd.readouterr().out
+    assert out.endswith("saved\nstopped by SIGTERM: the same command goes on where the runs are\n")
+    assert not (tmp_path / "seed=1").exists()
+
+
 @pytest.mark.fast
 def test_one_sweep_at_a_time_works_in_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep.lock, "HERE", 0.2)
