@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     plugins.use(args.plugin)
     results = [read_result(Path(run)) for run in args.runs]
-    comparison = compare(results)
-    print(text(comparison))
+    comparison, told = compare(results), []
+    # The files before the text: whoever pipes that to head gets them, too.
     if args.json:
         content = json.dumps(comparison, indent=1, allow_nan=False, default=str) + "\n"
         write_named(args.json, content.encode())
@@ -44,9 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.html:
         shown = drawn(results, [row["name"] for row in comparison["images"]], args.root)
         write_page(Path(args.html), comparison, shown.pictures, shown.problem, shown.classes)
-        print(f"page: {printable(args.html)}")
+        told.append(f"page: {printable(args.html)}")
         if shown.problem and comparison["images"]:
             print(f"pictures: {printable(shown.problem)}", file=sys.stderr)
+    print("\n".join([text(comparison), *told]))
     return 0
 
 

@@ -5,6 +5,7 @@ import html
 import json
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -152,6 +153,16 @@ def test_a_run_is_compared_with_itself(run, capsys):
     assert compare.main([place, str(run[1] / "result" / "val-whole" / "metrics.json")]) == 0
     shown = capsys.readouterr().out
     assert "+0.00" in shown and "*" not in shown.splitlines()[2]
+
+
+def test_a_reader_that_is_gone_is_no_error_and_costs_no_file(run, tmp_path):
+    """As behind `| head -1`: no message, and the page is there."""
+    place, page = str(run[1] / "result" / "val-whole"), tmp_path / "page.html"
+    words = [sys.executable, "-u", "-m", "tool.compare", place, f"{place}/metrics.json", "--html", str(page)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (141, "") and page.is_file()
 
 
 # Numbers, one of them not known, and names with numbers: neither is sorted letter by letter.

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import re
+import select
 import socket
 import sys
 import traceback
@@ -30,6 +31,7 @@ from util.record.log import log, printable
 # a defect of ours, and shows its traceback.
 USER_ERRORS = (UserError, DataError, ModelError, OSError, FloatingPointError)
 
+READER_GONE = 141  # as a shell reports SIGPIPE
 OVERRIDES = "changes to the experiment, e.g. train.epochs=2 (docs/config.md lists the keys)"
 SMALLER, AGAIN = "use smaller pictures, or fewer at once", "starts again"
 
@@ -132,6 +134,8 @@ def _status_of(error: BaseException, on_memory: str, on_interrupt: str) -> int |
     if is_out_of_memory(error):
         _report(f"out of memory: {(str(error) or 'no more is said').splitlines()[0].rstrip('.')}; {on_memory}")
         return 2
+    if isinstance(error, BrokenPipeError) and _reader_is_gone():
+        return READER_GONE
     if isinstance(error, USER_ERRORS):
         if not dist.is_printed(error):
             _report(message(error))
@@ -143,6 +147,15 @@ def _status_of(error: BaseException, on_memory: str, on_interrupt: str) -> int |
             _report(reason)
             return dist.PEER_LOST
     return None
+
+
+def _reader_is_gone() -> bool:
+    """Tell whether nobody reads the output any more, as behind `| head`; it may be another pipe that broke."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
