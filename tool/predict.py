@@ -141,6 +141,7 @@ class Work:
 
     def piece(self, target: Path, number: int, data: bytes, end: str) -> bool:
         """Predict a picture of the standard input."""
+        self.predictions.has(target, STREAM)  # is not somebody's file
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, f"picture{end}")
             file.write_bytes(data)
@@ -154,7 +155,7 @@ class Work:
 
     def film(self, target: Path, source: str) -> bool:
         """Predict a film, unless it is done, or record a camera."""
-        if not source.isdecimal() and self.predictions.has(target, source, ["mask"] if self.frames else []):
+        if self.predictions.has(target, source, ["mask"] if self.frames else []) and not source.isdecimal():
             return False
         if self.predictions.kinds:
             log.warning("%s: --save %s is for pictures", source, ",".join(self.predictions.kinds))

@@ -136,6 +136,15 @@ def test_pictures_from_the_standard_input(tmp_path, toy_weights, monkeypatch, ca
     )
 
 
+def test_the_standard_input_overwrites_nobody(tmp_path, toy_weights, monkeypatch, capsys):
+    mine = write_image(tmp_path / "stdin.png", 7)
+    os.utime(mine, (1e9, 1e9))
+    before = mine.read_bytes()
+    monkeypatch.setattr("sys.stdin", Pipe(encoded(1)))
+    assert run(toy_weights, "-", "--out", tmp_path) == 1
+    assert "stdin.png is there already" in "".join(capsys.readouterr()) and mine.read_bytes() == before
+
+
 def test_several_processes_cannot_share_a_standard_input(toy_weights, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"write the paths into a list\.txt"):

@@ -148,7 +148,7 @@ class Predictions:
             if target.stat().st_mtime < (self._begun or 0.0):
                 raise UserError(f"{target} is there already, and no result; choose another folder with --out")
             return False  # left by a process that was killed before it could note it
-        if done.source != os.path.abspath(source):
+        if done.source != _named(source):
             raise UserError(f"{source}: {target} is the result of {done.source}; choose another folder with --out")
         return {*(self.kinds if saved is None else saved)} <= done.saved
 
@@ -208,14 +208,19 @@ class Predictions:
         """
         whole = max(int(counts.sum()), 1)
         shares = {name: int(n) / whole for name, n in zip(self.classes, counts, strict=True) if n}
-        image = STREAM if source == STREAM else os.path.abspath(source)
-        entry = {"image": image, "mask": self._name(target), "size": list(size), "shares": shares, "save": self.kinds}
+        entry = {
+            "image": _named(source),
+            "mask": self._name(target),
+            "size": list(size),
+            "shares": shares,
+            "save": self.kinds,
+        }
         self._append(entry)
 
     def note_film(self, target: Path, source: str, frames: int, masks: bool) -> None:
         """Note a film that is done."""
         saved = ["mask"] if masks else []
-        self._append({"film": os.path.abspath(source), "result": self._name(target), "frames": frames, "save": saved})
+        self._append({"film": _named(source), "result": self._name(target), "frames": frames, "save": saved})
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self.out).as_posix()
@@ -249,7 +254,7 @@ def share_of_this_process() -> Share:
         task, tasks = _number("SLURM_ARRAY_TASK_ID", 0), _number("SLURM_ARRAY_TASK_COUNT", 1)
         least, step = _number("SLURM_ARRAY_TASK_MIN", 0), max(_number("SLURM_ARRAY_TASK_STEP", 1), 1)
         most = _number("SLURM_ARRAY_TASK_MAX", least + step * (tasks - 1))
-        if (most - least) // step + 1 != tasks or (task - least) % step:
+        if (most - least) // step + 1 != tasks or not least <= task <= most or (task - least) % step:
             raise UserError(
                 f"an array of {tasks} tasks, numbered {least} to {most}: with gaps some inputs would be nobody's; "
                 f"start it anew with --array=0-{tasks - 1}, what is done is not done again"
@@ -267,6 +272,11 @@ def _number(name: str, default: int) -> int:
 
 def _result_of(entry: dict[str, Any]) -> str:
     return entry.get("mask") or entry.get("result") or ""
+
+
+def _named(source: str | Path) -> str:
+    """Name a source so that it is the same from every folder."""
+    return str(source) if source == STREAM or str(source).isdecimal() else os.path.abspath(source)
 
 
 def _done_of(entry: dict[str, Any]) -> Done:

@@ -264,9 +264,7 @@ class Segmentation:
 
     def color(self) -> np.ndarray:
         """Draw the mask in the classes' colours, uint8 (H, W, 3)."""
-        if self.mask.dtype == np.uint8:
-            return colorize(self.mask, self.segmenter.colors)
-        return self.segmenter.colors[self.mask]
+        return self._drawn(1)
 
     def overlay(self, opacity: float = 0.5) -> np.ndarray:
         """Draw the mask over the picture, uint8 (H, W, 3).
@@ -275,10 +273,16 @@ class Segmentation:
         """
         if not isinstance(opacity, Real) or not 0 <= opacity <= 1:
             raise UserError(f"opacity must be 0 to 1, not {opacity}")
-        out = self.color()
+        return self._drawn(opacity)
+
+    def _drawn(self, opacity: float) -> np.ndarray:
+        out, colors = np.empty((*self.mask.shape, 3), np.uint8), self.segmenter.colors
         for first in range(0, len(out), ROWS):
             rows = slice(first, first + ROWS)
-            out[rows] = np.round((1 - opacity) * as_rgb(self.image[rows]) + opacity * out[rows])
+            ids = self.mask[rows]
+            drawn = colorize(ids, colors) if ids.dtype == np.uint8 else colors[ids]
+            mixed = drawn if opacity == 1 else (1 - opacity) * as_rgb(self.image[rows]) + opacity * drawn
+            out[rows] = np.round(mixed)
         return out
 
     def counts(self) -> np.ndarray:
