@@ -138,9 +138,8 @@ class Guard:
             async def counted() -> dict[str, Any]:  # a body without a declared length
                 nonlocal received, complete
                 try:
-                    async with asyncio.timeout(None if complete else SILENCE):
-                        message = await receive()
-                except TimeoutError:
+                    message = await asyncio.wait_for(receive(), None if complete else SILENCE)
+                except asyncio.TimeoutError:
                     raise HTTPException(408, f"nothing came for {SILENCE:g} seconds") from None
                 complete = not message.get("more_body", False)
                 received += len(message.get("body", b""))
