@@ -98,6 +98,15 @@ def test_a_folder_of_pictures_and_films(tmp_path):
     assert [str(inner) for _, inner in inputs.films] == ["sub/a.mp4"]
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    write_image(tmp_path / "elsewhere" / "a.png")
+    write_image(tmp_path / "in" / "sub" / "b.png")
+    for name, target in (("data", "elsewhere"), ("sub/loop", "in"), ("twice", "elsewhere")):
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    inputs = Inputs([str(tmp_path / "in")], tmp_path / "out")
+    assert [inner for _, inner in inputs.pictures] == ["data/a.png", "sub/b.png"]
+
+
 def test_a_number_is_a_camera_unless_there_is_such_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "0" / "a.png")

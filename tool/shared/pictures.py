@@ -92,6 +92,8 @@ def files_in(
 ) -> list[str]:
     """List the files below a folder with these suffixes, in order.
 
+    Links to folders are followed, each folder is searched once.
+
     Args:
         results: a folder that is left aside.
         failed: is called for a folder that cannot be read.
@@ -101,16 +103,18 @@ def files_in(
     """
     if results is not None and folder.resolve() == results:
         raise UserError(f"{folder}: pictures and results would be mixed; choose another folder with --out")
-    inside = results is not None and folder.resolve() in results.parents
     found, ends = [], tuple(suffixes)
-    for place, folders, names in os.walk(folder, onerror=failed):
+    seen = {os.path.realpath(folder)} | ({str(results)} if results is not None else set())
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         # Hidden files are what systems and tools leave behind, such as ._1.png and .ipynb_checkpoints.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if inside:
-            folders[:] = [name for name in folders if Path(place, name).resolve() != results]
-        names.sort()
+        visible = [os.path.join(place, name) for name in folders if name[0] != "."]
+        folders.clear()
+        for path in sorted(visible, key=lambda path: (os.path.islink(path), path)):  # a folder itself before its links
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                folders.append(os.path.basename(path))
         found += [os.path.join(place, name) for name in names if name[0] != "." and name.lower().endswith(ends)]
-    return found
+    return sorted(found)
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:
