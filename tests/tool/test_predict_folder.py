@@ -154,3 +154,45 @@ def test_the_index_is_kept_where_there_are_no_locks(tmp_path, toy_weights, monke
     photo = write_image(tmp_path / "a.png")
     assert run(toy_weights, photo, "--out", tmp_path / "out") == 0
     assert len(entries(tmp_path / "out")) == 2
+
+
+def test_where_there_is_no_terminal_lines_say_how_far_it_is(tmp_path, toy_weights, monkeypatch, capsys):
+    for name in "abc":
+        write_image(tmp_path / "in" / f"{name}.png")
+    monkeypatch.setattr("tool.predict.EVERY", 0.0)
+    assert run(toy_weights, tmp_path / "in", "--out", tmp_path / "out") == 0
+    assert "1 of 3 pictures, " in capsys.readouterr().out
+
+
+def test_a_picture_that_takes_too_much_memory_stops_nothing(tmp_path, toy_weights, monkeypatch, capsys):
+    for name, width in (("a", 64), ("b", 80)):
+        write_image(tmp_path / "in" / f"{name}.png", size=(48, width))
+    mask = Segmenter.mask
+
+    def full(self, image):
+        if image.shape[1] == 64:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return mask(self, image)
+
+    monkeypatch.setattr(Segmenter, "mask", full)
+    assert run(toy_weights, tmp_path / "in", "--out", tmp_path / "out") == 1
+    assert "a.png: takes more memory than there is; try a smaller --tile" in "".join(capsys.readouterr())
+    assert (tmp_path / "out" / "b.png").is_file()
+
+
+def test_an_interrupted_call_continues(tmp_path, toy_weights, monkeypatch, capsys):
+    for name in "abc":
+        write_image(tmp_path / "in" / f"{name}.png")
+    out, write = tmp_path / "out", Predictions.write
+
+    def interrupted(self, target, *more):
+        if target.name == "b.png":
+            raise KeyboardInterrupt
+        write(self, target, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Predictions, "write", interrupted)
+        run(toy_weights, tmp_path / "in", "--out", out)
+    assert "1 predicted" in capsys.readouterr().out
+    assert run(toy_weights, tmp_path / "in", "--out", out) == 0
+    assert [entry.get("mask") for entry in entries(out)[1:]] == ["a.png", "b.png", "c.png"]
