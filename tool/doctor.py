@@ -10,7 +10,6 @@ config/DATASET. Status 2 where a mistake would stop a training or spoil its scor
 """
 
 import argparse
-import base64
 import shutil
 import sys
 from pathlib import Path
@@ -39,7 +38,7 @@ from util.record.log import printable
 from util.record.machine import cores
 from util.record.table import aligned
 from util.report.html import filled
-from util.report.visual import as_rgb, colorize, jpeg
+from util.report.visual import as_rgb, colorize, data_uri, jpeg
 
 SHARED_MEMORY = Path("/dev/shm")
 SHOWN_FILES = 5
@@ -138,11 +137,12 @@ def text(config: Config, sets: dict[str, SegDataset], found: dict[str, Examined]
     lines = []
     for split, each in found.items():
         report = each.report
-        sizes = ", ".join(f"{count} of {width}x{height}" for height, width, count in each.sizes[:3])
+        sizes = ", ".join(f"{count} of {height}x{width}" for height, width, count in each.sizes[:3])
         more = f" and {len(each.sizes) - 3} sizes more" if len(each.sizes) > 3 else ""
         remembered = " (remembered, no file has changed)" if each.cached else ""
         lines.append(
-            f"{split}: {report.images} images, {report.labelled} with a usable label; {sizes}{more}{remembered}"
+            f"{split}: {report.images} images, {report.labelled} with a usable label; {sizes}{more} (height x width)"
+            f"{remembered}"
         )
     for split, each in found.items():
         if each.report.labelled:
@@ -253,7 +253,7 @@ def _uri(picture: np.ndarray, width: int) -> str:
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     smooth = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_NEAREST
     small = cv2.resize(picture, (width, height), interpolation=smooth)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(small, QUALITY)).decode()}"
+    return data_uri("image/jpeg", jpeg(small, QUALITY))
 
 
 def _class_lines(rows: list[dict[str, Any]]) -> list[str]:

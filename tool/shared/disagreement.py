@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from dataset import SegDataset
 from dataset.read import DataError
@@ -16,13 +15,11 @@ from tool.shared.data import files_of
 from tool.shared.published import BLACK
 from util import UserError
 from util.config.load import saved_config
-from util.record.files import read_text
-from util.report.compare import Result
+from util.report.compare import Result, read_config
 from util.report.disagreement import pictures
 from util.report.result import output_path
 
 SHOWN = 8  # images of which pictures are drawn
-LARGEST = 2**22  # bytes of a config.yaml
 
 
 @dataclass(frozen=True)
@@ -79,13 +76,7 @@ def data_of(result: Result, root: str | None) -> SegDataset:
         UserError, DataError, OSError: its experiment is missing or wrong, or the data are not there.
     """
     file = result.folder / "config.yaml"
-    try:
-        raw = yaml.safe_load(read_text(file, LARGEST))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: no experiment")
-    config = saved_config(raw, str(file), [f"data.root={root}"] if root else [])
+    config = saved_config(read_config(file), str(file), [f"data.root={root}"] if root else [])
     return files_of(config, config.test.split)
 
 

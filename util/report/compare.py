@@ -96,8 +96,8 @@ def _agree(counts: ImageCounts, metrics: Mapping[str, Any]) -> bool:
     return bool(same) and len(counts.names) == metrics["num_images"]
 
 
-def flat_config(file: Path) -> dict[str, Any]:
-    """Read a resolved experiment as section.key -> value.
+def read_config(file: Path) -> dict[str, Any]:
+    """Read a resolved experiment.
 
     Raises:
         UserError: it is no YAML mapping.
@@ -108,8 +108,17 @@ def flat_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{file}: no experiment")
+    return raw
+
+
+def flat_config(file: Path) -> dict[str, Any]:
+    """Read a resolved experiment as section.key -> value.
+
+    Raises:
+        UserError: it is no YAML mapping.
+    """
     flat: dict[str, Any] = {}
-    for section, content in raw.items():
+    for section, content in read_config(file).items():
         if isinstance(content, dict):
             flat |= {f"{section}.{key}": value for key, value in content.items()}
         else:

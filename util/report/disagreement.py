@@ -1,12 +1,11 @@
 """Pictures of an image on which results disagree."""
 
-import base64
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from util.report.visual import IGNORE, as_rgb, colorize, jpeg, png
+from util.report.visual import IGNORE, as_rgb, colorize, data_uri, jpeg, png
 
 WIDTH = 512  # of a picture, pixels
 QUALITY = 80
@@ -56,4 +55,4 @@ def pictures(
     content = {"image": ("image/jpeg", jpeg(small, QUALITY)), "truth": ("image/png", drawn[0])}
     content |= {str(index): ("image/png", data) for index, data in enumerate(drawn[1:], start=1)}
     content["difference"] = ("image/jpeg", jpeg(np.round(shown).astype(np.uint8), QUALITY))
-    return {title: f"data:{kind};base64,{base64.b64encode(data).decode()}" for title, (kind, data) in content.items()}
+    return {title: data_uri(kind, data) for title, (kind, data) in content.items()}

@@ -1,6 +1,5 @@
 """report.html: a result as one page that needs no network."""
 
-import base64
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from util.record.files import write_bytes
 from util.report.details import Measured
 from util.report.per_image import ImageCounts, mean_iou
 from util.report.sizes import SIZES
+from util.report.visual import data_uri
 
 NAME = "report.html"
 LARGEST_MATRIX = 40  # classes up to which the cells of the confusion matrix hold numbers
@@ -263,10 +263,7 @@ def shown_images(page: Page) -> list[dict[str, Any]]:
             "name": shown.name,
             "mIoU": shown.mean_iou,
             "rank": None if scores is None else 1 + int((scores > shown.mean_iou + 1e-12).sum()),
-            "pictures": {
-                title: f"data:{mime};base64,{base64.b64encode(data).decode()}"
-                for title, (mime, data) in shown.pictures.items()
-            },
+            "pictures": {title: data_uri(mime, data) for title, (mime, data) in shown.pictures.items()},
         }
         for shown in page.measured.shown
     ]

@@ -3,6 +3,7 @@
 Pictures are uint8 (H, W, 3) in RGB order throughout; cv2.imwrite wants them as BGR.
 """
 
+import base64
 from collections.abc import Sequence
 
 import cv2
@@ -48,6 +49,11 @@ def jpeg(picture: np.ndarray, quality: int) -> bytes:
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
     return data.tobytes()
+
+
+def data_uri(mime: str, data: bytes) -> str:
+    """Return content as an address that holds it."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
