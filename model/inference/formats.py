@@ -458,9 +458,10 @@ class ExportedFile(nn.Module):
         size, form = tuple(x.shape[-2:]), self.form
         if form.size is not None and size != form.size:
             height, width = form.size
+            windows = "" if form.classes else f"; tool.test scores it in windows, test.window=[{height},{width}]"
             raise ModelError(
-                f"{self.file} is for pictures of {height}x{width} (height x width), not {size[0]}x{size[1]}; use "
-                f"test.window=[{height},{width}], or export with --dynamic"
+                f"{self.file} is for pictures of {height}x{width} (height x width), not {size[0]}x{size[1]}; export it "
+                f"with --size {size[0]} {size[1]}, or with --dynamic{windows}"
             )
         found = self.run(self.image_of(x))
         if form.classes:

@@ -174,7 +174,8 @@ def test_an_export_is_scored_like_its_checkpoint(file, tmp_path, data, capsys):
     assert exported["protocol"]["engine"]["name"] == "onnxruntime"
     assert exported["protocol"]["window"] == plain["protocol"]["window"] == list(SIZE)
     whole = ["--config", str(tmp_path / "small.yaml"), "--checkpoint", str(out)]
-    assert "is for pictures of 40x56" in failure(capsys, test.main, whole)
+    error = failure(capsys, test.main, whole)
+    assert "is for pictures of 40x56" in error and "--size 64 96" in error and window in error
     assert "is exported: leave out" in failure(capsys, test.main, [*whole, window, "test.engine=openvino"])
 
 
