@@ -9,7 +9,7 @@ as `MODELS["mypkg.net.MyNet"] = "mypkg.net.MyNet"`. `model.inference.optimize` m
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from model.backbone import BACKBONES as BACKBONES
 from model.backbone import build_backbone as build_backbone
@@ -74,17 +74,10 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ModelError(f"num_classes must be a whole number of at least 2, not {num_classes!r}")
-    builder = resolve("model", name, MODELS)
-    chosen = inspect.signature(builder).parameters.get("backbone")
-    if chosen is None and backbone is not None:
-        raise ModelError(
-            f"model {name!r} brings its own backbone; leave out backbone={backbone!r} (model.backbone=null)"
-        )
-    if chosen is not None:
-        backbone = chosen.default if backbone is None else backbone
-    options = complete("model", name, builder, options, reserved=("num_classes", "backbone"))
+    builder, backbone, options = resolve_network(name, backbone, options)
+    takes_backbone = "backbone" in inspect.signature(builder).parameters
     try:
-        model = builder(num_classes, **({} if chosen is None else {"backbone": backbone}), **options)
+        model = builder(num_classes, **({"backbone": backbone} if takes_backbone else {}), **options)
     except ModelError:
         raise
     except ValueError as error:  # PyTorch's layers refuse a width, say
@@ -98,3 +91,25 @@ def build_model(name: str, num_classes: int, backbone: str | None = None, **opti
         raise ModelError(f"model {name!r}: its __init__ never calls super().__init__(backbone)")
     model.spec = {"name": name, "num_classes": num_classes, "backbone": backbone, "options": plain(options)}
     return model
+
+
+def resolve_network(
+    name: str, backbone: str | None, options: Mapping[str, object]
+) -> tuple[Callable[..., SegModel], str | None, dict[str, object]]:
+    """Return a network's builder, its backbone's name and all options.
+
+    Nothing is built: a mistake is told at once.
+
+    Raises:
+        ModelError: as `build_model`.
+    """
+    builder = resolve("model", name, MODELS)
+    chosen = inspect.signature(builder).parameters.get("backbone")
+    if chosen is None and backbone is not None:
+        raise ModelError(
+            f"model {name!r} brings its own backbone; leave out backbone={backbone!r} (model.backbone=null)"
+        )
+    if chosen is not None:
+        backbone = chosen.default if backbone is None else backbone
+    complete_options = complete("model", name, builder, options, reserved=("num_classes", "backbone"))
+    return builder, backbone, complete_options

@@ -24,7 +24,7 @@ from dataset.base import Sample, SegDataset
 from dataset.load.loader import Batch
 from tool.shared import cli, plugins
 from tool.shared.data import batches_on_device, build_batches, build_data, data_of, loader_workers, with_class_weights
-from tool.shared.network import build_predictor, build_training, make_deterministic, whole_pictures
+from tool.shared.network import build_predictor, build_training, check_network, make_deterministic, whole_pictures
 from tool.shared.trained import check_init
 from util import dist
 from util.checkpoint.store import CheckpointWriter
@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         status.start(run.folder)
         status.note(command=experiment.command)
         # Data, network and optimiser, as the newest checkpoint has them
+        check_network(config)
         train_set, val_set = build_data(config, run)
         config = with_class_weights(config, train_set, run)
         make_deterministic(config)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import model
-from tests.conftest import make_experiment
+from tests.conftest import failure, make_experiment
 from tests.faults.runs import TOY, same
 from tool import test, train
 from tool.bench.infer import trained_network
@@ -222,3 +222,10 @@ def test_fp16_on_cpu_counts_down_its_scale_without_losing_the_run(tmp_path, data
     assert all(math.isfinite(float(v.float().abs().max())) for v in state["model"].values())
     assert state["scaler"]["scale"] > 0
     assert "bf16 may be" in (tmp_path / "run" / "train.log").read_text()
+
+
+@pytest.mark.fast
+def test_a_wrong_option_of_the_network_is_told_before_data_are_read(tmp_path, capsys):
+    path = make_experiment(tmp_path, tmp_path / "nowhere", model={"options": {"dropuot": 0.1}})
+    told = failure(capsys, train.main, ["--config", str(path), "--exp", str(tmp_path / "run")])
+    assert "unknown option of model 'fcn': 'dropuot'; did you mean 'dropout'?" in told

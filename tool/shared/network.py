@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model import build_model
+from model import build_model, resolve_network
 from model.inference.adapt import adapt
 from model.inference.formats import ExportedFile, Form
 from model.layer.shapes import shapes_only
@@ -34,10 +34,22 @@ from util.train.recompute import recompute_blocks
 
 def network_of(config: Config, num_classes: int) -> torch.nn.Module:
     """Build the untrained network of the experiment."""
-    options = dict(config.model.options)
-    if config.data.channels != 3:
-        options["in_channels"] = config.data.channels
-    return build_model(config.model.name, num_classes, config.model.backbone, **options)
+    return build_model(config.model.name, num_classes, config.model.backbone, **network_options(config))
+
+
+def network_options(config: Config) -> dict[str, object]:
+    """Return the network's options, with the channels of the images."""
+    channels = config.data.channels
+    return dict(config.model.options) | ({} if channels == 3 else {"in_channels": channels})
+
+
+def check_network(config: Config) -> None:
+    """Check name and options of the network, before data are read.
+
+    Raises:
+        ModelError: names what is unknown, missing or of another type.
+    """
+    resolve_network(config.model.name, config.model.backbone, network_options(config))
 
 
 def load_initial_weights(model: torch.nn.Module, config: Config, classes: Sequence[str] = ()) -> None:
