@@ -151,23 +151,22 @@ def small(text: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ORDER)
-def test_the_commands_of_a_page_run(copy, page):
-    """All that need nothing but this machine, one after another, as a reader types them."""
-    for title, body in [*blocks(page, "yaml"), *blocks(page, "python")]:
-        if title.startswith("config/"):
-            (copy / title).write_text(body, encoding="utf-8")
+def test_the_commands_of_the_pages_run(copy):
+    """All that need nothing but this machine, one after another, as a reader of all pages types them."""
     environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(copy)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    code = [shlex.join([sys.executable, "-c", body]) for title, body in blocks(page, "python") if not title]
-    typed = [
-        re.sub(r"^((?:[A-Z_]+=\S+ )*)(.*)", lambda m: m[1] + small(m[2]), c.text) for c in commands(page) if not c.needs
-    ]
-    for line in [*typed, *code]:
-        done = subprocess.run(
-            ["sh", "-c", line], cwd=copy, env=environment, capture_output=True, text=True, timeout=900, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    for page in ORDER:
+        for title, body in [*blocks(page, "yaml"), *blocks(page, "python")]:
+            if title.startswith("config/"):
+                (copy / title).write_text(body, encoding="utf-8")
+        code = [shlex.join([sys.executable, "-c", body]) for title, body in blocks(page, "python") if not title]
+        lines = [c.text for c in commands(page) if not c.needs]
+        typed = [re.sub(r"^((?:[A-Z_]+=\S+ )*)(.*)", lambda m: m[1] + small(m[2]), line) for line in lines]
+        for line in [*typed, *code]:
+            done = subprocess.run(
+                ["sh", "-c", line], cwd=copy, env=environment, capture_output=True, text=True, timeout=900, check=False
+            )
+            assert done.returncode == 0, f"{page}: {line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
 def code_of(page: str, title: str) -> dict:
