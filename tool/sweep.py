@@ -28,7 +28,7 @@ import torch
 from tool.shared import cli
 from tool.shared.experiment import find_experiment
 from tool.shared.plugins import load
-from util import UserError
+from util import UserError, flat
 from util.config.schema import Config
 from util.dist import seconds, signals
 from util.record import lock, status
@@ -136,15 +136,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def scored(config: Config) -> dict[str, Any]:
     """Give section.key -> value of what a score depends on."""
-    sections = json.loads(config.model_dump_json())
-    flat = {
-        f"{section}.{key}": value
-        for section, content in sections.items()
-        if isinstance(content, dict)
-        for key, value in content.items()
-    }
-    flat |= {key: value for key, value in sections.items() if not isinstance(value, dict)}
-    return {key: value for key, value in flat.items() if not key.startswith(NO_MATTER)}
+    keys = flat(json.loads(config.model_dump_json()))
+    return {key: value for key, value in keys.items() if not key.startswith(NO_MATTER)}
 
 
 def split_values(text: str) -> list[str]:

@@ -174,7 +174,7 @@ def pair_table(root: Path, table: Path) -> Pairs:
 
 
 def _existing(root: Path, path: str) -> str:
-    """The path of a file that is there; with backslashes as slashes where it is written so."""
+    """Return the path as it is there: backslashes may stand for slashes."""
     slashed = path.replace("\\", "/")
     return slashed if not (root / path).exists() and (root / slashed).exists() else path
 
@@ -325,9 +325,9 @@ def report(pairs: Pairs, classes: Classes, sums: Mapping[str, Survey], drawn: st
 
 
 def _select(root: Path, wanted: str | None, usual: tuple[str, ...], what: str, option: str) -> dict[str, str]:
-    """The pictures that are meant, as path -> name to pair by, in the order of the paths.
+    """Find the pictures that are meant: path -> name to pair by.
 
-    Paths are relative to `root` where they are below it.
+    They come in the order of their paths. Paths are relative to `root` where they are below it.
     """
     folder = root / wanted if wanted is not None else root  # an absolute path stays what it is
     if wanted is not None and any(sign in wanted for sign in "*?["):

@@ -141,7 +141,10 @@ def examine(
 
 
 def _key(sample: list) -> int:
-    """Digest what a sample's values depend on: all that `describe` tells but the label map, which is applied anew."""
+    """Digest what a sample's values depend on.
+
+    That is all that `describe` tells but the label map, which is applied anew.
+    """
     known = json.dumps([VERSION, sample[:6], sample[7:]]).encode()
     return int.from_bytes(blake2b(known, digest_size=8).digest(), "little")
 

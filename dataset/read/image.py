@@ -208,7 +208,7 @@ def read_stored(path: str | Path) -> Stored:
 
 
 def _whole_palette(path: str | Path, palette: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Give a palette of greys that are their own indices the greys that it lacks; Pillow writes short ones.
+    """Complete a palette of greys that are their own indices; Pillow writes short ones.
 
     Raises:
         DataError: it has other greys, and none for an index that occurs.
@@ -297,7 +297,9 @@ def _read(path: str | Path) -> tuple[bytes, Header]:
 
 
 def _within(path: str | Path, decode: Decoder, data: bytes, header: Header) -> np.ndarray:
-    """Decode in a thread that is given up after `MAX_SECONDS`: a JPEG may hold thousands of scans.
+    """Decode in a thread that is given up after `MAX_SECONDS`.
+
+    A JPEG may hold thousands of scans.
 
     Raises:
         DataError: it took too long.
@@ -335,7 +337,10 @@ def _decode_jobs(jobs: Jobs) -> None:
 
 
 def _decode(path: str | Path, data: bytes, header: Header) -> np.ndarray:
-    """Decode an image as stored: (H, W), or (H, W, bands) with red first, of the file's own depth."""
+    """Decode an image as stored, of the file's own depth.
+
+    It is (H, W), or (H, W, bands) with red first.
+    """
     if (fast := _decode_fast(path, data, header)) is not None:
         return fast
     if header.kind == "NPY" or (header.kind == "TIFF" and not header.mode):

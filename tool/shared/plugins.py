@@ -124,10 +124,14 @@ def use(names: Iterable[str]) -> None:
 
 def is_own(spec: Mapping[str, Any]) -> bool:
     """Tell whether a network or its backbone is code outside the project."""
+    return bool(_foreign(spec))
+
+
+def _foreign(spec: Mapping[str, Any]) -> list[str]:
+    """List which of a network and its backbone are not of this project."""
     networks, backbones, *_ = OURS
-    backbone = str(spec["backbone"] or "")
-    known_backbone = not backbone or backbone in backbones or backbone.startswith(TIMM_PREFIX)
-    return spec["name"] not in networks or not known_backbone
+    named = ((spec["name"], networks), (spec["backbone"], backbones))
+    return [name for name, ours in named if name and name not in ours and not name.startswith(TIMM_PREFIX)]
 
 
 def own_code(state: Mapping[str, Any]) -> list[str]:
@@ -135,14 +139,10 @@ def own_code(state: Mapping[str, Any]) -> list[str]:
 
     Plugins are named without their folder.
     """
-    config, spec = state.get("config"), state["spec"]
+    config = state.get("config")
     files = config.get("plugins") if isinstance(config, dict) else None
     named = [Path(each).name for each in files or () if isinstance(each, str)]
-    networks, backbones, *_ = OURS
-    for name, ours in ((spec["name"], networks), (spec["backbone"], backbones)):
-        known = name in ours or str(name).startswith(TIMM_PREFIX)
-        named += [str(name)] if DOTTED.fullmatch(str(name)) and not known else []
-    return named
+    return named + [name for name in _foreign(state["spec"]) if DOTTED.fullmatch(name)]
 
 
 def refuse_unnamed(state: Mapping[str, Any], file: str | Path) -> None:

@@ -18,6 +18,7 @@ from tool.shared.segmenter import Segmentation, Segmenter
 from util import UserError
 from util.record.files import open_plain, sha256, write_bytes
 from util.record.lock import NO_LOCKS
+from util.record.status import is_there
 from util.report.outlines import annotations
 from util.report.visual import png
 
@@ -175,7 +176,7 @@ class Predictions:
         for folder, stems in folders.items():
             for entry in os.scandir(folder) if folder.is_dir() else ():
                 found = LEFT.match(entry.name)
-                if found and Path(found[1]).stem[:30] in stems and not _is_alive(int(found[2])):
+                if found and Path(found[1]).stem[:30] in stems and not is_there(int(found[2])):
                     os.unlink(entry.path)
 
     def write(self, target: Path, source: str | Path, result: Segmentation) -> None:
@@ -299,15 +300,3 @@ def _lock(number: int) -> None:
 def _write_all(number: int, data: bytes) -> None:
     while data:
         data = data[os.write(number, data) :]
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # asking would end it
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True

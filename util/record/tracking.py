@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from util import flat
+
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
@@ -85,12 +87,7 @@ class MLflow:
             mlflow.set_experiment(start["project"])
         self.name = mlflow.start_run(run_id=known, run_name=None if known else start["title"]).info.run_id
         if known is None:
-            keys = {
-                f"{section}.{key}" if isinstance(content, dict) else section: str(value)[:LONGEST]
-                for section, content in start["config"].items()
-                for key, value in (content if isinstance(content, dict) else {section: content}).items()
-            }
-            pairs = list(keys.items())
+            pairs = [(key, str(value)[:LONGEST]) for key, value in flat(start["config"]).items()]
             for first in range(0, len(pairs), AT_ONCE):
                 mlflow.log_params(dict(pairs[first : first + AT_ONCE]))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from util import UserError
+from util import UserError, flat
 from util.record.files import read_text
 from util.report.per_image import NPZ, ImageCounts, mean_iou, read_per_image
 
@@ -117,13 +117,7 @@ def flat_config(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no YAML mapping.
     """
-    flat: dict[str, Any] = {}
-    for section, content in read_config(file).items():
-        if isinstance(content, dict):
-            flat |= {f"{section}.{key}": value for key, value in content.items()}
-        else:
-            flat[str(section)] = content
-    return flat
+    return flat(read_config(file))
 
 
 def draws(images: int, resamples: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from util import UserError, checkpoint, dist
+from util import UserError, checkpoint, dist, flat
 from util.checkpoint.facts import Facts
 from util.checkpoint.manifest import digest, epoch_name, step_name
 from util.checkpoint.store import CheckpointWriter, SavedCheckpoints, prepare_folder
@@ -281,7 +281,7 @@ def refuse_changes(state: dict, config: Config, path: str, data: Data) -> None:
     if not checkpoint.is_ours(state) or "ranks" not in state:
         raise UserError(f"{path}: holds no run to continue; use train.resume=never or another --exp folder")
     earlier = saved_config(state["config"], path)  # fills in keys that are younger than the checkpoint
-    before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    before, after = flat(earlier.model_dump(mode="json")), flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     refused = [f"{k} {before.get(k)} -> {after.get(k)}" for k in changed if not k.startswith(MAY_CHANGE)]
     if tuple(state["classes"]) != tuple(data.classes):
@@ -311,11 +311,3 @@ def _changed_data(before: dict[str, dict], after: dict[str, dict]) -> dict[str, 
         if old["label_map"] != new["label_map"]:
             changed.setdefault(split, []).append(f"label map of the {split} list")
     return changed
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict) and prefix + key in Config.model_fields
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

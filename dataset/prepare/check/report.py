@@ -141,7 +141,7 @@ def _band_warnings(dataset: SegDataset, tally: Tally) -> list[str]:
 
 
 def _pair_warnings(dataset: SegDataset) -> list[str]:
-    """Warn of labels that stand beside another image than their own, and beside several, by their names."""
+    """Warn of labels that stand beside a wrong image, or beside several."""
     warnings = []
     wrong, several = misnamed(dataset), sharing(dataset)
     if len(wrong):

@@ -95,7 +95,10 @@ def _block(dataset: SegDataset, indices: Sequence[int]) -> _Block:
 
 
 def _tried(dataset: SegDataset | _Block, index: int) -> tuple[int, Finding | Exception]:
-    """Inspect a sample; an error is a value, so that one bad file does not hide the next."""
+    """Inspect a sample, and return what is found or the error.
+
+    So one bad file does not hide the next.
+    """
     try:
         return index, _inspect(dataset, index)
     except (ValueError, OSError) as error:

@@ -87,7 +87,10 @@ def check_dataset(
 
 
 def _begun(part: Path | None, key: str, count: int, samples: int) -> Tally:
-    """Give the record of a check that was cut, if it can be one of `count` samples of a list."""
+    """Return the record of a check that was cut, or an empty one.
+
+    It must fit `count` samples, of a list of `samples`.
+    """
     tally = (_remembered(part, key, "tally", _TALLY) if part is not None else None) or Tally()
     places = [*tally.chosen, *(each.first for each in tally.values.values())]
     fits = 0 <= tally.done <= count and tally.stride > 0 and max(places, default=0) < samples
