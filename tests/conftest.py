@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from dataset.load.modules import FROM_FILES
 from tests import reliability
 from tests.three_pictures import make_three_pictures
 from util.config.load import merge
@@ -95,6 +96,15 @@ def whole_float32(request):
     yield
     for flag, allowed in zip(flags, before, strict=True):
         flag.allow_tf32 = allowed
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_this_test_alone():
+    """Worker processes import the plugins of a process, whose files are gone after the test that wrote them."""
+    before = dict(FROM_FILES)
+    yield
+    FROM_FILES.clear()
+    FROM_FILES.update(before)
 
 
 @pytest.fixture(scope="session")
